@@ -1,0 +1,3 @@
+ALTER TABLE users
+    DROP COLUMN city,
+    DROP COLUMN age;

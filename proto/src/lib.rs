@@ -1,0 +1,44 @@
+//! The gRPC APIs of this system: messages, clients and servers, generated from
+//! the .proto files beside this crate by `cargo xtask codegen`.
+
+use std::fmt;
+
+/// The encoded `FileDescriptorSet` of every package here, for reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!("gen/descriptors.bin");
+
+/// The broker's API.
+pub mod broker {
+    /// Version 1.
+    #[allow(missing_docs, clippy::all)]
+    pub mod v1 {
+        include!("gen/broker.v1.rs");
+    }
+}
+
+/// The user-service's API, one module a version.
+pub mod users {
+    /// Version 1: id, name, email.
+    #[allow(missing_docs, clippy::all)]
+    pub mod v1 {
+        include!("gen/users.v1.rs");
+    }
+    /// Version 2: version 1 and age, city.
+    #[allow(missing_docs, clippy::all)]
+    pub mod v2 {
+        include!("gen/users.v2.rs");
+    }
+}
+
+/// Leaves the URI out: it holds a password.
+impl fmt::Debug for broker::v1::Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("uri", &"[redacted]")
+            .field("database", &self.database)
+            .field("schema", &self.schema)
+            .field("role", &self.role)
+            .field("connection_limit", &self.connection_limit)
+            .field("pooled", &self.pooled)
+            .finish()
+    }
+}
