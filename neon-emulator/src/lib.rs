@@ -1,1 +1,20 @@
-//! .
+//! The Neon API on local Postgres.
+//!
+//! Every branch is a Postgres data directory of its own, cloned from its
+//! parent's while the parent runs; every endpoint is a Postgres process on a
+//! loopback port of its own, with TLS and SCRAM. docs/ARCHITECTURE.md has the
+//! rooms and the invariants.
+
+mod api;
+mod certificates;
+mod emulator;
+mod engine;
+mod names;
+mod new;
+mod operations;
+mod postgres;
+mod state;
+mod time;
+
+pub use emulator::{Config, Emulator, StartError};
+pub use postgres::{FindError, Installation, ServerUser, UserError};

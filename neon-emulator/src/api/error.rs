@@ -1,0 +1,94 @@
+//! Neon's error form: a status and `{request_id, code, message}`.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use neon_api::types::GeneralError;
+use tracing::error;
+
+use crate::engine::chain;
+use crate::state::StoreError;
+
+/// An answer that is an error. The request id is added on the way out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+}
+
+pub(crate) type ApiResult<T> = Result<T, ApiError>;
+
+impl ApiError {
+    pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            code: "",
+            message: message.into(),
+        }
+    }
+
+    /// What is wrong.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    pub(crate) fn with_code(mut self, code: &'static str) -> Self {
+        self.code = code;
+        self
+    }
+
+    /// The request itself is wrong; the message names the field.
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    /// `branch not found`, as Neon says it.
+    pub(crate) fn not_found(what: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, format!("{what} not found"))
+    }
+
+    pub(crate) fn conflict(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, message)
+    }
+
+    /// Understood, and not possible.
+    pub(crate) fn unprocessable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, message)
+    }
+
+    /// Work that is still going on stands in the way. The request was not
+    /// carried out: it may be repeated.
+    pub(crate) fn locked() -> Self {
+        Self::new(
+            StatusCode::LOCKED,
+            "project already has running conflicting operations, scheduling of new ones is prohibited",
+        )
+    }
+
+    /// What went wrong inside is for the log alone.
+    pub(crate) fn internal(error: &dyn std::error::Error) -> Self {
+        error!(error = chain(error), "a request failed");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error")
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        Self::internal(&error)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body = GeneralError {
+            request_id: None,
+            code: self.code.to_owned(),
+            message: self.message,
+        };
+        let mut response = (self.status, Json(&body)).into_response();
+        // The outermost layer puts the request id into the body.
+        response.extensions_mut().insert(body);
+        response
+    }
+}

@@ -1,0 +1,264 @@
+//! What each kind of operation does.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use neon_api::types::{BranchState, OperationAction};
+use neon_api::{BranchId, EndpointId, ProjectId};
+use thiserror::Error;
+use tracing::error;
+use uuid::Uuid;
+
+use super::servers::FreePortError;
+use super::{Engine, branch_of};
+use crate::operations;
+use crate::postgres::admin::{self, AdminError};
+use crate::postgres::{
+    CloneError, ClusterError, LeftoverError, ServerError, checkpoint_lsn, clone_idle,
+    clone_running,
+};
+use crate::state::{CatalogChange, Job, StoreError};
+use crate::time::now;
+
+/// Why an operation failed.
+#[derive(Debug, Error)]
+pub(crate) enum JobError {
+    #[error("could not prepare the data directory")]
+    Cluster(#[from] ClusterError),
+    #[error("could not clone the parent")]
+    Clone(#[from] CloneError),
+    #[error("could not run Postgres")]
+    Server(#[from] ServerError),
+    #[error("could not change the branch")]
+    Admin(#[from] AdminError),
+    #[error("could not end what an earlier run left")]
+    Leftover(#[from] LeftoverError),
+    #[error("could not record the change")]
+    Store(#[from] StoreError),
+    #[error("could not give the endpoint an address")]
+    Port(#[from] FreePortError),
+    #[error("could not remove {}", path.display())]
+    Remove {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("what it was for is gone")]
+    Gone,
+    #[error("its task ended early")]
+    Cancelled,
+}
+
+impl Engine {
+    pub(super) async fn run(
+        self: &Arc<Self>,
+        project: &ProjectId,
+        job: &Job,
+    ) -> Result<(), JobError> {
+        match job {
+            Job::CreateRoot { branch } => self.create_root(project, branch).await,
+            Job::CreateBranch { branch } => self.create_branch(project, branch).await,
+            Job::StartCompute { endpoint } => self.start_endpoint(project, endpoint).await,
+            Job::SuspendCompute { endpoint } => self.stop_endpoint(project, endpoint).await,
+            Job::DeleteEndpoint { endpoint } => self.delete_endpoint(project, endpoint).await,
+            Job::ApplyConfig { branch, change } => self.apply(project, branch, change).await,
+            Job::DeleteBranch { branch } => self.delete_branch(project, branch).await,
+        }
+    }
+
+    /// A branch whose making failed is no branch: its folder and records go.
+    pub(super) async fn discard_half_made(&self, project: &ProjectId, job: &Job) {
+        if !matches!(job, Job::CreateRoot { .. } | Job::CreateBranch { .. }) {
+            return;
+        }
+        let Some(branch) = branch_of(job) else { return };
+        if let Err(error) = self.delete_branch(project, branch).await {
+            error!(%branch, error = super::chain(&error), "a half-made branch could not be removed");
+        }
+    }
+
+    /// Schedules the start of an endpoint, as the emulator's own doing.
+    pub(super) fn schedule_start(
+        &self,
+        project: &ProjectId,
+        endpoint: &EndpointId,
+    ) -> Result<(), StoreError> {
+        self.change(|state| {
+            let Some(project) = state.projects.get_mut(project) else {
+                return Ok(());
+            };
+            let Some(record) = project.endpoint(endpoint) else {
+                return Ok(());
+            };
+            let operation = operations::record(
+                &project.project.id,
+                Some(&record.endpoint.branch_id),
+                Some(endpoint),
+                OperationAction::StartCompute,
+                Job::StartCompute {
+                    endpoint: endpoint.clone(),
+                },
+                Uuid::new_v4(),
+            );
+            project.schedule(vec![operation]);
+            Ok(())
+        })
+    }
+
+    async fn create_root(&self, project: &ProjectId, branch: &BranchId) -> Result<(), JobError> {
+        let cluster = self.cluster(branch);
+        blocking(move || Ok(cluster.create()?)).await?;
+        self.branch_is_ready(project, branch, None)
+    }
+
+    async fn create_branch(&self, project: &ProjectId, branch: &BranchId) -> Result<(), JobError> {
+        let parent = self
+            .store()
+            .read(|state| {
+                let record = state.projects.get(project)?.branches.get(branch)?;
+                record.branch.parent_id.clone()
+            })
+            .ok_or(JobError::Gone)?;
+        let (cluster, from) = (self.cluster(branch), self.folder(&parent));
+        {
+            let cluster = cluster.clone();
+            blocking(move || Ok(cluster.make_empty_folder()?)).await?;
+        }
+        let lsn = match self.writer_of(project, &parent) {
+            Some(server) => {
+                let client = admin::connect(self.sockets(), server.port(), "postgres").await?;
+                let major = self.installation().major();
+                clone_running(client, major, from, cluster.data, cluster.user)
+                    .await?
+                    .lsn
+            }
+            None => {
+                blocking(move || {
+                    clone_idle(&from, &cluster.data, &cluster.user)?;
+                    Ok(checkpoint_lsn(&from)?)
+                })
+                .await?
+            }
+        };
+        self.branch_is_ready(project, branch, Some(lsn))
+    }
+
+    fn branch_is_ready(
+        &self,
+        project: &ProjectId,
+        branch: &BranchId,
+        parent_lsn: Option<String>,
+    ) -> Result<(), JobError> {
+        Ok(self.change(|state| {
+            if let Some(record) = state
+                .projects
+                .get_mut(project)
+                .and_then(|project| project.branches.get_mut(branch))
+            {
+                let at = now();
+                record.branch.current_state = BranchState::Ready;
+                record.branch.pending_state = None;
+                record.branch.state_changed_at = at;
+                record.branch.updated_at = at;
+                if parent_lsn.is_some() {
+                    record.branch.parent_lsn = parent_lsn;
+                    record.branch.parent_timestamp = Some(at);
+                }
+            }
+            Ok::<_, StoreError>(())
+        })?)
+    }
+
+    async fn delete_endpoint(
+        &self,
+        project: &ProjectId,
+        endpoint: &EndpointId,
+    ) -> Result<(), JobError> {
+        self.stop_endpoint(project, endpoint).await?;
+        Ok(self.change(|state| {
+            if let Some(project) = state.projects.get_mut(project) {
+                project.endpoints.remove(endpoint);
+            }
+            Ok::<_, StoreError>(())
+        })?)
+    }
+
+    async fn delete_branch(&self, project: &ProjectId, branch: &BranchId) -> Result<(), JobError> {
+        let endpoints: Vec<EndpointId> = self.store().read(|state| {
+            state
+                .projects
+                .get(project)
+                .into_iter()
+                .flat_map(|project| project.endpoints.values())
+                .filter(|record| record.endpoint.branch_id == *branch)
+                .map(|record| record.endpoint.id.clone())
+                .collect()
+        });
+        for endpoint in &endpoints {
+            self.delete_endpoint(project, endpoint).await?;
+        }
+        let path = self.folder(branch);
+        blocking(move || match std::fs::remove_dir_all(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(JobError::Remove { path, source })
+            }
+            _ => Ok(()),
+        })
+        .await?;
+        Ok(self.change(|state| {
+            if let Some(project) = state.projects.get_mut(project) {
+                project.branches.remove(branch);
+            }
+            Ok::<_, StoreError>(())
+        })?)
+    }
+
+    async fn apply(
+        &self,
+        project: &ProjectId,
+        branch: &BranchId,
+        change: &CatalogChange,
+    ) -> Result<(), JobError> {
+        let record = self
+            .store()
+            .read(|state| Some(state.projects.get(project)?.branches.get(branch)?.clone()))
+            .ok_or(JobError::Gone)?;
+        let sockets = self.sockets();
+        self.with_admin(project, branch, async |client, port| {
+            match change {
+                CatalogChange::Role { name, end_sessions } => {
+                    let role = record.roles.get(name).ok_or(JobError::Gone)?;
+                    let password = role.password.as_ref().map(neon_api::Secret::expose);
+                    admin::ensure_role(&client, name, password).await?;
+                    if *end_sessions {
+                        admin::end_sessions(&client, name).await?;
+                    }
+                }
+                CatalogChange::DropRole { name } => {
+                    admin::drop_role(&client, sockets, port, name).await?;
+                }
+                CatalogChange::Database { name, renamed_from } => {
+                    let database = record.databases.get(name).ok_or(JobError::Gone)?;
+                    if let Some(old) = renamed_from {
+                        admin::rename_database(&client, old, name).await?;
+                    }
+                    let owner = &database.owner_name;
+                    admin::ensure_database(&client, sockets, port, name, owner).await?;
+                }
+                CatalogChange::DropDatabase { name } => {
+                    admin::drop_database(&client, name).await?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, JobError> + Send + 'static,
+) -> Result<T, JobError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| JobError::Cancelled)?
+}

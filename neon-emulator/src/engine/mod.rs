@@ -1,0 +1,334 @@
+//! The engine: does what the state's operations say, with real Postgres.
+//!
+//! Each project has one worker that takes its operations in order. The API's
+//! handlers only change the state and wake the worker, so an emulator that was
+//! killed goes on with what the state says is still to be done.
+
+mod jobs;
+mod schema;
+mod servers;
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use neon_api::types::{EndpointState, OperationStatus};
+use neon_api::{BranchId, EndpointId, OperationId, ProjectId};
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use crate::certificates::Certificates;
+use crate::postgres::{Installation, Server, ServerUser, remove_leftovers};
+use crate::state::{
+    EndpointRecord, Job, OperationRecord, ProjectRecord, State, Store, StoreError,
+};
+use crate::time::now;
+
+pub(crate) use schema::SchemaError;
+pub(crate) use servers::free_port;
+
+/// Everything that runs.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    store: Store,
+    data: PathBuf,
+    sockets: PathBuf,
+    installation: Installation,
+    user: ServerUser,
+    certificates: Certificates,
+    servers: Mutex<HashMap<EndpointId, Arc<Server>>>,
+    /// Counts the changes that may concern a worker.
+    changes: watch::Sender<u64>,
+    stopping: watch::Sender<bool>,
+}
+
+impl Engine {
+    pub(crate) fn new(
+        store: Store,
+        data: PathBuf,
+        sockets: PathBuf,
+        installation: Installation,
+        user: ServerUser,
+        certificates: Certificates,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            data,
+            sockets,
+            installation,
+            user,
+            certificates,
+            servers: Mutex::default(),
+            changes: watch::Sender::new(0),
+            stopping: watch::Sender::new(false),
+        })
+    }
+
+    /// Takes up what an earlier run left: ends its processes, starts the
+    /// endpoints that were active, and goes on with its operations.
+    pub(crate) async fn resume(self: &Arc<Self>) -> Result<(), StoreError> {
+        self.end_leftovers().await;
+        self.store.change(|state| {
+            for project in state.projects.values_mut() {
+                for record in &mut project.operations {
+                    if record.operation.status == OperationStatus::Running {
+                        record.operation.status = OperationStatus::Scheduling;
+                    }
+                }
+            }
+            Ok::<_, StoreError>(())
+        })?;
+        let active: Vec<(ProjectId, EndpointId)> = self.store.read(|state| {
+            projects_with_endpoints(state)
+                .filter(|(_, record)| record.endpoint.current_state == EndpointState::Active)
+                .map(|(project, record)| (project.project.id.clone(), record.endpoint.id.clone()))
+                .collect()
+        });
+        let mut starts = tokio::task::JoinSet::new();
+        for (project, endpoint) in active {
+            let engine = Arc::clone(self);
+            starts.spawn(async move {
+                if let Err(error) = engine.start_endpoint(&project, &endpoint).await {
+                    // This endpoint alone is out of service.
+                    error!(%endpoint, error = chain(&error), "an endpoint could not be started");
+                    if let Err(error) = engine.set_endpoint_idle(&project, &endpoint) {
+                        error!(%endpoint, error = chain(&error), "could not record it");
+                    }
+                }
+            });
+        }
+        while starts.join_next().await.is_some() {}
+        let projects: Vec<ProjectId> = self.store.read(|state| state.projects.keys().cloned().collect());
+        for project in projects {
+            self.spawn_worker(project);
+        }
+        Ok(())
+    }
+
+    /// Stops every server, cleanly. The state keeps them as active: the next
+    /// run starts them again.
+    pub(crate) async fn stop(&self) {
+        self.stopping.send_replace(true);
+        self.stop_all_servers().await;
+    }
+
+    /// The state.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The programs that run the branches.
+    pub(crate) fn installation(&self) -> &Installation {
+        &self.installation
+    }
+
+    /// Changes the state; what was scheduled by it is begun.
+    pub(crate) fn change<T, E: From<StoreError>>(
+        &self,
+        change: impl FnOnce(&mut State) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let result = self.store.change(change)?;
+        self.changes.send_modify(|count| *count += 1);
+        Ok(result)
+    }
+
+    /// Starts the worker of a project.
+    pub(crate) fn spawn_worker(self: &Arc<Self>, project: ProjectId) {
+        tokio::spawn(Arc::clone(self).work(project));
+    }
+
+    /// Waits until no operation of the project is left to be done.
+    pub(crate) async fn settled(&self, project: &ProjectId) {
+        let mut changes = self.changes.subscribe();
+        let done = |_: &u64| {
+            self.store.read(|state| {
+                state
+                    .projects
+                    .get(project)
+                    .is_none_or(|project| project.next_operation().is_none())
+            })
+        };
+        // The sender lives as long as `self`.
+        let _ = changes.wait_for(done).await;
+    }
+
+    /// The data directory of a branch.
+    pub(crate) fn folder(&self, branch: &BranchId) -> PathBuf {
+        self.data.join("branches").join(branch.as_str())
+    }
+
+    async fn work(self: Arc<Self>, project: ProjectId) {
+        let mut changes = self.changes.subscribe();
+        let mut stopping = self.stopping.subscribe();
+        loop {
+            changes.mark_unchanged();
+            let next = self.store.read(|state| {
+                let project = state.projects.get(&project)?;
+                Some(project.next_operation().cloned())
+            });
+            match next {
+                // The project was deleted.
+                None => return,
+                Some(Some(record)) => {
+                    if let Err(error) = self.perform(&project, record).await {
+                        error!(%project, error = chain(&error), "an operation's result could not be recorded");
+                        return;
+                    }
+                }
+                Some(None) => {
+                    tokio::select! {
+                        changed = changes.changed() => if changed.is_err() { return },
+                        _ = stopping.wait_for(|stopping| *stopping) => return,
+                    }
+                }
+            }
+            if *stopping.borrow() {
+                return;
+            }
+        }
+    }
+
+    async fn perform(
+        self: &Arc<Self>,
+        project: &ProjectId,
+        record: OperationRecord,
+    ) -> Result<(), StoreError> {
+        let id = record.operation.id;
+        self.set_status(project, id, OperationStatus::Running, None)?;
+        let started = std::time::Instant::now();
+        let result = self.run(project, &record.job).await;
+        if *self.stopping.borrow() && result.is_err() {
+            // The next run does it again.
+            return self.set_status(project, id, OperationStatus::Scheduling, None);
+        }
+        let milliseconds = started.elapsed().as_millis();
+        match result {
+            Ok(()) => {
+                info!(operation = %id, action = %record.operation.action, milliseconds, "finished");
+                self.set_status(project, id, OperationStatus::Finished, None)
+            }
+            Err(error) => {
+                let message = chain(&error);
+                warn!(operation = %id, action = %record.operation.action, error = message, "failed");
+                self.discard_half_made(project, &record.job).await;
+                self.set_status(project, id, OperationStatus::Failed, Some(message))?;
+                self.change(|state| {
+                    if let Some(project) = state.projects.get_mut(project) {
+                        project.cancel_chain(record.chain);
+                    }
+                    Ok(())
+                })
+            }
+        }
+    }
+
+    fn set_status(
+        &self,
+        project: &ProjectId,
+        id: OperationId,
+        status: OperationStatus,
+        error: Option<String>,
+    ) -> Result<(), StoreError> {
+        self.change(|state| {
+            let operation = state
+                .projects
+                .get_mut(project)
+                .and_then(|project| {
+                    project
+                        .operations
+                        .iter_mut()
+                        .find(|record| record.operation.id == id)
+                })
+                .map(|record| &mut record.operation);
+            if let Some(operation) = operation {
+                let at = now();
+                operation.failures_count += i64::from(status == OperationStatus::Failed);
+                operation.total_duration_ms = (at - operation.created_at)
+                    .total(jiff::Unit::Millisecond)
+                    .unwrap_or_default() as i64;
+                operation.updated_at = at;
+                operation.status = status;
+                operation.error = error;
+            }
+            Ok(())
+        })
+    }
+
+    async fn end_leftovers(&self) {
+        let folders: Vec<PathBuf> = self.store.read(|state| {
+            state
+                .projects
+                .values()
+                .flat_map(|project| project.branches.keys())
+                .map(|branch| self.folder(branch))
+                .filter(|folder| folder.join("postmaster.pid").exists())
+                .collect()
+        });
+        let mut ends = tokio::task::JoinSet::new();
+        for folder in folders {
+            ends.spawn_blocking(move || {
+                if let Err(error) = remove_leftovers(&folder) {
+                    // Its start will fail, and say so.
+                    error!(%error, "a process of an earlier run is left");
+                }
+            });
+        }
+        while ends.join_next().await.is_some() {}
+        self.remove_orphaned_folders();
+    }
+
+    /// Removes folders that no branch has: a kill fell between the removal of
+    /// the record and that of the folder.
+    fn remove_orphaned_folders(&self) {
+        let folder = self.data.join("branches");
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let known = self.store.read(|state| {
+                state.projects.values().any(|project| {
+                    project
+                        .branches
+                        .keys()
+                        .any(|branch| entry.file_name() == Path::new(branch.as_str()))
+                })
+            });
+            if !known {
+                info!(folder = %entry.path().display(), "removing the folder of a branch that is gone");
+                if let Err(error) = std::fs::remove_dir_all(entry.path()) {
+                    warn!(folder = %entry.path().display(), %error, "could not remove it");
+                }
+            }
+        }
+    }
+}
+
+fn projects_with_endpoints(
+    state: &State,
+) -> impl Iterator<Item = (&ProjectRecord, &EndpointRecord)> {
+    state
+        .projects
+        .values()
+        .flat_map(|project| project.live_endpoints().map(move |record| (project, record)))
+}
+
+/// An error and all its causes, in one line.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// The operation that a failed job belongs to is told by these.
+pub(crate) fn branch_of(job: &Job) -> Option<&BranchId> {
+    match job {
+        Job::CreateRoot { branch }
+        | Job::CreateBranch { branch }
+        | Job::ApplyConfig { branch, .. }
+        | Job::DeleteBranch { branch } => Some(branch),
+        Job::StartCompute { .. } | Job::SuspendCompute { .. } | Job::DeleteEndpoint { .. } => None,
+    }
+}

@@ -1,0 +1,76 @@
+//! pg_dump, for the schema of a branch.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+
+use neon_api::{BranchId, ProjectId};
+use thiserror::Error;
+use tokio::process::Command;
+
+use super::Engine;
+use super::jobs::JobError;
+use crate::postgres::SUPERUSER;
+
+/// Why there is no schema to answer with.
+#[derive(Debug, Error)]
+pub(crate) enum SchemaError {
+    #[error("{} is missing: the schema of a branch needs pg_dump; install the package postgresql-client", program.display())]
+    NoPgDump { program: PathBuf },
+    #[error("could not reach the branch")]
+    Branch(#[from] JobError),
+    #[error("could not run pg_dump")]
+    Run(#[source] std::io::Error),
+    #[error("pg_dump failed: {message}")]
+    Failed { message: String },
+}
+
+impl Engine {
+    /// The schema of a database as SQL, without what differs from run to run.
+    pub(crate) async fn schema(
+        self: &Arc<Self>,
+        project: &ProjectId,
+        branch: &BranchId,
+        database: &str,
+    ) -> Result<String, SchemaError> {
+        let program = self.installation().program("pg_dump");
+        if !program.exists() {
+            return Err(SchemaError::NoPgDump { program });
+        }
+        let sockets = self.sockets().to_owned();
+        let output = self
+            .with_admin(project, branch, async |_, port| {
+                Command::new(&program)
+                    .args(["--schema-only", "--no-password"])
+                    .arg("--host")
+                    .arg(&sockets)
+                    .args(["--port", &port.to_string(), "--username", SUPERUSER])
+                    // As one `name=value`: a name may look like an option.
+                    .arg(format!("--dbname=dbname='{}'", escaped(database)))
+                    .stdin(Stdio::null())
+                    .output()
+                    .await
+                    .map_err(SchemaError::Run)
+            })
+            .await?;
+        if !output.status.success() {
+            let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return Err(SchemaError::Failed { message });
+        }
+        Ok(without_keys(&String::from_utf8_lossy(&output.stdout)))
+    }
+}
+
+/// A value of a libpq connection string.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('\'', "\\'")
+}
+
+/// Newer minors of pg_dump put a random key into `\restrict` and `\unrestrict`:
+/// two dumps of one schema would differ.
+fn without_keys(dump: &str) -> String {
+    dump.lines()
+        .filter(|line| !line.starts_with("\\restrict ") && !line.starts_with("\\unrestrict "))
+        .flat_map(|line| [line, "\n"])
+        .collect()
+}

@@ -1,0 +1,89 @@
+//! `neon-emulator`: the Neon API on local Postgres.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use neon_api::Secret;
+use neon_emulator::{Config, Emulator};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// The Neon API on local Postgres, for developing and testing without an
+/// account.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the API until SIGTERM or Ctrl-C. The key that callers have to show
+    /// is read from NEON_API_KEY.
+    Serve(Serve),
+}
+
+#[derive(Debug, Args)]
+struct Serve {
+    /// Where the API listens: a loopback address.
+    #[arg(long, env = "NEON_EMULATOR_LISTEN", default_value = "127.0.0.1:7430")]
+    listen: SocketAddr,
+    /// The folder for everything that is kept: branches, state, certificates.
+    #[arg(long, env = "NEON_EMULATOR_DATA")]
+    data: PathBuf,
+    /// The folder of postgres and initdb. Left out: found by itself, or
+    /// installed with apt-get.
+    #[arg(long, env = "NEON_EMULATOR_POSTGRES_BIN")]
+    postgres_bin: Option<PathBuf>,
+    /// Who runs Postgres where the emulator is root. Left out: postgres, else
+    /// nobody.
+    #[arg(long, env = "NEON_EMULATOR_POSTGRES_USER")]
+    postgres_user: Option<String>,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+    let Command::Serve(arguments) = Cli::parse().command;
+    match serve(arguments).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(arguments: Serve) -> anyhow::Result<()> {
+    let key = std::env::var("NEON_API_KEY")
+        .context("NEON_API_KEY is not set: set it to the key that callers will show")?;
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let starting = Emulator::start(Config {
+        listen: arguments.listen,
+        data: arguments.data,
+        key: Secret::from(key),
+        postgres_bin: arguments.postgres_bin,
+        postgres_user: arguments.postgres_user,
+    });
+    let emulator = starting.await?;
+    println!("Neon API  http://{}/api/v2", emulator.address());
+    if let Some(project) = emulator.project() {
+        println!("project   {project}");
+    }
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    emulator.stop().await;
+    Ok(())
+}

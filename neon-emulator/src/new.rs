@@ -1,0 +1,306 @@
+//! New records: what a project, a branch, an endpoint, a role and a database
+//! are when they are created.
+
+use std::collections::BTreeMap;
+
+use jiff::ToSpan;
+use neon_api::types::{
+    AnnotationData, AnnotationObjectData, AnnotationValueData, AuthenticationMethod, Branch,
+    BranchState, ComputeUnit, Database, Endpoint, EndpointPoolerMode, EndpointSettingsData,
+    EndpointState, EndpointType, InitSource, OperationAction, Project, ProjectCreate, Provisioner,
+    Role,
+};
+use neon_api::{BranchId, EndpointId, ProjectId, Secret};
+use uuid::Uuid;
+
+use crate::api::ApiError;
+use crate::engine::free_port;
+use crate::state::{BranchRecord, EndpointRecord, Job, ProjectRecord};
+use crate::time::now;
+use crate::{names, operations};
+
+const REGION: &str = "aws-us-east-2";
+const PLATFORM: &str = "aws";
+const ROLE: &str = "neondb_owner";
+const DATABASE: &str = "neondb";
+const BRANCH: &str = "main";
+/// Neon's default history window: a day.
+const HISTORY_SECONDS: i64 = 86_400;
+const COMPUTE_UNITS: ComputeUnit = 0.25;
+
+/// A project with its root branch, one role, one database and one endpoint, and
+/// the operations that make them.
+pub(crate) fn project(
+    wanted: &ProjectCreate,
+    major: u32,
+    next_database_id: &mut i64,
+) -> Result<ProjectRecord, ApiError> {
+    let at = now();
+    let id: ProjectId = id(names::project_id())?;
+    let in_branch = wanted.branch.clone().unwrap_or_default();
+    let branch_id: BranchId = self::id(names::branch_id())?;
+    let role_name = in_branch.role_name.unwrap_or_else(|| ROLE.to_owned());
+    let database_name = in_branch.database_name.unwrap_or_else(|| DATABASE.to_owned());
+    let project = Project {
+        data_storage_bytes_hour: 0,
+        data_transfer_bytes: 0,
+        written_data_bytes: 0,
+        compute_time_seconds: 0,
+        active_time_seconds: 0,
+        cpu_used_sec: 0,
+        id: id.clone(),
+        platform_id: PLATFORM.to_owned(),
+        region_id: REGION.to_owned(),
+        name: wanted.name.clone().unwrap_or_else(|| id.to_string()),
+        provisioner: Provisioner::K8sNeonvm,
+        default_endpoint_settings: wanted.default_endpoint_settings.clone(),
+        settings: wanted.settings.clone(),
+        pg_version: u16::try_from(major).unwrap_or_default(),
+        proxy_host: "127.0.0.1".to_owned(),
+        branch_logical_size_limit: 0,
+        branch_logical_size_limit_bytes: 0,
+        store_passwords: true,
+        maintenance_starts_at: None,
+        creation_source: "console".to_owned(),
+        history_retention_seconds: wanted.history_retention_seconds.unwrap_or(HISTORY_SECONDS),
+        created_at: at,
+        updated_at: at,
+        synthetic_storage_size: Some(0),
+        consumption_period_start: at,
+        consumption_period_end: at + (30 * 24).hours(),
+        quota_reset_at: None,
+        owner_id: "local".to_owned(),
+        owner: None,
+        compute_last_active_at: None,
+        org_id: None,
+        maintenance_scheduled_for: None,
+        hipaa_enabled_at: None,
+        effective_project_permission: None,
+    };
+    let mut branch = branch(
+        &id,
+        &branch_id,
+        None,
+        in_branch.name.unwrap_or_else(|| BRANCH.to_owned()),
+    );
+    branch.branch.default = true;
+    branch.branch.primary = Some(true);
+    branch.catalog_is_behind = true;
+    branch.annotation = in_branch.annotations.map(|value| annotation(&branch_id, value));
+    branch
+        .roles
+        .insert(role_name.clone(), role(&branch_id, &role_name, true));
+    branch.databases.insert(
+        database_name.clone(),
+        database(&branch_id, &database_name, &role_name, next_database_id),
+    );
+    let endpoint = endpoint(&id, &branch_id, EndpointType::ReadWrite)?;
+    let endpoint_id = endpoint.endpoint.id.clone();
+
+    let mut record = ProjectRecord {
+        project,
+        branches: BTreeMap::from([(branch_id.clone(), branch)]),
+        endpoints: BTreeMap::from([(endpoint_id.clone(), endpoint)]),
+        operations: Vec::new(),
+    };
+    let chain = Uuid::new_v4();
+    let _ = record.schedule(vec![
+        operations::record(
+            &id,
+            Some(&branch_id),
+            None,
+            OperationAction::CreateTimeline,
+            Job::CreateRoot {
+                branch: branch_id.clone(),
+            },
+            chain,
+        ),
+        operations::record(
+            &id,
+            Some(&branch_id),
+            Some(&endpoint_id),
+            OperationAction::StartCompute,
+            Job::StartCompute {
+                endpoint: endpoint_id.clone(),
+            },
+            chain,
+        ),
+    ]);
+    Ok(record)
+}
+
+/// A branch that is still to be made. With a parent it inherits the roles, the
+/// passwords and the databases.
+pub(crate) fn branch(
+    project: &ProjectId,
+    id: &BranchId,
+    parent: Option<&BranchRecord>,
+    name: String,
+) -> BranchRecord {
+    let at = now();
+    let inherit_role = |role: &Role| Role {
+        branch_id: id.clone(),
+        ..role.clone()
+    };
+    let inherit_database = |database: &Database| Database {
+        branch_id: id.clone(),
+        ..database.clone()
+    };
+    BranchRecord {
+        branch: Branch {
+            id: id.clone(),
+            project_id: project.clone(),
+            parent_id: parent.map(|parent| parent.branch.id.clone()),
+            parent_lsn: None,
+            parent_timestamp: None,
+            name,
+            current_state: BranchState::Init,
+            pending_state: Some(BranchState::Ready),
+            state_changed_at: at,
+            logical_size: None,
+            creation_source: "console".to_owned(),
+            primary: Some(false),
+            default: false,
+            protected: false,
+            cpu_used_sec: 0,
+            compute_time_seconds: 0,
+            active_time_seconds: 0,
+            written_data_bytes: 0,
+            data_transfer_bytes: 0,
+            created_at: at,
+            updated_at: at,
+            ttl_interval_seconds: None,
+            expires_at: None,
+            last_reset_at: None,
+            created_by: None,
+            init_source: parent.map(|_| InitSource::ParentData),
+            restore_status: None,
+            restored_from: None,
+            restored_as: None,
+            restricted_actions: None,
+            recovery: None,
+        },
+        annotation: None,
+        roles: parent
+            .map(|parent| {
+                let roles = parent.roles.iter();
+                roles.map(|(name, role)| (name.clone(), inherit_role(role))).collect()
+            })
+            .unwrap_or_default(),
+        databases: parent
+            .map(|parent| {
+                let databases = parent.databases.iter();
+                databases.map(|(name, database)| (name.clone(), inherit_database(database))).collect()
+            })
+            .unwrap_or_default(),
+        catalog_is_behind: false,
+        deleted: false,
+    }
+}
+
+/// An endpoint with an address of its own.
+pub(crate) fn endpoint(
+    project: &ProjectId,
+    branch: &BranchId,
+    endpoint_type: EndpointType,
+) -> Result<EndpointRecord, ApiError> {
+    let at = now();
+    let port = free_port().map_err(|error| ApiError::internal(&error))?;
+    let id: EndpointId = id(names::endpoint_id())?;
+    Ok(EndpointRecord {
+        endpoint: Endpoint {
+            host: host(port),
+            id,
+            name: None,
+            project_id: project.clone(),
+            branch_id: branch.clone(),
+            autoscaling_limit_min_cu: COMPUTE_UNITS,
+            autoscaling_limit_max_cu: COMPUTE_UNITS,
+            region_id: REGION.to_owned(),
+            endpoint_type,
+            current_state: EndpointState::Init,
+            pending_state: Some(EndpointState::Active),
+            settings: EndpointSettingsData::default(),
+            pooler_enabled: false,
+            pooler_mode: Some(EndpointPoolerMode::Transaction),
+            disabled: false,
+            passwordless_access: false,
+            last_active: None,
+            creation_source: "console".to_owned(),
+            created_at: at,
+            updated_at: at,
+            started_at: None,
+            suspended_at: None,
+            proxy_host: "127.0.0.1".to_owned(),
+            suspend_timeout_seconds: 0,
+            provisioner: Provisioner::K8sNeonvm,
+            compute_release_version: None,
+        },
+        port,
+        deleted: false,
+    })
+}
+
+/// An endpoint's address: on Neon each has a name of its own, here a port.
+pub(crate) fn host(port: u16) -> String {
+    format!("127.0.0.1:{port}")
+}
+
+/// A role, with a new password if it may log in.
+pub(crate) fn role(branch: &BranchId, name: &str, login: bool) -> Role {
+    let at = now();
+    Role {
+        branch_id: branch.clone(),
+        name: name.to_owned(),
+        password: login.then(|| Secret::from(names::password())),
+        protected: Some(false),
+        authentication_method: Some(if login {
+            AuthenticationMethod::Password
+        } else {
+            AuthenticationMethod::NoLogin
+        }),
+        created_at: at,
+        updated_at: at,
+    }
+}
+
+/// A database, with the next id.
+pub(crate) fn database(
+    branch: &BranchId,
+    name: &str,
+    owner: &str,
+    next_database_id: &mut i64,
+) -> Database {
+    let at = now();
+    let id = *next_database_id;
+    *next_database_id += 1;
+    Database {
+        id,
+        branch_id: branch.clone(),
+        name: name.to_owned(),
+        owner_name: owner.to_owned(),
+        created_at: at,
+        updated_at: at,
+    }
+}
+
+/// Notes on a branch.
+pub(crate) fn annotation(branch: &BranchId, value: AnnotationValueData) -> AnnotationData {
+    let at = now();
+    AnnotationData {
+        object: AnnotationObjectData {
+            object_type: "console/branch".to_owned(),
+            id: branch.to_string(),
+        },
+        value,
+        created_at: Some(at),
+        updated_at: Some(at),
+    }
+}
+
+/// Ids that are made here are valid: this fails only if `names` is wrong.
+pub(crate) fn id<T: TryFrom<String, Error = neon_api::IdError>>(
+    text: String,
+) -> Result<T, ApiError> {
+    T::try_from(text).map_err(|error| ApiError::internal(&error))
+}

@@ -1,0 +1,258 @@
+//! The emulator's own sessions: the superuser over the Unix socket. What the
+//! API promises of roles and databases is made true here.
+
+use std::path::Path;
+use std::time::Duration;
+
+use postgres_protocol::escape::{escape_identifier, escape_literal};
+use thiserror::Error;
+use tokio_postgres::{Client, Config, NoTls};
+
+use super::SUPERUSER;
+
+const CONNECT_SECONDS_MAX: u64 = 10;
+
+/// What an errand was, and why it failed.
+#[derive(Debug, Error)]
+#[error("could not {attempt}")]
+pub(crate) struct AdminError {
+    attempt: String,
+    #[source]
+    source: tokio_postgres::Error,
+}
+
+impl AdminError {
+    fn at(attempt: impl Into<String>) -> impl FnOnce(tokio_postgres::Error) -> Self {
+        let attempt = attempt.into();
+        |source| Self { attempt, source }
+    }
+}
+
+/// Opens a session of the superuser.
+pub(crate) async fn connect(
+    sockets: &Path,
+    port: u16,
+    database: &str,
+) -> Result<Client, AdminError> {
+    let (client, connection) = Config::new()
+        .host_path(sockets)
+        .port(port)
+        .user(SUPERUSER)
+        .dbname(database)
+        .application_name("neon-emulator")
+        .connect_timeout(Duration::from_secs(CONNECT_SECONDS_MAX))
+        .connect(NoTls)
+        .await
+        .map_err(AdminError::at(format!("connect to database {database}")))?;
+    // Its end is seen by the client's next query.
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// Makes `neon_superuser`, which every role of the API is a member of. As on
+/// Neon, it is no superuser.
+pub(crate) async fn ensure_neon_superuser(client: &Client) -> Result<(), AdminError> {
+    client
+        .batch_execute(
+            "DO $$ BEGIN \
+               IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'neon_superuser') THEN \
+                 CREATE ROLE neon_superuser NOLOGIN CREATEDB CREATEROLE REPLICATION BYPASSRLS \
+                   IN ROLE pg_read_all_data, pg_write_all_data; \
+                 GRANT pg_monitor, pg_signal_backend TO neon_superuser WITH ADMIN OPTION; \
+               END IF; \
+             END $$",
+        )
+        .await
+        .map_err(AdminError::at("make the role neon_superuser"))
+}
+
+/// Makes a role of the API, or gives it this password. `None`: a role that
+/// cannot log in.
+pub(crate) async fn ensure_role(
+    client: &Client,
+    name: &str,
+    password: Option<&str>,
+) -> Result<(), AdminError> {
+    // Only the verifier travels, so no log and no catalog ever has the password.
+    let login = match password {
+        Some(password) => {
+            let verifier = postgres_protocol::password::scram_sha_256(password.as_bytes());
+            format!("LOGIN PASSWORD {}", escape_literal(&verifier))
+        }
+        None => "NOLOGIN".to_owned(),
+    };
+    let exists = client
+        .query_opt("SELECT FROM pg_roles WHERE rolname = $1", &[&name])
+        .await
+        .map_err(AdminError::at(format!("look up the role {name}")))?
+        .is_some();
+    let role = escape_identifier(name);
+    let statement = if exists {
+        format!("ALTER ROLE {role} {login}")
+    } else {
+        format!(
+            "CREATE ROLE {role} {login} INHERIT CREATEROLE CREATEDB BYPASSRLS REPLICATION \
+             IN ROLE neon_superuser"
+        )
+    };
+    client
+        .batch_execute(&statement)
+        .await
+        .map_err(AdminError::at(format!("make the role {name}")))
+}
+
+/// Makes a database, or gives it this owner, and lets roles of the API work in
+/// its public schema.
+pub(crate) async fn ensure_database(
+    client: &Client,
+    sockets: &Path,
+    port: u16,
+    name: &str,
+    owner: &str,
+) -> Result<(), AdminError> {
+    let attempt = || AdminError::at(format!("make the database {name}"));
+    let exists = client
+        .query_opt("SELECT FROM pg_database WHERE datname = $1", &[&name])
+        .await
+        .map_err(attempt())?
+        .is_some();
+    let (database, role) = (escape_identifier(name), escape_identifier(owner));
+    let statement = if exists {
+        format!("ALTER DATABASE {database} OWNER TO {role}")
+    } else {
+        format!("CREATE DATABASE {database} OWNER {role}")
+    };
+    client
+        .batch_execute(&statement)
+        .await
+        .map_err(attempt())?;
+    if exists {
+        return Ok(());
+    }
+    connect(sockets, port, name)
+        .await?
+        .batch_execute(
+            "GRANT CREATE ON SCHEMA public TO neon_superuser; \
+             ALTER DEFAULT PRIVILEGES IN SCHEMA public \
+               GRANT ALL ON TABLES TO neon_superuser WITH GRANT OPTION; \
+             ALTER DEFAULT PRIVILEGES IN SCHEMA public \
+               GRANT ALL ON SEQUENCES TO neon_superuser WITH GRANT OPTION",
+        )
+        .await
+        .map_err(AdminError::at(format!(
+            "grant the public schema of database {name}"
+        )))
+}
+
+/// Renames a database. Its sessions are ended: it could not be renamed under
+/// them.
+pub(crate) async fn rename_database(
+    client: &Client,
+    from: &str,
+    to: &str,
+) -> Result<(), AdminError> {
+    let attempt = || AdminError::at(format!("rename the database {from} to {to}"));
+    client
+        .execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1",
+            &[&from],
+        )
+        .await
+        .map_err(attempt())?;
+    let renamed = client
+        .query_opt("SELECT FROM pg_database WHERE datname = $1", &[&to])
+        .await
+        .map_err(attempt())?
+        .is_some();
+    if renamed {
+        return Ok(());
+    }
+    client
+        .batch_execute(&format!(
+            "ALTER DATABASE {} RENAME TO {}",
+            escape_identifier(from),
+            escape_identifier(to)
+        ))
+        .await
+        .map_err(attempt())
+}
+
+/// Drops a database and ends its sessions. One that is gone is no error.
+pub(crate) async fn drop_database(client: &Client, name: &str) -> Result<(), AdminError> {
+    client
+        .batch_execute(&format!(
+            "DROP DATABASE IF EXISTS {} WITH (FORCE)",
+            escape_identifier(name)
+        ))
+        .await
+        .map_err(AdminError::at(format!("drop the database {name}")))
+}
+
+/// Drops a role, ends its sessions, and hands what it owns in the databases to
+/// the superuser's group. One that is gone is no error.
+pub(crate) async fn drop_role(
+    client: &Client,
+    sockets: &Path,
+    port: u16,
+    name: &str,
+) -> Result<(), AdminError> {
+    let attempt = || AdminError::at(format!("drop the role {name}"));
+    let exists = client
+        .query_opt("SELECT FROM pg_roles WHERE rolname = $1", &[&name])
+        .await
+        .map_err(attempt())?
+        .is_some();
+    if !exists {
+        return Ok(());
+    }
+    let role = escape_identifier(name);
+    let databases = client
+        .query("SELECT datname FROM pg_database WHERE datallowconn", &[])
+        .await
+        .map_err(attempt())?;
+    for row in databases {
+        let database: String = row.try_get(0).map_err(attempt())?;
+        connect(sockets, port, &database)
+            .await?
+            .batch_execute(&format!(
+                "REASSIGN OWNED BY {role} TO neon_superuser; DROP OWNED BY {role}"
+            ))
+            .await
+            .map_err(attempt())?;
+    }
+    client
+        .execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1",
+            &[&name],
+        )
+        .await
+        .map_err(attempt())?;
+    client
+        .batch_execute(&format!("DROP ROLE {role}"))
+        .await
+        .map_err(attempt())
+}
+
+/// Ends the sessions of a role, as Neon does when its password is reset.
+pub(crate) async fn end_sessions(client: &Client, role: &str) -> Result<(), AdminError> {
+    client
+        .execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1",
+            &[&role],
+        )
+        .await
+        .map(|_| ())
+        .map_err(AdminError::at(format!("end the sessions of role {role}")))
+}
+
+/// The size of all databases together, in bytes.
+pub(crate) async fn logical_size(client: &Client) -> Result<i64, AdminError> {
+    client
+        .query_one(
+            "SELECT sum(pg_database_size(oid))::bigint FROM pg_database",
+            &[],
+        )
+        .await
+        .and_then(|row| row.try_get(0))
+        .map_err(AdminError::at("measure the branch"))
+}

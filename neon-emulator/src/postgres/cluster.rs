@@ -1,0 +1,255 @@
+//! One data directory: made by initdb once, configured anew at each start.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use thiserror::Error;
+
+use super::{Installation, SUPERUSER, ServerUser};
+
+/// Small segments: they are copied whole with each clone of a busy parent.
+const WAL_SEGMENT_MB: u32 = 1;
+/// What Neon gives its smallest compute.
+pub(crate) const MAX_CONNECTIONS: u32 = 112;
+
+/// A data directory and what is needed to run a server on it.
+#[derive(Debug, Clone)]
+pub(crate) struct Cluster {
+    /// PGDATA.
+    pub(crate) data: PathBuf,
+    /// The programs.
+    pub(crate) installation: Installation,
+    /// Who runs them.
+    pub(crate) user: ServerUser,
+    /// Where Unix sockets are made.
+    pub(crate) sockets: PathBuf,
+}
+
+/// Where a server listens. The port also names the Unix socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Listen {
+    /// 127.0.0.1 and the Unix socket.
+    Loopback(u16),
+    /// The Unix socket alone: for the emulator's own errands on a branch that
+    /// has no endpoint.
+    SocketOnly(u16),
+}
+
+impl Listen {
+    /// The port, which also names the Unix socket.
+    pub(crate) fn port(self) -> u16 {
+        match self {
+            Self::Loopback(port) | Self::SocketOnly(port) => port,
+        }
+    }
+}
+
+/// What varies from start to start.
+#[derive(Debug)]
+pub(crate) struct Settings<'a> {
+    pub(crate) listen: Listen,
+    /// Server certificate, and its key, readable by the user who runs Postgres.
+    pub(crate) certificate: &'a Path,
+    pub(crate) key: &'a Path,
+    /// Settings that the API's callers asked for; the emulator's own win.
+    pub(crate) extra: &'a std::collections::BTreeMap<String, String>,
+}
+
+/// Why a data directory could not be made or configured.
+#[derive(Debug, Error)]
+pub(crate) enum ClusterError {
+    #[error("could not run initdb for {}", data.display())]
+    Initdb {
+        data: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("initdb failed for {}: {message}", data.display())]
+    InitdbFailed { data: PathBuf, message: String },
+    #[error("could not write {}", path.display())]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} is of Postgres {found}, and the programs at {} are of {}; give the matching ones with --postgres-bin", data.display(), bin.display(), wanted)]
+    OtherVersion {
+        data: PathBuf,
+        found: String,
+        bin: PathBuf,
+        wanted: u32,
+    },
+}
+
+impl Cluster {
+    /// Makes the data directory with initdb. What is there is removed first:
+    /// an earlier attempt that was cut off.
+    pub(crate) fn create(&self) -> Result<(), ClusterError> {
+        self.make_empty_folder()?;
+        // No sync: the directory's durability is that of every later write,
+        // see `configuration`.
+        let output = self
+            .user
+            .command(&self.installation.program("initdb"))
+            .arg("--pgdata")
+            .arg(&self.data)
+            .args(["--username", SUPERUSER, "--auth", "reject"])
+            .args(["--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync"])
+            .arg(format!("--wal-segsize={WAL_SEGMENT_MB}"))
+            .current_dir("/")
+            .env("LC_ALL", "C.UTF-8")
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|source| ClusterError::Initdb {
+                data: self.data.clone(),
+                source,
+            })?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        Err(ClusterError::InitdbFailed {
+            data: self.data.clone(),
+            message: last_line(&stderr).to_owned(),
+        })
+    }
+
+    /// An empty folder for the data directory, owned by who runs Postgres.
+    pub(crate) fn make_empty_folder(&self) -> Result<(), ClusterError> {
+        let written = |source| ClusterError::Write {
+            path: self.data.clone(),
+            source,
+        };
+        match fs::remove_dir_all(&self.data) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(written(error)),
+            _ => {}
+        }
+        fs::create_dir_all(&self.data).map_err(written)?;
+        fs::set_permissions(&self.data, PermissionsExt::from_mode(0o700)).map_err(written)?;
+        self.user.own(&self.data).map_err(written)
+    }
+
+    /// Writes the configuration files: what the emulator's version wants, not
+    /// what the branch was made with.
+    pub(crate) fn configure(&self, settings: &Settings<'_>) -> Result<(), ClusterError> {
+        self.check_version()?;
+        self.write("postgresql.conf", &self.configuration(settings))?;
+        self.write("pg_hba.conf", HBA)?;
+        self.write(
+            "pg_ident.conf",
+            &format!("emulator \"{}\" {SUPERUSER}\n", self.user.emulator_name()),
+        )
+    }
+
+    fn check_version(&self) -> Result<(), ClusterError> {
+        let path = self.data.join("PG_VERSION");
+        let found = fs::read_to_string(&path)
+            .map_err(|source| ClusterError::Write { path, source })?
+            .trim()
+            .to_owned();
+        if found == self.installation.major().to_string() {
+            return Ok(());
+        }
+        Err(ClusterError::OtherVersion {
+            data: self.data.clone(),
+            found,
+            bin: self.installation.bin().to_owned(),
+            wanted: self.installation.major(),
+        })
+    }
+
+    fn configuration(&self, settings: &Settings<'_>) -> String {
+        let (addresses, port) = match settings.listen {
+            Listen::Loopback(port) => ("127.0.0.1", port),
+            Listen::SocketOnly(port) => ("", port),
+        };
+        let own: &[(&str, String)] = &[
+            ("listen_addresses", addresses.to_owned()),
+            ("port", port.to_string()),
+            ("unix_socket_directories", self.sockets.display().to_string()),
+            ("max_connections", MAX_CONNECTIONS.to_string()),
+            ("shared_buffers", "16MB".to_owned()),
+            ("dynamic_shared_memory_type", "posix".to_owned()),
+            ("wal_level", "replica".to_owned()),
+            // Bounds what a clone of a busy branch has to replay.
+            ("max_wal_size", "64MB".to_owned()),
+            ("min_wal_size", "8MB".to_owned()),
+            ("max_logical_replication_workers", "0".to_owned()),
+            // Without fsync a commit is in the kernel's hands: it survives the
+            // death of any process, not of the machine. See docs/ARCHITECTURE.md.
+            ("fsync", "off".to_owned()),
+            // A clone is copied while pages are written.
+            ("full_page_writes", "on".to_owned()),
+            ("ssl", "on".to_owned()),
+            ("ssl_cert_file", settings.certificate.display().to_string()),
+            ("ssl_key_file", settings.key.display().to_string()),
+            ("password_encryption", "scram-sha-256".to_owned()),
+            ("log_destination", "stderr".to_owned()),
+            ("logging_collector", "off".to_owned()),
+            ("log_line_prefix", "%m [%p] ".to_owned()),
+            ("log_timezone", "UTC".to_owned()),
+            // Statements may hold passwords: none is ever logged, not even one
+            // that failed. A role of the API is no superuser and cannot turn
+            // these on.
+            ("log_statement", "none".to_owned()),
+            ("log_min_error_statement", "panic".to_owned()),
+            ("log_min_duration_statement", "-1".to_owned()),
+            ("log_duration", "off".to_owned()),
+            // The start is told by a log line: see `server`.
+            ("lc_messages", "C".to_owned()),
+        ];
+        let defaults: &[(&str, &str)] = &[
+            ("timezone", "UTC"),
+            ("default_text_search_config", "pg_catalog.english"),
+        ];
+        let mut text = String::from("# Written by neon-emulator at each start.\n");
+        for (name, value) in defaults {
+            push_setting(&mut text, name, value);
+        }
+        for (name, value) in settings.extra {
+            push_setting(&mut text, name, value);
+        }
+        // Postgres takes the last of several values.
+        for (name, value) in own {
+            push_setting(&mut text, name, value);
+        }
+        text
+    }
+
+    fn write(&self, name: &str, content: &str) -> Result<(), ClusterError> {
+        let path = self.data.join(name);
+        fs::write(&path, content)
+            .and_then(|()| fs::set_permissions(&path, PermissionsExt::from_mode(0o600)))
+            .and_then(|()| self.user.own(&path))
+            .map_err(|source| ClusterError::Write { path, source })
+    }
+}
+
+/// TLS and SCRAM for everybody on TCP, except the superuser, who is refused
+/// there; on the socket nobody but the emulator's own user, as the superuser.
+const HBA: &str = "\
+# Written by neon-emulator at each start.
+local   all          cloud_admin                 peer map=emulator
+local   all          all                         reject
+host    all          cloud_admin  all            reject
+hostssl all          all          127.0.0.1/32   scram-sha-256
+hostssl replication  all          127.0.0.1/32   scram-sha-256
+host    all          all          all            reject
+";
+
+fn push_setting(text: &mut String, name: &str, value: &str) {
+    text.push_str(name);
+    text.push_str(" = '");
+    text.push_str(&value.replace('\'', "''"));
+    text.push_str("'\n");
+}
+
+fn last_line(text: &str) -> &str {
+    text.lines()
+        .rev()
+        .find(|line| !line.trim().is_empty())
+        .unwrap_or("it said nothing")
+}

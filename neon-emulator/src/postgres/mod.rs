@@ -1,0 +1,23 @@
+//! Ordinary Postgres, as this emulator runs it: where its programs are, which
+//! user runs them, what a data directory holds, how one is cloned, and the
+//! life of one server process.
+
+pub(crate) mod admin;
+mod cluster;
+mod copy;
+mod install;
+mod process;
+mod server;
+mod user;
+
+pub use install::{FindError, Installation};
+pub use user::{ServerUser, UserError};
+
+pub(crate) use cluster::{Cluster, ClusterError, Listen, Settings};
+pub(crate) use copy::{CloneError, checkpoint_lsn, clone_idle, clone_running};
+pub(crate) use process::{remove_leftovers, LeftoverError};
+pub(crate) use server::{Server, ServerError};
+
+/// The one superuser of every branch. Nobody but the emulator can be it: it
+/// logs in over a Unix socket by peer authentication, and TCP refuses it.
+pub(crate) const SUPERUSER: &str = "cloud_admin";

@@ -1,0 +1,310 @@
+//! What is stored here, and who may change it.
+//!
+//! Everything the emulator knows: projects, their branches with roles,
+//! databases and annotations, endpoints with their ports, and the operations
+//! that are still to be done. It is one JSON file in the data folder, written
+//! anew, whole, before a request is answered; the API's handlers and the
+//! engine's workers change it, through [`Store::change`] alone. The file holds
+//! the roles' passwords, as Neon stores them too, and is its owner's alone.
+//!
+//! An operation carries its job, so an emulator that was killed goes on where
+//! it was: jobs can be done twice.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use neon_api::types::{
+    AnnotationData, Branch, Database, Endpoint, EndpointType, Operation, OperationStatus, Project,
+    Role,
+};
+use neon_api::{BranchId, EndpointId, ProjectId};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use uuid::Uuid;
+
+/// Of the format of the file.
+const VERSION: u32 = 1;
+/// Finished operations that a project remembers.
+const OPERATIONS_KEPT_MAX: usize = 1_000;
+
+/// The whole state.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct State {
+    version: u32,
+    pub(crate) projects: BTreeMap<ProjectId, ProjectRecord>,
+    /// The id of the next database: Neon numbers them.
+    pub(crate) next_database_id: i64,
+}
+
+/// A project and all that is in it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ProjectRecord {
+    pub(crate) project: Project,
+    pub(crate) branches: BTreeMap<BranchId, BranchRecord>,
+    pub(crate) endpoints: BTreeMap<EndpointId, EndpointRecord>,
+    /// Oldest first.
+    pub(crate) operations: Vec<OperationRecord>,
+}
+
+/// A branch.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct BranchRecord {
+    pub(crate) branch: Branch,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) annotation: Option<AnnotationData>,
+    /// With their passwords, which most answers leave out.
+    pub(crate) roles: BTreeMap<String, Role>,
+    pub(crate) databases: BTreeMap<String, Database>,
+    /// Roles and databases above are not yet in its Postgres: a new root
+    /// branch, or one whose passwords are to differ from its parent's.
+    pub(crate) catalog_is_behind: bool,
+    /// It was deleted, and its folder is being removed.
+    pub(crate) deleted: bool,
+}
+
+/// An endpoint. Its port never changes once it has been up.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct EndpointRecord {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) port: u16,
+    pub(crate) deleted: bool,
+}
+
+/// An operation and what it does.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct OperationRecord {
+    pub(crate) operation: Operation,
+    pub(crate) job: Job,
+    /// Operations of one request: when one fails, those after it are cancelled.
+    pub(crate) chain: Uuid,
+}
+
+/// The work of one operation. Each can be done again from its beginning.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Job {
+    /// initdb for a root branch.
+    CreateRoot { branch: BranchId },
+    /// Clone the parent's data.
+    CreateBranch { branch: BranchId },
+    /// Start the endpoint's server.
+    StartCompute { endpoint: EndpointId },
+    /// Stop it.
+    SuspendCompute { endpoint: EndpointId },
+    /// Stop it and forget it.
+    DeleteEndpoint { endpoint: EndpointId },
+    /// Make, change or drop roles and databases.
+    ApplyConfig { branch: BranchId, change: CatalogChange },
+    /// Stop the branch's servers and remove its folder.
+    DeleteBranch { branch: BranchId },
+}
+
+/// A change to the roles and databases of a branch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum CatalogChange {
+    /// Make the role, or give it the password that the state has.
+    Role { name: String, end_sessions: bool },
+    /// Drop it.
+    DropRole { name: String },
+    /// Make the database, or give it the owner that the state has.
+    Database { name: String, renamed_from: Option<String> },
+    /// Drop it.
+    DropDatabase { name: String },
+}
+
+/// The state and its file.
+#[derive(Debug)]
+pub(crate) struct Store {
+    path: PathBuf,
+    state: Mutex<State>,
+}
+
+/// Why the state could not be read or written.
+#[derive(Debug, Error)]
+pub(crate) enum StoreError {
+    #[error("could not read the state {}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the state {} is damaged", path.display())]
+    Damaged {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("the state {} is of format {found}, this emulator knows {VERSION}", path.display())]
+    OtherFormat { path: PathBuf, found: u32 },
+    #[error("could not write the state {}", path.display())]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Store {
+    /// Reads the file; one that is missing is an empty state.
+    pub(crate) fn open(path: PathBuf) -> Result<Self, StoreError> {
+        let state = match fs::read(&path) {
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|source| StoreError::Damaged {
+                    path: path.clone(),
+                    source,
+                })?
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => State {
+                version: VERSION,
+                projects: BTreeMap::new(),
+                next_database_id: 1,
+            },
+            Err(source) => return Err(StoreError::Read { path, source }),
+        };
+        if state.version != VERSION {
+            return Err(StoreError::OtherFormat {
+                path,
+                found: state.version,
+            });
+        }
+        Ok(Self {
+            path,
+            state: Mutex::new(state),
+        })
+    }
+
+    /// Looks at the state.
+    pub(crate) fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.lock())
+    }
+
+    /// Changes the state and writes it. When `change` fails, or the file cannot
+    /// be written, nothing has changed.
+    pub(crate) fn change<T, E>(
+        &self,
+        change: impl FnOnce(&mut State) -> Result<T, E>,
+    ) -> Result<T, E>
+    where
+        E: From<StoreError>,
+    {
+        let mut state = self.lock();
+        let mut changed = state.clone();
+        let result = change(&mut changed)?;
+        self.write(&changed)?;
+        *state = changed;
+        Ok(result)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic while it was held left either the old state or the new one.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, state: &State) -> Result<(), StoreError> {
+        let failed = |source| StoreError::Write {
+            path: self.path.clone(),
+            source,
+        };
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        let bytes = serde_json::to_vec(state).map_err(|error| failed(error.into()))?;
+        // Made with mode 0600; renamed over the old one, whole.
+        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+        file.write_all(&bytes).map_err(failed)?;
+        file.persist(&self.path)
+            .map_err(|error| failed(error.error))?;
+        Ok(())
+    }
+}
+
+impl ProjectRecord {
+    /// A branch that is not deleted.
+    pub(crate) fn branch(&self, id: &BranchId) -> Option<&BranchRecord> {
+        self.branches.get(id).filter(|branch| !branch.deleted)
+    }
+
+    /// A branch that is not deleted.
+    pub(crate) fn branch_mut(&mut self, id: &BranchId) -> Option<&mut BranchRecord> {
+        self.branches.get_mut(id).filter(|branch| !branch.deleted)
+    }
+
+    /// An endpoint that is not deleted.
+    pub(crate) fn endpoint(&self, id: &EndpointId) -> Option<&EndpointRecord> {
+        self.endpoints.get(id).filter(|endpoint| !endpoint.deleted)
+    }
+
+    /// Branches that are not deleted.
+    pub(crate) fn live_branches(&self) -> impl Iterator<Item = &BranchRecord> {
+        self.branches.values().filter(|branch| !branch.deleted)
+    }
+
+    /// Endpoints that are not deleted.
+    pub(crate) fn live_endpoints(&self) -> impl Iterator<Item = &EndpointRecord> {
+        self.endpoints.values().filter(|endpoint| !endpoint.deleted)
+    }
+
+    /// The branch that is used where a request names none.
+    pub(crate) fn default_branch(&self) -> Option<&BranchRecord> {
+        self.live_branches().find(|record| record.branch.default)
+    }
+
+    /// The one endpoint of the branch that writes.
+    pub(crate) fn read_write_endpoint(&self, branch: &BranchId) -> Option<&EndpointRecord> {
+        self.live_endpoints().find(|record| {
+            record.endpoint.branch_id == *branch
+                && record.endpoint.endpoint_type == EndpointType::ReadWrite
+        })
+    }
+
+    /// The next operation to work on: the oldest that is not final. They are
+    /// done one after another.
+    pub(crate) fn next_operation(&self) -> Option<&OperationRecord> {
+        self.operations
+            .iter()
+            .find(|record| !record.operation.status.is_final())
+    }
+
+    /// True while an operation on the branch is still to be done.
+    pub(crate) fn is_busy(&self, branch: &BranchId) -> bool {
+        self.operations.iter().any(|record| {
+            !record.operation.status.is_final()
+                && record.operation.branch_id.as_ref() == Some(branch)
+        })
+    }
+
+    /// Appends operations, forgets the oldest finished ones, and returns the
+    /// new ones as an answer has them: where nothing is before it, the first
+    /// one runs already.
+    pub(crate) fn schedule(&mut self, mut records: Vec<OperationRecord>) -> Vec<Operation> {
+        if let Some(first) = records.first_mut()
+            && self.next_operation().is_none()
+        {
+            first.operation.status = OperationStatus::Running;
+        }
+        let operations = records
+            .iter()
+            .map(|record| record.operation.clone())
+            .collect();
+        self.operations.extend(records);
+        let surplus = self.operations.len().saturating_sub(OPERATIONS_KEPT_MAX);
+        let mut dropped = 0;
+        self.operations.retain(|record| {
+            let drop = dropped < surplus && record.operation.status.is_final();
+            dropped += usize::from(drop);
+            !drop
+        });
+        operations
+    }
+
+    /// The operations of a chain after one that failed are never done.
+    pub(crate) fn cancel_chain(&mut self, chain: Uuid) {
+        for record in &mut self.operations {
+            if record.chain == chain && !record.operation.status.is_final() {
+                record.operation.status = OperationStatus::Cancelled;
+            }
+        }
+    }
+}
