@@ -1,0 +1,223 @@
+//! What happens to every call of a server: it ends when its caller's deadline
+//! passes or when the server stops.
+//!
+//! tonic drops a handler when grpc-timeout has passed, too, but answers
+//! CANCELLED, which tells a caller that somebody gave up rather than that time
+//! ran out. The layer here is inside tonic's and comes first.
+
+use std::{
+    convert::Infallible,
+    future::poll_fn,
+    pin::{Pin, pin},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{HeaderMap, Request, Response};
+use http_body::{Frame, SizeHint};
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::{Status, body::Body, codegen::Bytes};
+use tower::{Layer, Service};
+
+use crate::status;
+
+/// What a caller of a stopping server waits before it tries the next: the time
+/// that a restart takes at best.
+const RETRY_AFTER_STOP_MS: u64 = 500;
+
+/// How far the stop of a server is. Clones are of the same server.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Stop {
+    /// The stop was asked for: streams that have nothing to say end.
+    pub(crate) asked: CancellationToken,
+    /// The time to finish is over: every call ends.
+    pub(crate) forced: CancellationToken,
+}
+
+/// Ends calls, as the module says.
+#[derive(Debug, Clone)]
+pub(crate) struct CallLayer {
+    pub(crate) stop: Stop,
+}
+
+impl<S> Layer<S> for CallLayer {
+    type Service = Calls<S>;
+
+    fn layer(&self, inner: S) -> Calls<S> {
+        Calls {
+            inner,
+            stop: self.stop.clone(),
+        }
+    }
+}
+
+/// A service whose calls end.
+#[derive(Debug, Clone)]
+pub(crate) struct Calls<S> {
+    inner: S,
+    stop: Stop,
+}
+
+impl<S> Service<Request<Body>> for Calls<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        // An instant past what the clock can show is no deadline.
+        let deadline =
+            grpc_timeout(request.headers()).and_then(|left| Instant::now().checked_add(left));
+        let answer = self.inner.call(request);
+        let stop = self.stop.clone();
+        Box::pin(async move {
+            let refusal = tokio::select! {
+                biased;
+                answer = answer => return answer.map(|response| endable(response, &stop)),
+                () = passed(deadline) => status::deadline_exceeded(
+                    "DEADLINE_EXCEEDED",
+                    "the deadline passed before the answer was there",
+                ),
+                () = stop.forced.cancelled() => stopping(),
+            };
+            Ok(refusal.into_http())
+        })
+    }
+}
+
+/// A stream of answers that has nothing to say when the server stops would hold
+/// the stop up for as long as its caller listens, so it ends then. Answers that
+/// are there already go out: a single answer is never cut.
+struct Endable {
+    inner: Option<Body>,
+    stop: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    token: CancellationToken,
+}
+
+impl http_body::Body for Endable {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        let Some(inner) = &mut this.inner else {
+            return Poll::Ready(None);
+        };
+        if let Poll::Ready(frame) = Pin::new(inner).poll_frame(cx) {
+            return Poll::Ready(frame);
+        }
+        let stop = this
+            .stop
+            .get_or_insert_with(|| Box::pin(this.token.clone().cancelled_owned()));
+        if stop.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        this.inner = None;
+        let mut trailers = HeaderMap::new();
+        Poll::Ready(Some(
+            stopping()
+                .add_header(&mut trailers)
+                .map(|()| Frame::trailers(trailers)),
+        ))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner
+            .as_ref()
+            .map_or(SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+fn endable(response: Response<Body>, stop: &Stop) -> Response<Body> {
+    response.map(|inner| {
+        Body::new(Endable {
+            inner: Some(inner),
+            stop: None,
+            token: stop.asked.clone(),
+        })
+    })
+}
+
+fn stopping() -> Status {
+    status::unavailable(
+        "SERVER_STOPPING",
+        "this server is stopping",
+        Duration::from_millis(RETRY_AFTER_STOP_MS),
+    )
+}
+
+/// Waits for the deadline, for ever without one. It looks at the clock itself
+/// rather than at its timer alone: tonic's timer, started a moment later, must
+/// never be seen first.
+async fn passed(deadline: Option<Instant>) {
+    let Some(deadline) = deadline else {
+        return std::future::pending().await;
+    };
+    let mut timer = pin!(tokio::time::sleep_until(deadline));
+    poll_fn(|cx| {
+        if Instant::now() >= deadline {
+            return Poll::Ready(());
+        }
+        timer.as_mut().poll(cx)
+    })
+    .await;
+}
+
+/// The grpc-timeout header: at most 8 digits and a unit. What is none is passed
+/// over, as tonic does.
+fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let count: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(count * 3600)),
+        "M" => Some(Duration::from_secs(count * 60)),
+        "S" => Some(Duration::from_secs(count)),
+        "m" => Some(Duration::from_millis(count)),
+        "u" => Some(Duration::from_micros(count)),
+        "n" => Some(Duration::from_nanos(count)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_read_as_the_protocol_has_them() {
+        let read = |text: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-timeout", http::HeaderValue::from_static(text));
+            grpc_timeout(&headers)
+        };
+        assert_eq!(read("2H"), Some(Duration::from_secs(7200)));
+        assert_eq!(read("3M"), Some(Duration::from_secs(180)));
+        assert_eq!(read("4S"), Some(Duration::from_secs(4)));
+        assert_eq!(read("99999999m"), Some(Duration::from_millis(99_999_999)));
+        assert_eq!(read("5u"), Some(Duration::from_micros(5)));
+        assert_eq!(read("6n"), Some(Duration::from_nanos(6)));
+        for refused in ["", "S", "100000000S", "1", "-1S", "+1S", "1s", "1 S"] {
+            assert_eq!(read(refused), None, "{refused:?}");
+        }
+        assert_eq!(grpc_timeout(&HeaderMap::new()), None);
+    }
+}
