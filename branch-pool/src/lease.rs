@@ -1,0 +1,254 @@
+//! The broker, as a holder of leases sees it: three calls, decoded on arrival.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use proto::broker::v1 as wire;
+use secrecy::SecretString;
+use tokio::time::Instant;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Response, Status};
+use tonic_types::StatusExt;
+use uuid::Uuid;
+use wire::acquire_lease_request::Target;
+use wire::lease_service_client::LeaseServiceClient;
+
+use crate::error::LeaseError;
+use crate::{Access, Binding, Error, Options, clock};
+
+/// The broker's half-open connections are found by pings this far apart …
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// … that go unanswered for this long.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Releasing is a courtesy, since leases end by themselves: nobody waits longer.
+const RELEASE_TIMEOUT_MAX: Duration = Duration::from_secs(2);
+
+/// A lease and the connection that came with it.
+#[derive(Debug)]
+pub(crate) struct Grant {
+    pub(crate) lease: Lease,
+    /// The connection URI: a secret.
+    pub(crate) uri: SecretString,
+    /// The most connections to keep open, where the broker says so.
+    pub(crate) connection_limit: Option<usize>,
+}
+
+/// A right to connect, until it ends.
+#[derive(Debug, Clone)]
+pub(crate) struct Lease {
+    /// Resource name: leases/{id}.
+    pub(crate) name: String,
+    /// Resource name of the branch.
+    pub(crate) branch: String,
+    pub(crate) generation: i64,
+    /// When it ends, by the broker's clock.
+    pub(crate) expire_time: SystemTime,
+    /// When to stop counting on it.
+    pub(crate) expires_at: Instant,
+}
+
+/// A client of the broker, for one binding and one holder.
+#[derive(Clone)]
+pub(crate) struct Broker {
+    client: LeaseServiceClient<Channel>,
+    binding: Binding,
+    options: Options,
+}
+
+impl Broker {
+    /// Makes the client; it connects at its first call, and again whenever it
+    /// has to.
+    ///
+    /// Errors: [`Error::InvalidBrokerUrl`].
+    pub(crate) fn new(url: &str, binding: Binding, options: Options) -> Result<Self, Error> {
+        let invalid = |problem: &str| Error::InvalidBrokerUrl {
+            url: without_credentials(url),
+            problem: problem.to_owned(),
+        };
+        let endpoint = Endpoint::from_shared(url.to_owned())
+            .map_err(|error| invalid(&crate::error::chain(&error)))?;
+        if endpoint.uri().scheme_str() != Some("http") {
+            return Err(invalid("it has to begin with http://"));
+        }
+        if endpoint.uri().host().is_none_or(str::is_empty) {
+            return Err(invalid("it names no host"));
+        }
+        let channel = endpoint
+            .connect_timeout(options.call_timeout)
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .connect_lazy();
+        Ok(Self {
+            client: LeaseServiceClient::new(channel),
+            binding,
+            options,
+        })
+    }
+
+    /// Acquires a lease. The same `request_id` gives the same lease for as long
+    /// as that lives.
+    pub(crate) async fn acquire(&mut self, request_id: Uuid) -> Result<Grant, LeaseError> {
+        const METHOD: &str = "AcquireLease";
+        let request = wire::AcquireLeaseRequest {
+            target: Some(Target::Binding(self.binding.to_string())),
+            access: match self.options.access {
+                Access::ReadWrite => wire::Access::ReadWrite,
+                Access::ReadOnly => wire::Access::ReadOnly,
+            }
+            .into(),
+            ttl: self.ttl(),
+            pooled: self.options.pooled,
+            holder: self.options.holder.clone(),
+            request_id: request_id.to_string(),
+        };
+        let limit = self.options.call_timeout;
+        let call = self.client.acquire_lease(with_deadline(request, limit));
+        let answer = answer_of(METHOD, limit, call).await?;
+
+        let connection = required(METHOD, "connection", answer.connection)?;
+        if connection.uri.is_empty() {
+            return Err(invalid(METHOD, "connection.uri"));
+        }
+        Ok(Grant {
+            lease: self.decode_lease(METHOD, answer.lease)?,
+            uri: SecretString::from(connection.uri),
+            connection_limit: usize::try_from(connection.connection_limit)
+                .ok()
+                .filter(|limit| *limit > 0),
+        })
+    }
+
+    /// Renews a lease.
+    pub(crate) async fn renew(&mut self, name: &str) -> Result<Lease, LeaseError> {
+        const METHOD: &str = "RenewLease";
+        let request = wire::RenewLeaseRequest {
+            name: name.to_owned(),
+            ttl: self.ttl(),
+        };
+        let limit = self.options.call_timeout;
+        let call = self.client.renew_lease(with_deadline(request, limit));
+        let answer = answer_of(METHOD, limit, call).await?;
+        self.decode_lease(METHOD, answer.lease)
+    }
+
+    /// Releases a lease.
+    pub(crate) async fn release(&mut self, name: &str) -> Result<(), LeaseError> {
+        let request = wire::ReleaseLeaseRequest {
+            name: name.to_owned(),
+        };
+        let limit = self.options.call_timeout.min(RELEASE_TIMEOUT_MAX);
+        let call = self.client.release_lease(with_deadline(request, limit));
+        answer_of("ReleaseLease", limit, call).await.map(|_| ())
+    }
+
+    fn ttl(&self) -> Option<prost_types::Duration> {
+        // More than 292 billion years does not fit; the broker cuts it anyway.
+        self.options.ttl.and_then(|ttl| ttl.try_into().ok())
+    }
+
+    fn decode_lease(
+        &self,
+        method: &'static str,
+        lease: Option<wire::Lease>,
+    ) -> Result<Lease, LeaseError> {
+        let lease = required(method, "lease", lease)?;
+        if lease.name.is_empty() {
+            return Err(invalid(method, "lease.name"));
+        }
+        let expire_time = required(method, "lease.expire_time", lease.expire_time)?;
+        let expire_time =
+            SystemTime::try_from(expire_time).map_err(|_| invalid(method, "lease.expire_time"))?;
+        Ok(Lease {
+            name: lease.name,
+            branch: lease.branch,
+            generation: lease.generation,
+            expire_time,
+            expires_at: Instant::now() + clock::remaining(expire_time, self.options.ttl),
+        })
+    }
+}
+
+impl fmt::Debug for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Broker")
+            .field("binding", &self.binding)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl LeaseError {
+    /// True when asking the same again gives the same answer, as long as nobody
+    /// changes what the broker is told.
+    pub(crate) fn is_permanent(&self) -> bool {
+        match self {
+            Self::FailedCall { status, .. } => matches!(
+                status.code(),
+                Code::InvalidArgument
+                    | Code::NotFound
+                    | Code::FailedPrecondition
+                    | Code::PermissionDenied
+                    | Code::Unauthenticated
+                    | Code::Unimplemented
+            ),
+            Self::InvalidAnswer { .. } | Self::InvalidUri(_) => true,
+        }
+    }
+
+    /// How long the broker asks to wait before trying again.
+    pub(crate) fn retry_delay(&self) -> Option<Duration> {
+        match self {
+            Self::FailedCall { status, .. } => status.get_details_retry_info()?.retry_delay,
+            Self::InvalidAnswer { .. } | Self::InvalidUri(_) => None,
+        }
+    }
+}
+
+/// The caller's deadline travels with the call, for the broker to honour.
+fn with_deadline<T>(message: T, limit: Duration) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(limit);
+    request
+}
+
+/// Waits for the answer, `limit` at most: tonic's own deadline does not cover
+/// the time it takes to connect.
+async fn answer_of<T>(
+    method: &'static str,
+    limit: Duration,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, LeaseError> {
+    let outcome = tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
+        let message = format!("no answer within {limit:?}");
+        Err(Status::deadline_exceeded(message))
+    });
+    match outcome {
+        Ok(response) => Ok(response.into_inner()),
+        Err(status) => Err(LeaseError::FailedCall {
+            method,
+            status: Box::new(status),
+        }),
+    }
+}
+
+fn required<T>(
+    method: &'static str,
+    field: &'static str,
+    value: Option<T>,
+) -> Result<T, LeaseError> {
+    value.ok_or(LeaseError::InvalidAnswer { method, field })
+}
+
+fn invalid(method: &'static str, field: &'static str) -> LeaseError {
+    LeaseError::InvalidAnswer { method, field }
+}
+
+fn without_credentials(url: &str) -> String {
+    match (url.find("://"), url.rfind('@')) {
+        (Some(scheme), Some(at)) if at > scheme => {
+            format!("{}://{}", &url[..scheme], &url[at + 1..])
+        }
+        _ => url.to_owned(),
+    }
+}

@@ -1,0 +1,147 @@
+//! How a pool is to be.
+
+use std::env;
+use std::path::Path;
+use std::time::Duration;
+
+/// What the pool's connections may do on the branch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Access {
+    /// SELECT, INSERT, UPDATE and DELETE on the service's tables.
+    #[default]
+    ReadWrite,
+    /// SELECT on the service's tables.
+    ReadOnly,
+}
+
+/// How a pool is to be. Start from [`Options::default`] and set what differs.
+///
+/// ```
+/// use std::time::Duration;
+/// use branch_pool::{Access, Options};
+///
+/// let options = Options::default()
+///     .holder("billing@worker-3")
+///     .access(Access::ReadOnly)
+///     .wait_timeout(Duration::from_secs(2));
+/// assert_eq!(options.max_size, None);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// What the connections may do. Default: read and write.
+    pub access: Access,
+    /// How long a lease to ask for; the broker may grant less. Default: `None`,
+    /// the broker's own default.
+    pub ttl: Option<Duration>,
+    /// True to connect through the branch's pooler. Default: false.
+    pub pooled: bool,
+    /// The most connections to keep open. The lease's own limit holds as well:
+    /// the smaller of the two counts. Default: `None`, the lease's limit.
+    pub max_size: Option<usize>,
+    /// How this holder is called in the broker's list of leases, and in
+    /// Postgres's `application_name`. Default: the program's name and process
+    /// id, `user-service/4711`.
+    pub holder: String,
+    /// How long opening one connection to Postgres may take, from the name's
+    /// look-up to the end of authentication. Default: 10 s, which a branch that
+    /// has to wake up first stays under.
+    pub connect_timeout: Duration,
+    /// How long a checkout waits for a connection to come free when all are in
+    /// use. Zero: not at all. Default: 5 s.
+    pub wait_timeout: Duration,
+    /// How long [`BranchPool::connect`](crate::BranchPool::connect) goes on
+    /// trying for its first lease; it begins no attempt after that. Default:
+    /// 30 s.
+    pub acquire_timeout: Duration,
+    /// The deadline of one call to the broker. Default: 10 s.
+    pub call_timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            access: Access::default(),
+            ttl: None,
+            pooled: false,
+            max_size: None,
+            holder: default_holder(),
+            connect_timeout: Duration::from_secs(10),
+            wait_timeout: Duration::from_secs(5),
+            acquire_timeout: Duration::from_secs(30),
+            call_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Options {
+    /// Sets [`access`](Self::access).
+    #[must_use]
+    pub fn access(mut self, access: Access) -> Self {
+        self.access = access;
+        self
+    }
+
+    /// Sets [`ttl`](Self::ttl).
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// Sets [`pooled`](Self::pooled).
+    #[must_use]
+    pub fn pooled(mut self, pooled: bool) -> Self {
+        self.pooled = pooled;
+        self
+    }
+
+    /// Sets [`max_size`](Self::max_size), 1 at least.
+    #[must_use]
+    pub fn max_size(mut self, max_size: usize) -> Self {
+        self.max_size = Some(max_size.max(1));
+        self
+    }
+
+    /// Sets [`holder`](Self::holder).
+    #[must_use]
+    pub fn holder(mut self, holder: impl Into<String>) -> Self {
+        self.holder = holder.into();
+        self
+    }
+
+    /// Sets [`connect_timeout`](Self::connect_timeout).
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Sets [`wait_timeout`](Self::wait_timeout).
+    #[must_use]
+    pub fn wait_timeout(mut self, timeout: Duration) -> Self {
+        self.wait_timeout = timeout;
+        self
+    }
+
+    /// Sets [`acquire_timeout`](Self::acquire_timeout).
+    #[must_use]
+    pub fn acquire_timeout(mut self, timeout: Duration) -> Self {
+        self.acquire_timeout = timeout;
+        self
+    }
+
+    /// Sets [`call_timeout`](Self::call_timeout).
+    #[must_use]
+    pub fn call_timeout(mut self, timeout: Duration) -> Self {
+        self.call_timeout = timeout;
+        self
+    }
+}
+
+fn default_holder() -> String {
+    let program = env::args_os().next().unwrap_or_default();
+    let name = Path::new(&program)
+        .file_name()
+        .map_or_else(|| "unnamed".into(), |name| name.to_string_lossy());
+    format!("{name}/{}", std::process::id())
+}

@@ -1,0 +1,151 @@
+//! Connections: TLS as the URI asks, and none handed out that has died.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use branch_pool::{BranchPool, Error};
+use diesel_async::SimpleAsyncConnection;
+
+use crate::fake_broker::FakeBroker;
+use crate::fake_postgres::{Authority, FakePostgres, Manners};
+use crate::{binding, options, refusal};
+
+/// How a checkout ended: with TLS, without, or with what in its error.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Expected {
+    Encrypted,
+    Plain,
+    Refused(&'static str),
+}
+use Expected::{Encrypted, Plain, Refused};
+
+async fn check(manners: &Manners, query: &str, expected: Expected) -> anyhow::Result<()> {
+    let postgres = FakePostgres::start(manners.clone()).await?;
+    let broker = FakeBroker::start(postgres.uri(query))?;
+    let pool = BranchPool::connect(&broker.url(), binding(), options()).await?;
+    match (expected, pool.get().await) {
+        (Encrypted | Plain, Ok(mut connection)) => {
+            connection.batch_execute("SELECT 1").await?;
+            let encrypted = postgres.seen().encrypted == 1;
+            assert_eq!(encrypted, expected == Encrypted, "{query}");
+        }
+        (Refused(text), Err(error)) => {
+            assert!(error.to_string().contains(text), "{query}: {error}");
+        }
+        (_, outcome) => anyhow::bail!("{query}: not {expected:?} but {outcome:?}"),
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn tls_is_as_the_uri_asks() -> anyhow::Result<()> {
+    let (authority, stranger) = (Authority::new("ours")?, Authority::new("theirs")?);
+    let (ours, theirs) = (authority.file()?, stranger.file()?);
+    let ours = |mode: &str| format!("sslmode={mode}&sslrootcert={}", ours.path().display());
+    let theirs = |mode: &str| format!("sslmode={mode}&sslrootcert={}", theirs.path().display());
+
+    let right_name = Manners {
+        tls: Some(authority.certify("localhost")?),
+        ..Manners::default()
+    };
+    let cases = [
+        ("", Encrypted),
+        ("sslmode=disable", Plain),
+        ("sslmode=allow", Plain),
+        ("sslmode=prefer", Encrypted),
+        ("sslmode=require", Encrypted),
+        ("sslmode=verify-full", Refused("UnknownIssuer")),
+        (
+            "sslmode=require&channel_binding=require",
+            Refused("channel binding"),
+        ),
+        (&ours("require"), Encrypted),
+        (&ours("verify-ca"), Encrypted),
+        (&ours("verify-full"), Encrypted),
+        // As libpq: a failed handshake is no reason to give up on `prefer`.
+        (&theirs("prefer"), Plain),
+        (&theirs("require"), Refused("UnknownIssuer")),
+        (&theirs("verify-ca"), Refused("UnknownIssuer")),
+        (&theirs("verify-full"), Refused("UnknownIssuer")),
+    ];
+    for (query, expected) in cases {
+        check(&right_name, query, expected).await?;
+    }
+
+    let wrong_name = Manners {
+        tls: Some(authority.certify("db.example.com")?),
+        ..Manners::default()
+    };
+    check(&wrong_name, "sslmode=require", Encrypted).await?;
+    check(&wrong_name, &ours("verify-ca"), Encrypted).await?;
+    check(
+        &wrong_name,
+        &ours("verify-full"),
+        Refused("not valid for name"),
+    )
+    .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_without_tls() -> anyhow::Result<()> {
+    let bare = Manners::default();
+    check(&bare, "sslmode=disable", Plain).await?;
+    check(&bare, "sslmode=allow", Plain).await?;
+    check(&bare, "sslmode=prefer", Plain).await?;
+    check(&bare, "sslmode=require", Refused("does not support TLS")).await
+}
+
+#[tokio::test]
+async fn allow_turns_to_tls_where_the_server_wants_it() -> anyhow::Result<()> {
+    let strict = Manners {
+        tls: Some(Authority::new("ours")?.certify("localhost")?),
+        refuse_plain: true,
+        ..Manners::default()
+    };
+    check(&strict, "sslmode=allow", Encrypted).await?;
+    check(&strict, "sslmode=disable", Refused("28000")).await
+}
+
+#[tokio::test]
+async fn a_connection_that_died_while_idle_is_not_handed_out() -> anyhow::Result<()> {
+    let postgres = FakePostgres::start(Manners::default()).await?;
+    let broker = FakeBroker::start(postgres.uri("sslmode=disable"))?;
+    let pool = BranchPool::connect(&broker.url(), binding(), options()).await?;
+    pool.get().await?.batch_execute("SELECT 1").await?;
+
+    postgres.end_sessions().await?;
+    pool.get().await?.batch_execute("SELECT 1").await?;
+    assert_eq!(postgres.seen().opened, 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_checkout_sends_no_query_of_its_own() -> anyhow::Result<()> {
+    let postgres = FakePostgres::start(Manners::default()).await?;
+    let broker = FakeBroker::start(postgres.uri("sslmode=disable"))?;
+    let pool = BranchPool::connect(&broker.url(), binding(), options()).await?;
+    drop(pool.get().await?);
+    let before = postgres.statements.load(Ordering::SeqCst);
+    for _ in 0..5 {
+        pool.get().await?.batch_execute("SELECT 1").await?;
+    }
+    assert_eq!(postgres.statements.load(Ordering::SeqCst), before + 5);
+    assert_eq!(postgres.seen().opened, 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_says_nothing_is_given_up_on() -> anyhow::Result<()> {
+    let silent = Manners {
+        silent: true,
+        ..Manners::default()
+    };
+    let postgres = FakePostgres::start(silent).await?;
+    let broker = FakeBroker::start(postgres.uri("sslmode=disable"))?;
+    let options = options().connect_timeout(Duration::from_millis(200));
+    let pool = BranchPool::connect(&broker.url(), binding(), options).await?;
+    let error = refusal(&pool).await?;
+    assert!(matches!(error, Error::ConnectTimeout { .. }), "{error}");
+    Ok(())
+}

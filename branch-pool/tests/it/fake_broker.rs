@@ -1,0 +1,312 @@
+//! A broker that grants, forgets, refuses and loses as it is told.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use proto::broker::v1::acquire_lease_request::Target;
+use proto::broker::v1::lease_service_server::{LeaseService, LeaseServiceServer};
+use proto::broker::v1::{
+    AcquireLeaseRequest, AcquireLeaseResponse, Connection, Lease, ReleaseLeaseRequest,
+    ReleaseLeaseResponse, RenewLeaseRequest, RenewLeaseResponse, WatchBindingRequest,
+    WatchBindingResponse,
+};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{PATIENCE, until};
+
+/// What the broker was asked, in order.
+#[derive(Debug, Clone)]
+pub(crate) enum Call {
+    Acquire { request: AcquireLeaseRequest },
+    Renew { name: String, in_time: bool },
+    Release { name: String },
+}
+
+/// How a call goes wrong, once.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    /// It is done, and the answer never arrives.
+    Lose,
+    /// It is not done.
+    Refuse(Status),
+}
+
+/// What the next lease is like, and the leases there are.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) uri: String,
+    pub(crate) generation: i64,
+    pub(crate) ttl: Duration,
+    pub(crate) connection_limit: i32,
+    pub(crate) acquire_faults: VecDeque<Fault>,
+    pub(crate) leases: HashMap<String, (Lease, Connection)>,
+    by_request: HashMap<String, String>,
+    given: u32,
+}
+
+pub(crate) struct FakeBroker {
+    service: Service,
+    address: SocketAddr,
+    /// `None`: it is down. Its own runtime, so that going down cuts everything.
+    runtime: Option<Runtime>,
+}
+
+impl FakeBroker {
+    /// A broker that grants leases of an hour on `uri`, as generation 1.
+    pub(crate) fn start(uri: impl Into<String>) -> anyhow::Result<Self> {
+        let mut broker = Self::down(uri)?;
+        broker.serve()?;
+        Ok(broker)
+    }
+
+    /// The same, not started yet.
+    pub(crate) fn down(uri: impl Into<String>) -> anyhow::Result<Self> {
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let world = World {
+            uri: uri.into(),
+            generation: 1,
+            ttl: Duration::from_secs(3600),
+            connection_limit: 4,
+            acquire_faults: VecDeque::new(),
+            leases: HashMap::new(),
+            by_request: HashMap::new(),
+            given: 0,
+        };
+        let service = Service {
+            world: Arc::new(Mutex::new(world)),
+            calls: watch::Sender::new(Vec::new()),
+        };
+        Ok(Self {
+            service,
+            address,
+            runtime: None,
+        })
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub(crate) fn world(&self) -> MutexGuard<'_, World> {
+        self.service.world()
+    }
+
+    /// Forgets every lease, as one without a state folder does at a restart.
+    pub(crate) fn forget(&self) {
+        let mut world = self.world();
+        world.leases.clear();
+        world.by_request.clear();
+    }
+
+    pub(crate) fn serve(&mut self) -> anyhow::Result<()> {
+        // Its sockets from the last time close in the background.
+        let deadline = std::time::Instant::now() + PATIENCE;
+        let listener = loop {
+            match TcpListener::bind(self.address) {
+                Ok(listener) => break listener,
+                Err(error) if std::time::Instant::now() > deadline => {
+                    return Err(error).context("bind the broker's port again");
+                }
+                Err(_) => std::thread::yield_now(),
+            }
+        };
+        listener.set_nonblocking(true)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
+        let service = LeaseServiceServer::new(self.service.clone());
+        runtime.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            tonic::transport::Server::builder()
+                .add_service(service)
+                .serve_with_incoming(TcpListenerStream::new(listener))
+                .await
+                .context("serve")
+        });
+        self.runtime = Some(runtime);
+        Ok(())
+    }
+
+    /// Cuts every connection and stops listening.
+    pub(crate) fn kill(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+
+    pub(crate) fn calls(&self) -> Vec<Call> {
+        self.service.calls.borrow().clone()
+    }
+
+    /// Every acquisition's request so far.
+    pub(crate) fn acquisitions(&self) -> Vec<AcquireLeaseRequest> {
+        let acquire = |call| match call {
+            Call::Acquire { request } => Some(request),
+            Call::Renew { .. } | Call::Release { .. } => None,
+        };
+        self.calls().into_iter().filter_map(acquire).collect()
+    }
+
+    /// Waits until the calls so far are as they have to be.
+    pub(crate) async fn until_calls(
+        &self,
+        what: &str,
+        condition: impl Fn(&[Call]) -> bool,
+    ) -> anyhow::Result<Vec<Call>> {
+        let mut calls = self.service.calls.subscribe();
+        until(&mut calls, what, |calls| condition(calls)).await
+    }
+
+    pub(crate) async fn until_acquisitions(&self, count: usize) -> anyhow::Result<()> {
+        let is_acquire = |call: &&Call| matches!(call, Call::Acquire { .. });
+        self.until_calls("acquisitions", |calls| {
+            calls.iter().filter(is_acquire).count() >= count
+        })
+        .await
+        .map(|_| ())
+    }
+}
+
+impl Drop for FakeBroker {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+#[derive(Clone)]
+struct Service {
+    world: Arc<Mutex<World>>,
+    calls: watch::Sender<Vec<Call>>,
+}
+
+impl Service {
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, call: Call) {
+        self.calls.send_modify(|calls| calls.push(call));
+    }
+}
+
+#[tonic::async_trait]
+impl LeaseService for Service {
+    async fn acquire_lease(
+        &self,
+        request: Request<AcquireLeaseRequest>,
+    ) -> Result<Response<AcquireLeaseResponse>, Status> {
+        let request = request.into_inner();
+        let (fault, answer) = {
+            let mut world = self.world();
+            let fault = world.acquire_faults.pop_front();
+            match fault {
+                Some(Fault::Refuse(status)) => (None, Err(status)),
+                fault => (fault, Ok(world.grant(&request))),
+            }
+        };
+        self.note(Call::Acquire { request });
+        if matches!(fault, Some(Fault::Lose)) {
+            return std::future::pending().await;
+        }
+        let (lease, connection) = answer?;
+        Ok(Response::new(AcquireLeaseResponse {
+            lease: Some(lease),
+            connection: Some(connection),
+        }))
+    }
+
+    async fn renew_lease(
+        &self,
+        request: Request<RenewLeaseRequest>,
+    ) -> Result<Response<RenewLeaseResponse>, Status> {
+        let name = request.into_inner().name;
+        let now = now();
+        let answer = {
+            let mut world = self.world();
+            let (ttl, generation) = (world.ttl, world.generation);
+            world.leases.get_mut(&name).map(|(lease, _)| {
+                let ends = lease
+                    .expire_time
+                    .and_then(|end| SystemTime::try_from(end).ok());
+                let in_time = ends.is_some_and(|end| end > now);
+                lease.expire_time = Some((now + ttl).into());
+                lease.generation = generation;
+                (lease.clone(), in_time)
+            })
+        };
+        let in_time = answer.as_ref().is_some_and(|(_, in_time)| *in_time);
+        self.note(Call::Renew { name, in_time });
+        match answer {
+            Some((lease, _)) => Ok(Response::new(RenewLeaseResponse { lease: Some(lease) })),
+            None => Err(Status::not_found("no such lease")),
+        }
+    }
+
+    async fn release_lease(
+        &self,
+        request: Request<ReleaseLeaseRequest>,
+    ) -> Result<Response<ReleaseLeaseResponse>, Status> {
+        let name = request.into_inner().name;
+        self.world().leases.remove(&name);
+        self.note(Call::Release { name });
+        Ok(Response::new(ReleaseLeaseResponse {}))
+    }
+
+    type WatchBindingStream = tokio_stream::Empty<Result<WatchBindingResponse, Status>>;
+
+    async fn watch_binding(
+        &self,
+        _request: Request<Streaming<WatchBindingRequest>>,
+    ) -> Result<Response<Self::WatchBindingStream>, Status> {
+        Err(Status::unimplemented("nobody watches yet"))
+    }
+}
+
+impl World {
+    fn grant(&mut self, request: &AcquireLeaseRequest) -> (Lease, Connection) {
+        let known = self.by_request.get(&request.request_id);
+        if let Some(granted) = known.and_then(|name| self.leases.get(name)) {
+            return granted.clone();
+        }
+        self.given += 1;
+        let name = format!("leases/{}", self.given);
+        let Some(Target::Binding(binding)) = request.target.clone() else {
+            unreachable!("a binding is the only target there is");
+        };
+        let lease = Lease {
+            name: name.clone(),
+            binding,
+            branch: format!("branches/br-{}", self.generation),
+            access: request.access,
+            generation: self.generation,
+            expire_time: Some((now() + self.ttl).into()),
+            holder: request.holder.clone(),
+            pooled: request.pooled,
+        };
+        let connection = Connection {
+            uri: self.uri.clone(),
+            connection_limit: self.connection_limit,
+            ..Connection::default()
+        };
+        let granted = (lease, connection);
+        self.by_request
+            .insert(request.request_id.clone(), name.clone());
+        self.leases.insert(name, granted.clone());
+        granted
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "plays the broker's clock, to a client that reads the machine's"
+)]
+fn now() -> SystemTime {
+    SystemTime::now()
+}

@@ -1,0 +1,242 @@
+//! A Postgres that lets in or turns away, and says yes to every statement.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+
+use crate::{PASSWORD, until};
+
+const SSL_REQUEST: i32 = 80_877_103;
+
+/// What it does with who comes.
+#[derive(Clone, Default)]
+pub(crate) struct Manners {
+    /// Offers TLS with this certificate.
+    pub(crate) tls: Option<TlsAcceptor>,
+    /// Turns everybody away with this SQLSTATE.
+    pub(crate) refuse: Option<&'static str>,
+    /// Turns away, with 28000, who comes without TLS.
+    pub(crate) refuse_plain: bool,
+    /// Accepts the connection and says nothing.
+    pub(crate) silent: bool,
+}
+
+/// What it has seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// Sessions opened so far.
+    pub(crate) opened: usize,
+    /// Of these, with TLS.
+    pub(crate) encrypted: usize,
+    /// Sessions open now.
+    pub(crate) open: usize,
+}
+
+pub(crate) struct FakePostgres {
+    port: u16,
+    seen: watch::Sender<Seen>,
+    /// Counts the times that every session was ended.
+    ended: watch::Sender<u32>,
+    pub(crate) statements: Arc<AtomicUsize>,
+}
+
+impl FakePostgres {
+    pub(crate) async fn start(manners: Manners) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let server = Self {
+            port: listener.local_addr()?.port(),
+            seen: watch::Sender::default(),
+            ended: watch::Sender::default(),
+            statements: Arc::default(),
+        };
+        let seen = server.seen.clone();
+        let ended = server.ended.clone();
+        let statements = Arc::clone(&server.statements);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let session = Session {
+                    manners: manners.clone(),
+                    seen: seen.clone(),
+                    ended: ended.subscribe(),
+                    statements: Arc::clone(&statements),
+                };
+                tokio::spawn(session.run(stream));
+            }
+        });
+        Ok(server)
+    }
+
+    /// A connection URI with these parameters.
+    pub(crate) fn uri(&self, query: &str) -> String {
+        let port = self.port;
+        format!("postgresql://role:{PASSWORD}@localhost:{port}/neondb?{query}")
+    }
+
+    pub(crate) fn seen(&self) -> Seen {
+        *self.seen.borrow()
+    }
+
+    pub(crate) async fn until_seen(
+        &self,
+        what: &str,
+        condition: impl FnMut(&Seen) -> bool,
+    ) -> anyhow::Result<Seen> {
+        until(&mut self.seen.subscribe(), what, condition).await
+    }
+
+    /// Ends every session as an administrator does (57P01), and waits until
+    /// the clients have closed their ends.
+    pub(crate) async fn end_sessions(&self) -> anyhow::Result<()> {
+        self.ended.send_modify(|times| *times += 1);
+        self.until_seen("no open sessions", |seen| seen.open == 0)
+            .await
+            .map(|_| ())
+    }
+}
+
+/// An authority, and what it certifies.
+pub(crate) struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Authority {
+    pub(crate) fn new(name: &str) -> anyhow::Result<Self> {
+        let mut params = CertificateParams::new(Vec::new())?;
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+        Ok(Self { issuer })
+    }
+
+    /// Its certificate in a file, for `sslrootcert`.
+    pub(crate) fn file(&self) -> anyhow::Result<tempfile::NamedTempFile> {
+        let file = tempfile::NamedTempFile::new()?;
+        std::fs::write(file.path(), self.issuer.pem())?;
+        Ok(file)
+    }
+
+    /// A server's side of TLS, with a certificate for `name`.
+    pub(crate) fn certify(&self, name: &str) -> anyhow::Result<TlsAcceptor> {
+        let key = KeyPair::generate()?;
+        let certificate =
+            CertificateParams::new(vec![name.to_owned()])?.signed_by(&key, &self.issuer)?;
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key.into())?;
+        Ok(TlsAcceptor::from(Arc::new(config)))
+    }
+}
+
+struct Session {
+    manners: Manners,
+    seen: watch::Sender<Seen>,
+    ended: watch::Receiver<u32>,
+    statements: Arc<AtomicUsize>,
+}
+
+impl Session {
+    async fn run(self, mut stream: TcpStream) -> std::io::Result<()> {
+        if self.manners.silent {
+            return std::future::pending().await;
+        }
+        loop {
+            let length = stream.read_i32().await?;
+            let code = stream.read_i32().await?;
+            skip(&mut stream, length - 8).await?;
+            match (code, self.manners.tls.clone()) {
+                (SSL_REQUEST, Some(tls)) => {
+                    stream.write_u8(b'S').await?;
+                    let mut stream = tls.accept(stream).await?;
+                    let length = stream.read_i32().await?;
+                    skip(&mut stream, length - 4).await?;
+                    return self.greet(stream, true).await;
+                }
+                (SSL_REQUEST, None) => stream.write_u8(b'N').await?,
+                _ => return self.greet(stream, false).await,
+            }
+        }
+    }
+
+    async fn greet<S>(mut self, mut stream: S, encrypted: bool) -> std::io::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let plain_refused = (self.manners.refuse_plain && !encrypted).then_some("28000");
+        if let Some(code) = self.manners.refuse.or(plain_refused) {
+            stream.write_all(&failure(code)).await?;
+            return stream.shutdown().await;
+        }
+        let welcome = [
+            message(b'R', &0_i32.to_be_bytes()),
+            message(b'K', &[0; 8]),
+            message(b'Z', b"I"),
+        ];
+        stream.write_all(&welcome.concat()).await?;
+        stream.flush().await?;
+        self.seen.send_modify(|seen| {
+            seen.opened += 1;
+            seen.encrypted += usize::from(encrypted);
+            seen.open += 1;
+        });
+        let outcome = self.answer(&mut stream).await;
+        self.seen.send_modify(|seen| seen.open -= 1);
+        outcome
+    }
+
+    async fn answer<S>(&mut self, stream: &mut S) -> std::io::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        loop {
+            let kind = tokio::select! {
+                kind = stream.read_u8() => kind?,
+                _ = self.ended.changed() => {
+                    stream.write_all(&failure("57P01")).await?;
+                    stream.shutdown().await?;
+                    // Until the client has closed its end.
+                    return stream.read_to_end(&mut Vec::new()).await.map(|_| ());
+                }
+            };
+            let length = stream.read_i32().await?;
+            skip(stream, length - 4).await?;
+            let answer = match kind {
+                b'P' => message(b'1', &[]),
+                b'D' => [message(b't', &[0, 0]), message(b'n', &[])].concat(),
+                b'B' => message(b'2', &[]),
+                b'E' => message(b'C', b"SET\0"),
+                b'C' => message(b'3', &[]),
+                b'S' => message(b'Z', b"I"),
+                b'Q' => [message(b'C', b"SET\0"), message(b'Z', b"I")].concat(),
+                _ => return Ok(()),
+            };
+            if matches!(kind, b'E' | b'Q') {
+                self.statements.fetch_add(1, Ordering::SeqCst);
+            }
+            stream.write_all(&answer).await?;
+            stream.flush().await?;
+        }
+    }
+}
+
+async fn skip<S: AsyncRead + Unpin>(stream: &mut S, length: i32) -> std::io::Result<()> {
+    let length = usize::try_from(length).map_err(std::io::Error::other)?;
+    stream.read_exact(&mut vec![0; length]).await.map(|_| ())
+}
+
+fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+    let length = 4 + i32::try_from(body.len()).unwrap_or(i32::MAX - 4);
+    [&[kind], length.to_be_bytes().as_slice(), body].concat()
+}
+
+fn failure(code: &str) -> Vec<u8> {
+    let fields = format!("SFATAL\0VFATAL\0C{code}\0Mturned away ({code})\0\0");
+    message(b'E', fields.as_bytes())
+}
