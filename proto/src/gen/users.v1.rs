@@ -5,10 +5,10 @@ pub struct User {
     /// Given by the database, 1 or more. Never changes.
     #[prost(int32, tag = "1")]
     pub id: i32,
-    /// 1 to 200 characters.
+    /// 1 to 200 characters, not all of them blank.
     #[prost(string, tag = "2")]
     pub name: ::prost::alloc::string::String,
-    /// An address of at most 254 characters, of no other user.
+    /// An address of at most 254 bytes, of no other user.
     #[prost(string, tag = "3")]
     pub email: ::prost::alloc::string::String,
 }
@@ -55,7 +55,7 @@ pub struct UpdateUserRequest {
     /// id says which; the masked fields say what.
     #[prost(message, optional, tag = "1")]
     pub user: ::core::option::Option<User>,
-    /// Which fields change. Absent: all that are set in user. "*": all of them,
+    /// Which fields change. Absent or empty: all that are set in user. "*": all,
     /// those left out being cleared.
     #[prost(message, optional, tag = "2")]
     pub update_mask: ::core::option::Option<::prost_types::FieldMask>,

@@ -1,0 +1,4 @@
+//! The API versions, each whole.
+
+mod v1;
+mod v2;

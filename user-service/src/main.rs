@@ -1,0 +1,122 @@
+//! The user-service's command line.
+
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use rpc::{
+    health::{Serving, WHOLE_SERVER, probe, wait_until_serving},
+    page::PageTokens,
+    server::Listener,
+};
+use user_service::server::{Settings, UserServer};
+
+/// How long one question for the health may take, in seconds.
+const PROBE_SECONDS_MAX: u64 = 5;
+
+/// users.v1 and users.v2 over gRPC, each on its own database branch.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve until SIGTERM or Ctrl-C. Waits for the broker if it is not there.
+    Serve(ServeArgs),
+    /// Ask a running server whether it serves; exit code 1 when not.
+    Health(HealthArgs),
+}
+
+#[derive(Debug, Args)]
+struct ServeArgs {
+    /// The address to listen on; loopback only.
+    #[arg(long, env = "USER_SERVICE_LISTEN", default_value = "127.0.0.1:7432")]
+    listen: SocketAddr,
+    /// The broker's address.
+    #[arg(long, env = "BROKER_URL", default_value = "http://127.0.0.1:7431")]
+    broker: String,
+    /// The most connections to each branch. Without it: as many as the lease
+    /// allows, which bounds this number too.
+    #[arg(long, value_name = "CONNECTIONS")]
+    pool_size: Option<NonZeroUsize>,
+    /// A file of 32 secret bytes or more that sign page tokens. Servers that
+    /// stand in for each other share it. Without it: random for each process.
+    #[arg(long, env = "PAGE_TOKEN_KEY_FILE", value_name = "FILE")]
+    page_token_key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct HealthArgs {
+    /// The server's address.
+    #[arg(long, default_value = "127.0.0.1:7432")]
+    address: String,
+    /// One of its services, as in users.v1.UserService. Without it: all.
+    #[arg(long, default_value = WHOLE_SERVER)]
+    service: String,
+    /// Wait until it serves, for so long at most.
+    #[arg(long, value_name = "SECONDS")]
+    wait: Option<u64>,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let done = match CommandLine::parse().command {
+        Command::Serve(args) => run(args).await,
+        Command::Health(args) => health(args).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: ServeArgs) -> anyhow::Result<()> {
+    rpc::telemetry::init();
+    let stop = rpc::shutdown::signal();
+    let tokens = match &args.page_token_key_file {
+        Some(path) => PageTokens::from_key_file(path)?,
+        None => PageTokens::random(),
+    };
+    let listener = Listener::bind(args.listen).await?;
+    let server = UserServer::new(Settings {
+        broker_url: args.broker,
+        pool_size: args.pool_size.map(NonZeroUsize::get),
+        tokens,
+    })?;
+    println!("listening on {}", listener.address());
+    if args.page_token_key_file.is_none() {
+        tracing::info!(
+            "page tokens are signed with a key of this process and end with it; \
+             --page-token-key-file makes them last"
+        );
+    }
+    Ok(server.serve(listener, stop).await?)
+}
+
+async fn health(args: HealthArgs) -> anyhow::Result<()> {
+    match args.wait {
+        Some(seconds) => {
+            let wait = Duration::from_secs(seconds);
+            wait_until_serving(&args.address, &args.service, wait).await?;
+        }
+        None => {
+            let timeout = Duration::from_secs(PROBE_SECONDS_MAX);
+            let answer = probe(&args.address, &args.service, timeout)
+                .await
+                .context("cannot tell the health of the user-service")?;
+            anyhow::ensure!(
+                answer == Serving::Serving,
+                "the user-service at {} is NOT_SERVING",
+                args.address
+            );
+        }
+    }
+    println!("SERVING");
+    Ok(())
+}

@@ -1,0 +1,81 @@
+//! Rows of users/v2.
+
+use diesel::{
+    AsChangeset, ExpressionMethods, Insertable, OptionalExtension, QueryDsl, Queryable, Selectable,
+    SelectableHelper, pg::Pg,
+};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+
+use super::{Query, V2};
+use crate::{
+    schema::v2::users,
+    user::{Change, Field, NewUser, User, UserId},
+};
+
+super::version!(
+    V2,
+    "v2",
+    &[Field::Name, Field::Email, Field::Age, Field::City]
+);
+
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = users, check_for_backend(Pg))]
+struct Row {
+    id: i32,
+    name: String,
+    email: String,
+    age: Option<i32>,
+    city: Option<String>,
+}
+
+#[derive(Insertable)]
+#[diesel(table_name = users)]
+struct Insert {
+    name: String,
+    email: String,
+    age: Option<i32>,
+    city: Option<String>,
+}
+
+#[derive(AsChangeset)]
+#[diesel(table_name = users)]
+struct Set {
+    name: Option<String>,
+    email: Option<String>,
+    age: Option<Option<i32>>,
+    city: Option<Option<String>>,
+}
+
+impl From<Row> for User {
+    fn from(row: Row) -> Self {
+        Self {
+            id: UserId::of_row(row.id),
+            name: row.name,
+            email: row.email,
+            age: row.age,
+            city: row.city,
+        }
+    }
+}
+
+impl From<NewUser> for Insert {
+    fn from(new: NewUser) -> Self {
+        Self {
+            name: new.name,
+            email: new.email,
+            age: new.age,
+            city: new.city,
+        }
+    }
+}
+
+impl From<Change> for Set {
+    fn from(change: Change) -> Self {
+        Self {
+            name: change.name,
+            email: change.email,
+            age: change.age,
+            city: change.city,
+        }
+    }
+}
