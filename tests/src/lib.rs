@@ -1,1 +1,35 @@
-//! .
+//! The whole system as a test sees it: the real binaries as processes of their
+//! own, on ports and folders of their own.
+//!
+//! ```no_run
+//! # async fn example() -> anyhow::Result<()> {
+//! let system = suite::System::start().await?;
+//! let users = system.users_v1().await?;
+//! // …
+//! system.finish().await
+//! # }
+//! ```
+
+mod binaries;
+mod emulator;
+mod folder;
+mod postgres;
+mod process;
+mod wait;
+
+pub use binaries::binary;
+pub use emulator::{API_KEY, EmulatorProcess};
+pub use folder::Folder;
+pub use postgres::connect;
+pub use process::Process;
+pub use wait::eventually;
+
+/// How often the tests repeat what they repeat: a few times, or as often as
+/// SUITE_COUNTS=full asks for.
+#[must_use]
+pub fn count(small: usize, full: usize) -> usize {
+    match std::env::var("SUITE_COUNTS").as_deref() {
+        Ok("full") => full,
+        _ => small,
+    }
+}

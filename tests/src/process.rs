@@ -1,0 +1,146 @@
+//! A program under test, as a process.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::timeout;
+
+const START_SECONDS_MAX: u64 = 120;
+const STOP_SECONDS_MAX: u64 = 60;
+
+/// A running program. Its stderr goes to a log file; a test that ends early
+/// does not leave it behind.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    stdout: Lines<BufReader<ChildStdout>>,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts a binary of this workspace. Its environment is what is given here
+    /// and PATH, nothing that the test was started with.
+    ///
+    /// # Errors
+    /// When it is not built or cannot be run.
+    pub fn start(
+        name: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+        log: &Path,
+    ) -> anyhow::Result<Self> {
+        let program = crate::binary(name)?;
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .with_context(|| format!("open {}", log.display()))?;
+        let mut child = Command::new(&program)
+            .args(arguments)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(file)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("start {}", program.display()))?;
+        let stdout = child.stdout.take().context("its stdout")?;
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+            stdout: BufReader::new(stdout).lines(),
+            log: log.to_owned(),
+        })
+    }
+
+    /// The next line that it prints.
+    ///
+    /// # Errors
+    /// When it ends before, or prints nothing in two minutes; with its log.
+    pub async fn line(&mut self) -> anyhow::Result<String> {
+        match timeout(
+            Duration::from_secs(START_SECONDS_MAX),
+            self.stdout.next_line(),
+        )
+        .await
+        {
+            Ok(Ok(Some(line))) => Ok(line),
+            Ok(Ok(None)) => bail!("{} ended: {}", self.name, self.log()),
+            Ok(Err(error)) => bail!("{}: its stdout: {error}", self.name),
+            Err(_) => bail!("{} printed nothing: {}", self.name, self.log()),
+        }
+    }
+
+    /// Sends SIGKILL and waits for the end.
+    ///
+    /// # Errors
+    /// When it cannot be killed.
+    pub async fn kill(mut self) -> anyhow::Result<()> {
+        self.child
+            .kill()
+            .await
+            .with_context(|| format!("kill {}", self.name))
+    }
+
+    /// Sends SIGTERM and waits for the end, which has to be a clean one.
+    ///
+    /// # Errors
+    /// When it does not end in a minute, or not with exit code 0.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        let name = self.name.clone();
+        let log = self.log.clone();
+        let status = self.signal_and_wait(Signal::SIGTERM).await?;
+        if status.success() {
+            return Ok(());
+        }
+        bail!(
+            "{name} ended with {status}: {}",
+            fs::read_to_string(log).unwrap_or_default()
+        )
+    }
+
+    /// Waits until it ends by itself.
+    ///
+    /// # Errors
+    /// When it does not end in two minutes.
+    pub async fn wait(&mut self) -> anyhow::Result<ExitStatus> {
+        match timeout(Duration::from_secs(START_SECONDS_MAX), self.child.wait()).await {
+            Ok(status) => status.with_context(|| format!("wait for {}", self.name)),
+            Err(_) => bail!("{} goes on running: {}", self.name, self.log()),
+        }
+    }
+
+    /// Its process id.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn pid(&self) -> anyhow::Result<i32> {
+        let id = self.child.id().context("it has ended")?;
+        Ok(id.try_into()?)
+    }
+
+    /// What it logged so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    async fn signal_and_wait(mut self, signal: Signal) -> anyhow::Result<ExitStatus> {
+        kill(Pid::from_raw(self.pid()?), signal)
+            .with_context(|| format!("signal {}", self.name))?;
+        match timeout(Duration::from_secs(STOP_SECONDS_MAX), self.child.wait()).await {
+            Ok(status) => Ok(status?),
+            Err(_) => bail!("{} does not stop: {}", self.name, self.log()),
+        }
+    }
+}
