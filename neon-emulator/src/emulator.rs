@@ -53,7 +53,9 @@ pub enum StartError {
         source: io::Error,
     },
     /// The address is open to others.
-    #[error("{address} is no loopback address: the emulator is for one machine; choose another with --listen")]
+    #[error(
+        "{address} is no loopback address: the emulator is for one machine; choose another with --listen"
+    )]
     NotLoopback {
         /// The address.
         address: SocketAddr,
@@ -130,18 +132,21 @@ impl Emulator {
                 source,
             })?;
         let postgres_bin = config.postgres_bin;
-        let installation =
-            tokio::task::spawn_blocking(move || Installation::find_or_install(postgres_bin.as_deref()))
-                .await
-                .map_err(|error| StartError::State(error.to_string()))??;
+        let installation = tokio::task::spawn_blocking(move || {
+            Installation::find_or_install(postgres_bin.as_deref())
+        })
+        .await
+        .map_err(|error| StartError::State(error.to_string()))??;
         // After Postgres: the package brings its user.
         let user = ServerUser::choose(config.postgres_user.as_deref())?;
         let data = make_folders(&config.data)?;
         let lock = Lock::take(&data)?;
         user.check_reaches(&data)?;
         let sockets = socket_folder(&data, &user)?;
-        let certificates = Certificates::issue(&data, &user)
-            .map_err(|error: CertificateError| StartError::Certificate(crate::engine::chain(&error)))?;
+        let certificates =
+            Certificates::issue(&data, &user).map_err(|error: CertificateError| {
+                StartError::Certificate(crate::engine::chain(&error))
+            })?;
         let store = Store::open(data.join("state.json")).map_err(state_error)?;
         info!(
             postgres = %installation.bin().display(),

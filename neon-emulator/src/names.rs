@@ -4,20 +4,18 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, rng};
 
 const ADJECTIVES: [&str; 32] = [
-    "aged", "ancient", "autumn", "bitter", "blue", "bold", "broad", "calm", "cold", "cool",
-    "damp", "dark", "dawn", "dry", "fragrant", "frosty", "gentle", "green", "hidden", "icy",
-    "late", "little", "lively", "misty", "noisy", "polished", "quiet", "rapid", "shy", "silent",
-    "wild", "young",
+    "aged", "ancient", "autumn", "bitter", "blue", "bold", "broad", "calm", "cold", "cool", "damp",
+    "dark", "dawn", "dry", "fragrant", "frosty", "gentle", "green", "hidden", "icy", "late",
+    "little", "lively", "misty", "noisy", "polished", "quiet", "rapid", "shy", "silent", "wild",
+    "young",
 ];
 const NOUNS: [&str; 32] = [
-    "bird", "boat", "brook", "bush", "cell", "cloud", "darkness", "dawn", "dew", "dream",
-    "dust", "feather", "field", "fire", "flower", "fog", "forest", "frog", "frost", "glade",
-    "grass", "haze", "hill", "lake", "leaf", "meadow", "moon", "night", "pine", "rain",
-    "sea", "smoke",
+    "bird", "boat", "brook", "bush", "cell", "cloud", "darkness", "dawn", "dew", "dream", "dust",
+    "feather", "field", "fire", "flower", "fog", "forest", "frog", "frost", "glade", "grass",
+    "haze", "hill", "lake", "leaf", "meadow", "moon", "night", "pine", "rain", "sea", "smoke",
 ];
 const LOWER_AND_DIGITS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
-const LETTERS_AND_DIGITS: &[u8] =
-    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+const LETTERS_AND_DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 const DIGITS: &[u8] = b"0123456789";
 
 /// late-frost-12345678

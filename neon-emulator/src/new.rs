@@ -40,7 +40,9 @@ pub(crate) fn project(
     let in_branch = wanted.branch.clone().unwrap_or_default();
     let branch_id: BranchId = self::id(names::branch_id())?;
     let role_name = in_branch.role_name.unwrap_or_else(|| ROLE.to_owned());
-    let database_name = in_branch.database_name.unwrap_or_else(|| DATABASE.to_owned());
+    let database_name = in_branch
+        .database_name
+        .unwrap_or_else(|| DATABASE.to_owned());
     let project = Project {
         data_storage_bytes_hour: 0,
         data_transfer_bytes: 0,
@@ -86,7 +88,9 @@ pub(crate) fn project(
     branch.branch.default = true;
     branch.branch.primary = Some(true);
     branch.catalog_is_behind = true;
-    branch.annotation = in_branch.annotations.map(|value| annotation(&branch_id, value));
+    branch.annotation = in_branch
+        .annotations
+        .map(|value| annotation(&branch_id, value));
     branch
         .roles
         .insert(role_name.clone(), role(&branch_id, &role_name, true));
@@ -184,13 +188,17 @@ pub(crate) fn branch(
         roles: parent
             .map(|parent| {
                 let roles = parent.roles.iter();
-                roles.map(|(name, role)| (name.clone(), inherit_role(role))).collect()
+                roles
+                    .map(|(name, role)| (name.clone(), inherit_role(role)))
+                    .collect()
             })
             .unwrap_or_default(),
         databases: parent
             .map(|parent| {
                 let databases = parent.databases.iter();
-                databases.map(|(name, database)| (name.clone(), inherit_database(database))).collect()
+                databases
+                    .map(|(name, database)| (name.clone(), inherit_database(database)))
+                    .collect()
             })
             .unwrap_or_default(),
         catalog_is_behind: false,

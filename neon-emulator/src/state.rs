@@ -97,7 +97,10 @@ pub(crate) enum Job {
     /// Stop it and forget it.
     DeleteEndpoint { endpoint: EndpointId },
     /// Make, change or drop roles and databases.
-    ApplyConfig { branch: BranchId, change: CatalogChange },
+    ApplyConfig {
+        branch: BranchId,
+        change: CatalogChange,
+    },
     /// Stop the branch's servers and remove its folder.
     DeleteBranch { branch: BranchId },
 }
@@ -111,7 +114,10 @@ pub(crate) enum CatalogChange {
     /// Drop it.
     DropRole { name: String },
     /// Make the database, or give it the owner that the state has.
-    Database { name: String, renamed_from: Option<String> },
+    Database {
+        name: String,
+        renamed_from: Option<String>,
+    },
     /// Drop it.
     DropDatabase { name: String },
 }
@@ -152,12 +158,10 @@ impl Store {
     /// Reads the file; one that is missing is an empty state.
     pub(crate) fn open(path: PathBuf) -> Result<Self, StoreError> {
         let state = match fs::read(&path) {
-            Ok(bytes) => {
-                serde_json::from_slice(&bytes).map_err(|source| StoreError::Damaged {
-                    path: path.clone(),
-                    source,
-                })?
-            }
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| StoreError::Damaged {
+                path: path.clone(),
+                source,
+            })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => State {
                 version: VERSION,
                 projects: BTreeMap::new(),

@@ -15,6 +15,7 @@ mod emulator;
 mod folder;
 mod postgres;
 mod process;
+mod system;
 mod wait;
 
 pub use binaries::binary;
@@ -22,6 +23,7 @@ pub use emulator::{API_KEY, EmulatorProcess};
 pub use folder::Folder;
 pub use postgres::connect;
 pub use process::Process;
+pub use system::{Broker, System, UserService, channel, example_config};
 pub use wait::eventually;
 
 /// How often the tests repeat what they repeat: a few times, or as often as

@@ -10,8 +10,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use neon_api::BranchId;
 use neon_api::types::{
     BranchCreateRequest, BranchListQuery, BranchOperations, BranchResponse, BranchSortField,
-    BranchUpdateRequest, BranchesResponse, Change, CreatedBranch, CursorPagination,
-    InitSource, OperationAction, SortOrder,
+    BranchUpdateRequest, BranchesResponse, Change, CreatedBranch, CursorPagination, InitSource,
+    OperationAction, SortOrder,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -37,7 +37,9 @@ pub(super) async fn list(
     let order = Order::of(&query)?;
     let limit = query.limit.unwrap_or(PAGE_DEFAULT);
     if !(1..=PAGE_MAX).contains(&limit) {
-        return Err(ApiError::bad_request(format!("limit must be 1 to {PAGE_MAX}")));
+        return Err(ApiError::bad_request(format!(
+            "limit must be 1 to {PAGE_MAX}"
+        )));
     }
     let after = query.cursor.as_deref().map(Cursor::parse).transpose()?;
     engine.store().read(|state| {
@@ -226,7 +228,10 @@ pub(super) fn find_mut<'a>(
         .ok_or_else(|| ApiError::not_found("branch"))
 }
 
-fn create_in(project: &mut ProjectRecord, request: BranchCreateRequest) -> ApiResult<CreatedBranch> {
+fn create_in(
+    project: &mut ProjectRecord,
+    request: BranchCreateRequest,
+) -> ApiResult<CreatedBranch> {
     let wanted = request.branch.unwrap_or_default();
     if wanted.parent_lsn.is_some() || wanted.parent_timestamp.is_some() {
         return Err(ApiError::unprocessable(
@@ -281,7 +286,10 @@ fn create_in(project: &mut ProjectRecord, request: BranchCreateRequest) -> ApiRe
     }
     let answer = CreatedBranch {
         branch: record.branch.clone(),
-        endpoints: endpoints.iter().map(|record| record.endpoint.clone()).collect(),
+        endpoints: endpoints
+            .iter()
+            .map(|record| record.endpoint.clone())
+            .collect(),
         roles: record.roles.values().cloned().collect(),
         databases: record.databases.values().cloned().collect(),
         connection_uris: endpoints
@@ -333,10 +341,14 @@ fn fresh_passwords(record: &mut BranchRecord) {
 fn check_deletable(project: &ProjectRecord, record: &BranchRecord) -> ApiResult<()> {
     let branch = &record.branch;
     if branch.default {
-        return Err(ApiError::unprocessable("the default branch cannot be deleted"));
+        return Err(ApiError::unprocessable(
+            "the default branch cannot be deleted",
+        ));
     }
     if branch.protected {
-        return Err(ApiError::unprocessable("a protected branch cannot be deleted"));
+        return Err(ApiError::unprocessable(
+            "a protected branch cannot be deleted",
+        ));
     }
     if branch.parent_id.is_none() {
         return Err(ApiError::unprocessable("a root branch cannot be deleted"));

@@ -33,7 +33,11 @@ pub(super) async fn uri(
         }
         .ok_or_else(|| ApiError::not_found("endpoint"))?;
         let branch = branches::find(project, &endpoint.endpoint.branch_id)?;
-        if query.branch_id.as_ref().is_some_and(|id| *id != branch.branch.id) {
+        if query
+            .branch_id
+            .as_ref()
+            .is_some_and(|id| *id != branch.branch.id)
+        {
             return Err(ApiError::not_found("endpoint"));
         }
         if !branch.databases.contains_key(&query.database_name) {
@@ -47,7 +51,12 @@ pub(super) async fn uri(
             ApiError::unprocessable(format!("role {} cannot log in", query.role_name))
         })?;
         // A pooled address is the direct one: there is no pooler here yet.
-        let uri = connection_uri(endpoint.port, &query.role_name, password, &query.database_name)?;
+        let uri = connection_uri(
+            endpoint.port,
+            &query.role_name,
+            password,
+            &query.database_name,
+        )?;
         Ok(Json(ConnectionUriResponse { uri }))
     })
 }
@@ -65,7 +74,8 @@ pub(super) fn details(
     let database = branch.databases.values().next()?;
     let password = role.password.clone()?;
     Some(ConnectionDetails {
-        connection_uri: connection_uri(endpoint.port, &role.name, &password, &database.name).ok()?,
+        connection_uri: connection_uri(endpoint.port, &role.name, &password, &database.name)
+            .ok()?,
         connection_parameters: ConnectionParameters {
             database: database.name.clone(),
             password,
@@ -78,7 +88,8 @@ pub(super) fn details(
 
 fn connection_uri(port: u16, role: &str, password: &Secret, database: &str) -> ApiResult<Secret> {
     let failed = |()| ApiError::unprocessable("the role's name cannot be part of a URI");
-    let mut uri = Url::parse("postgresql://127.0.0.1").map_err(|error| ApiError::internal(&error))?;
+    let mut uri =
+        Url::parse("postgresql://127.0.0.1").map_err(|error| ApiError::internal(&error))?;
     uri.set_port(Some(port)).map_err(failed)?;
     uri.set_username(role).map_err(failed)?;
     uri.set_password(Some(password.expose())).map_err(failed)?;

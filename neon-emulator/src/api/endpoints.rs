@@ -28,7 +28,9 @@ pub(super) async fn list(
 ) -> ApiResult<Json<EndpointsResponse>> {
     engine.store().read(|state| {
         let project = projects::find(state, &names.project_id)?;
-        let endpoints = project.live_endpoints().map(|record| record.endpoint.clone());
+        let endpoints = project
+            .live_endpoints()
+            .map(|record| record.endpoint.clone());
         Ok(Json(EndpointsResponse {
             endpoints: endpoints.collect(),
         }))
@@ -124,7 +126,10 @@ pub(super) async fn update(
     }
     engine.change(|state| {
         let project = projects::find_mut(state, &names.project_id)?;
-        let branch = find(project, &names.endpoint_id)?.endpoint.branch_id.clone();
+        let branch = find(project, &names.endpoint_id)?
+            .endpoint
+            .branch_id
+            .clone();
         if project.is_busy(&branch) {
             return Err(ApiError::locked());
         }
@@ -314,7 +319,10 @@ impl Task {
     ) -> OperationRecord {
         let endpoint = id.clone();
         let (action, job) = match self {
-            Self::Start => (OperationAction::StartCompute, Job::StartCompute { endpoint }),
+            Self::Start => (
+                OperationAction::StartCompute,
+                Job::StartCompute { endpoint },
+            ),
             Self::Suspend => (
                 OperationAction::SuspendCompute,
                 Job::SuspendCompute { endpoint },

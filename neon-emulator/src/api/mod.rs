@@ -40,7 +40,9 @@ pub(crate) fn router(engine: Arc<Engine>, key: Secret) -> Router {
     let branch = Router::new()
         .route(
             "/",
-            get(branches::get).patch(branches::update).delete(branches::delete),
+            get(branches::get)
+                .patch(branches::update)
+                .delete(branches::delete),
         )
         .route("/set_as_default", post(branches::set_default))
         .route("/endpoints", get(endpoints::list_of_branch))
@@ -110,8 +112,9 @@ async fn check_key(State(key): State<Arc<Secret>>, request: Request, next: Next)
         Some(given) if same(given.trim().as_bytes(), key.expose().as_bytes()) => {
             next.run(request).await
         }
-        Some(_) => ApiError::new(StatusCode::UNAUTHORIZED, "the API key is not valid")
-            .into_response(),
+        Some(_) => {
+            ApiError::new(StatusCode::UNAUTHORIZED, "the API key is not valid").into_response()
+        }
         None => ApiError::new(
             StatusCode::UNAUTHORIZED,
             "an API key is required: Authorization: Bearer $NEON_API_KEY",

@@ -18,7 +18,9 @@ pub(super) async fn list(
 ) -> ApiResult<Json<OperationsResponse>> {
     let limit = query.limit.unwrap_or(PAGE_DEFAULT);
     if !(1..=PAGE_MAX).contains(&limit) {
-        return Err(ApiError::bad_request(format!("limit must be 1 to {PAGE_MAX}")));
+        return Err(ApiError::bad_request(format!(
+            "limit must be 1 to {PAGE_MAX}"
+        )));
     }
     // As on Neon: the time of the last operation of the page before.
     let before: Option<jiff::Timestamp> = query
@@ -37,7 +39,11 @@ pub(super) async fn list(
             .rev()
             .map(|record| &record.operation)
             .filter(|operation| before.is_none_or(|before| operation.created_at < before));
-        let operations: Vec<_> = newest_first.by_ref().take(limit as usize).cloned().collect();
+        let operations: Vec<_> = newest_first
+            .by_ref()
+            .take(limit as usize)
+            .cloned()
+            .collect();
         let pagination = match newest_first.next() {
             Some(_) => operations.last().map(|last| Pagination {
                 cursor: last.created_at.to_string(),

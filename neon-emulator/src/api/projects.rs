@@ -26,7 +26,9 @@ pub(super) async fn list(
 ) -> ApiResult<Json<ProjectsResponse>> {
     let limit = query.limit.unwrap_or(PAGE_DEFAULT);
     if !(1..=PAGE_MAX).contains(&limit) {
-        return Err(ApiError::bad_request(format!("limit must be 1 to {PAGE_MAX}")));
+        return Err(ApiError::bad_request(format!(
+            "limit must be 1 to {PAGE_MAX}"
+        )));
     }
     let search = query.search.unwrap_or_default();
     let (projects, more) = engine.store().read(|state| {
@@ -34,17 +36,23 @@ pub(super) async fn list(
             .projects
             .values()
             .map(|record| &record.project)
-            .filter(|project| project.name.contains(&search) || project.id.as_str().contains(&search))
+            .filter(|project| {
+                project.name.contains(&search) || project.id.as_str().contains(&search)
+            })
             // The cursor is the last project's id; the map is sorted by it.
-            .filter(|project| query.cursor.as_deref().is_none_or(|last| project.id.as_str() > last))
+            .filter(|project| {
+                query
+                    .cursor
+                    .as_deref()
+                    .is_none_or(|last| project.id.as_str() > last)
+            })
             .map(list_item);
         let page: Vec<_> = found.by_ref().take(limit as usize).collect();
         (page, found.next().is_some())
     });
-    let pagination = projects
-        .last()
-        .filter(|_| more)
-        .map(|last| Pagination { cursor: last.id.to_string() });
+    let pagination = projects.last().filter(|_| more).map(|last| Pagination {
+        cursor: last.id.to_string(),
+    });
     Ok(Json(ProjectsResponse {
         projects,
         pagination,
@@ -111,7 +119,10 @@ fn create_project(engine: &Engine, request: ProjectCreateRequest) -> ApiResult<C
         }
     }
     let major = engine.installation().major();
-    if wanted.pg_version.is_some_and(|version| u32::from(version) != major) {
+    if wanted
+        .pg_version
+        .is_some_and(|version| u32::from(version) != major)
+    {
         return Err(ApiError::unprocessable(format!(
             "project.pg_version: this emulator runs Postgres {major}"
         )));
@@ -136,9 +147,16 @@ fn created(record: &ProjectRecord) -> CreatedProject {
             .collect(),
         roles: branches[0].roles.values().cloned().collect(),
         databases: branches[0].databases.values().cloned().collect(),
-        operations: record.operations.iter().map(|record| record.operation.clone()).collect(),
+        operations: record
+            .operations
+            .iter()
+            .map(|record| record.operation.clone())
+            .collect(),
         branch: branches[0].branch.clone(),
-        endpoints: endpoints.iter().map(|record| record.endpoint.clone()).collect(),
+        endpoints: endpoints
+            .iter()
+            .map(|record| record.endpoint.clone())
+            .collect(),
     }
 }
 

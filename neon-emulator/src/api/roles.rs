@@ -20,7 +20,13 @@ use crate::{names, new, operations};
 /// Postgres cuts longer identifiers.
 const NAME_BYTES_MAX: usize = 63;
 /// Names that Postgres or the emulator itself uses.
-const RESERVED: [&str; 5] = ["cloud_admin", "neon_superuser", "postgres", "public", "none"];
+const RESERVED: [&str; 5] = [
+    "cloud_admin",
+    "neon_superuser",
+    "postgres",
+    "public",
+    "none",
+];
 
 pub(super) async fn list(
     engine: Shared,

@@ -14,8 +14,7 @@ use super::{Engine, branch_of};
 use crate::operations;
 use crate::postgres::admin::{self, AdminError};
 use crate::postgres::{
-    CloneError, ClusterError, LeftoverError, ServerError, checkpoint_lsn, clone_idle,
-    clone_running,
+    CloneError, ClusterError, LeftoverError, ServerError, checkpoint_lsn, clone_idle, clone_running,
 };
 use crate::state::{CatalogChange, Job, StoreError};
 use crate::time::now;

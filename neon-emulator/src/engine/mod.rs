@@ -20,9 +20,7 @@ use tracing::{error, info, warn};
 
 use crate::certificates::Certificates;
 use crate::postgres::{Installation, Server, ServerUser, remove_leftovers};
-use crate::state::{
-    EndpointRecord, Job, OperationRecord, ProjectRecord, State, Store, StoreError,
-};
+use crate::state::{EndpointRecord, Job, OperationRecord, ProjectRecord, State, Store, StoreError};
 use crate::time::now;
 
 pub(crate) use schema::SchemaError;
@@ -99,7 +97,9 @@ impl Engine {
             });
         }
         while starts.join_next().await.is_some() {}
-        let projects: Vec<ProjectId> = self.store.read(|state| state.projects.keys().cloned().collect());
+        let projects: Vec<ProjectId> = self
+            .store
+            .read(|state| state.projects.keys().cloned().collect());
         for project in projects {
             self.spawn_worker(project);
         }
@@ -304,10 +304,11 @@ impl Engine {
 fn projects_with_endpoints(
     state: &State,
 ) -> impl Iterator<Item = (&ProjectRecord, &EndpointRecord)> {
-    state
-        .projects
-        .values()
-        .flat_map(|project| project.live_endpoints().map(move |record| (project, record)))
+    state.projects.values().flat_map(|project| {
+        project
+            .live_endpoints()
+            .map(move |record| (project, record))
+    })
 }
 
 /// An error and all its causes, in one line.

@@ -11,10 +11,8 @@ use tracing::{error, warn};
 
 use super::jobs::JobError;
 use super::{Engine, chain};
-use crate::postgres::{
-    Cluster, Listen, Server, ServerError, Settings, admin, remove_leftovers,
-};
 use crate::new::host;
+use crate::postgres::{Cluster, Listen, Server, ServerError, Settings, admin, remove_leftovers};
 use crate::state::StoreError;
 use crate::time::now;
 
@@ -37,7 +35,8 @@ impl Engine {
             attempts += 1;
             let (branch, port, settings, was_up) = self.endpoint_to_start(project, endpoint)?;
             let cluster = self.cluster(&branch);
-            self.prepare(&cluster, Listen::Loopback(port), settings).await?;
+            self.prepare(&cluster, Listen::Loopback(port), settings)
+                .await?;
             let log = self.data.join("log").join(format!("{endpoint}.log"));
             match Server::start(&cluster, Listen::Loopback(port), &log).await {
                 Ok(server) => break (Arc::new(server), branch),
@@ -311,7 +310,9 @@ impl Engine {
             if exited.wait_for(|exited| *exited).await.is_err() {
                 return;
             }
-            let Some(engine) = engine.upgrade() else { return };
+            let Some(engine) = engine.upgrade() else {
+                return;
+            };
             let is_current = {
                 let mut servers = engine.servers_lock();
                 let is_current = servers

@@ -122,10 +122,7 @@ pub(crate) async fn ensure_database(
     } else {
         format!("CREATE DATABASE {database} OWNER {role}")
     };
-    client
-        .batch_execute(&statement)
-        .await
-        .map_err(attempt())?;
+    client.batch_execute(&statement).await.map_err(attempt())?;
     if exists {
         return Ok(());
     }

@@ -169,7 +169,10 @@ impl Cluster {
         let own: &[(&str, String)] = &[
             ("listen_addresses", addresses.to_owned()),
             ("port", port.to_string()),
-            ("unix_socket_directories", self.sockets.display().to_string()),
+            (
+                "unix_socket_directories",
+                self.sockets.display().to_string(),
+            ),
             ("max_connections", MAX_CONNECTIONS.to_string()),
             ("shared_buffers", "16MB".to_owned()),
             ("dynamic_shared_memory_type", "posix".to_owned()),

@@ -77,11 +77,7 @@ pub(crate) struct ForkPoint {
 }
 
 /// Copies the folder of a parent that is stopped, and stays so meanwhile.
-pub(crate) fn clone_idle(
-    parent: &Path,
-    child: &Path,
-    user: &ServerUser,
-) -> Result<(), CloneError> {
+pub(crate) fn clone_idle(parent: &Path, child: &Path, user: &ServerUser) -> Result<(), CloneError> {
     let mut tree = Tree::read(parent)?;
     // A stopped parent's WAL has its last checkpoint.
     tree.add(parent, Path::new("pg_wal"), &|_| true)?;
@@ -110,7 +106,10 @@ pub(crate) async fn clone_running(
         .await
         .map_err(at("reserve WAL"))?;
     let (start, stop) = match server_version {
-        ..15 => ("pg_start_backup('branch', true, false)", "pg_stop_backup(false, false)"),
+        ..15 => (
+            "pg_start_backup('branch', true, false)",
+            "pg_stop_backup(false, false)",
+        ),
         _ => ("pg_backup_start('branch', true)", "pg_backup_stop(false)"),
     };
     let first_segment: String = client
@@ -166,7 +165,10 @@ impl Tree {
             files: Vec::new(),
         };
         let wanted = |path: &Path| {
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("");
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or("");
             path != Path::new(CONTROL)
                 && !LEFT_OUT.contains(&name)
                 && !name.starts_with("pgsql_tmp")

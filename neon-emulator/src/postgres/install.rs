@@ -31,7 +31,9 @@ pub enum FindError {
         reason: String,
     },
     /// Nothing was found and nothing could be installed.
-    #[error("no Postgres 14 to 18 was found (looked at pg_config, PATH, /usr/lib/postgresql/*/bin and Homebrew) and {reason}; install the package postgresql, or give its folder with --postgres-bin")]
+    #[error(
+        "no Postgres 14 to 18 was found (looked at pg_config, PATH, /usr/lib/postgresql/*/bin and Homebrew) and {reason}; install the package postgresql, or give its folder with --postgres-bin"
+    )]
     Missing {
         /// Why it could not be installed.
         reason: String,
@@ -214,7 +216,10 @@ mod tests {
     #[test]
     fn major_versions_are_read_from_what_postgres_prints() {
         for (printed, major) in [
-            ("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)", Some(15)),
+            (
+                "postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)",
+                Some(15),
+            ),
             ("postgres (PostgreSQL) 18.1", Some(18)),
             ("postgres (PostgreSQL) 19devel", Some(19)),
             ("pg_ctl (PostgreSQL) 15.1", None),

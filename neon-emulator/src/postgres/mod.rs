@@ -15,7 +15,7 @@ pub use user::{ServerUser, UserError};
 
 pub(crate) use cluster::{Cluster, ClusterError, Listen, Settings};
 pub(crate) use copy::{CloneError, checkpoint_lsn, clone_idle, clone_running};
-pub(crate) use process::{remove_leftovers, LeftoverError};
+pub(crate) use process::{LeftoverError, remove_leftovers};
 pub(crate) use server::{Server, ServerError};
 
 /// The one superuser of every branch. Nobody but the emulator can be it: it

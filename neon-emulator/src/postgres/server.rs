@@ -109,10 +109,7 @@ impl Server {
             Ok(Ok(())) => Ok(server),
             // The log ended without the line.
             Ok(Err(_)) => {
-                let message = last
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .clone();
+                let message = last.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 if message.contains("Address already in use") {
                     let port = listen.port();
                     return Err(ServerError::PortTaken { port });
@@ -204,7 +201,9 @@ async fn copy_log(
                 let _ = ready.send(());
             }
         } else if ready.is_some()
-            && let Some((_, message)) = line.split_once("could not bind").or_else(|| line.split_once("FATAL:"))
+            && let Some((_, message)) = line
+                .split_once("could not bind")
+                .or_else(|| line.split_once("FATAL:"))
         {
             let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
             // The bind error comes before the FATAL that follows from it.

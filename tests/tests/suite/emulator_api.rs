@@ -29,7 +29,10 @@ async fn the_first_project_is_as_documented() -> anyhow::Result<()> {
     );
     let roles = client.list_roles(emulator.project(), &main.id).await?.roles;
     assert_eq!(
-        roles.iter().map(|role| role.name.as_str()).collect::<Vec<_>>(),
+        roles
+            .iter()
+            .map(|role| role.name.as_str())
+            .collect::<Vec<_>>(),
         ["neondb_owner"]
     );
     assert!(roles[0].password.is_none(), "a list shows no passwords");
@@ -74,8 +77,12 @@ async fn branches_are_created_listed_changed_and_deleted() -> anyhow::Result<()>
     assert_api_error(refused, 422, "child");
     assert_api_error(client.delete_branch(project, &main).await, 422, "default");
 
-    let protect = BranchUpdateRequest::default().protected(true).rename("kept");
-    client.update_branch(project, &child.branch.id, &protect).await?;
+    let protect = BranchUpdateRequest::default()
+        .protected(true)
+        .rename("kept");
+    client
+        .update_branch(project, &child.branch.id, &protect)
+        .await?;
     let refused = client.delete_branch(project, &child.branch.id).await;
     assert_api_error(refused, 422, "protected");
     // Below a protected branch passwords are fresh.
@@ -87,11 +94,16 @@ async fn branches_are_created_listed_changed_and_deleted() -> anyhow::Result<()>
     delete(&emulator, &secret.branch.id).await?;
 
     let unprotect = BranchUpdateRequest::default().protected(false);
-    client.update_branch(project, &child.branch.id, &unprotect).await?;
+    client
+        .update_branch(project, &child.branch.id, &unprotect)
+        .await?;
     delete(&emulator, &child.branch.id).await?;
     delete(&emulator, &dev.branch.id).await?;
     assert!(
-        client.delete_branch(project, &dev.branch.id).await?.is_none(),
+        client
+            .delete_branch(project, &dev.branch.id)
+            .await?
+            .is_none(),
         "deleting again is no error"
     );
     assert_api_error(
@@ -145,7 +157,11 @@ async fn roles_and_databases_are_real() -> anyhow::Result<()> {
         .await?;
     emulator.finished(&made.operations).await?;
     let database = client
-        .create_database(project, &main, &DatabaseCreateRequest::new("reports", "reporting"))
+        .create_database(
+            project,
+            &main,
+            &DatabaseCreateRequest::new("reports", "reporting"),
+        )
         .await?;
     emulator.finished(&database.operations).await?;
 
@@ -198,7 +214,10 @@ async fn conflicting_work_is_refused_until_it_is_done() -> anyhow::Result<()> {
     let emulator = EmulatorProcess::start(&folder.join("data")).await?;
     let (client, project) = (emulator.client(), emulator.project());
     let created = client
-        .create_branch(project, &BranchCreateRequest::named("busy").read_write_endpoint())
+        .create_branch(
+            project,
+            &BranchCreateRequest::named("busy").read_write_endpoint(),
+        )
         .await?;
     let id = &created.branch.id;
     // It is still being made: nothing that needs it is scheduled.
@@ -209,7 +228,11 @@ async fn conflicting_work_is_refused_until_it_is_done() -> anyhow::Result<()> {
         "conflicting operations",
     );
     let child = BranchCreateRequest::named("early").parent(id.clone());
-    assert_api_error(client.create_branch(project, &child).await, 423, "conflicting");
+    assert_api_error(
+        client.create_branch(project, &child).await,
+        423,
+        "conflicting",
+    );
     emulator.finished(&created.operations).await?;
     let created = client.create_role(project, id, &role).await?;
     emulator.finished(&created.operations).await?;
@@ -235,19 +258,68 @@ async fn errors_have_neons_form() -> anyhow::Result<()> {
     for (method, path, key, body, status, word) in [
         ("GET", "/projects", None, "", 401, "key"),
         ("GET", "/projects", Some("wrong"), "", 401, "key"),
-        ("GET", "/nothing", right, "", 404, "this route does not exist"),
+        (
+            "GET",
+            "/nothing",
+            right,
+            "",
+            404,
+            "this route does not exist",
+        ),
         ("PUT", "/projects", right, "", 405, "method"),
-        ("GET", "/projects/no-such-12345678", right, "", 404, "project not found"),
+        (
+            "GET",
+            "/projects/no-such-12345678",
+            right,
+            "",
+            404,
+            "project not found",
+        ),
         ("GET", "/projects/UPPER", right, "", 400, "project"),
         ("GET", "/projects?limit=0", right, "", 400, "limit"),
         ("GET", "/projects?limit=many", right, "", 400, "limit"),
         ("POST", &branches, right, "{", 400, "JSON"),
-        ("POST", &branches, right, r#"{"branch":{"name":7}}"#, 400, "branch.name"),
-        ("POST", &branches, right, r#"{"branch":{"name":""}}"#, 400, "branch.name"),
+        (
+            "POST",
+            &branches,
+            right,
+            r#"{"branch":{"name":7}}"#,
+            400,
+            "branch.name",
+        ),
+        (
+            "POST",
+            &branches,
+            right,
+            r#"{"branch":{"name":""}}"#,
+            400,
+            "branch.name",
+        ),
         ("POST", &branches, right, &long, 400, "branch.name"),
-        ("POST", &branches, right, r#"{"branch":{"parent_id":"br-no-such-12345678"}}"#, 404, "branch"),
-        ("POST", &branches, right, r#"{"branch":{"parent_lsn":"0/1"}}"#, 422, "parent_lsn"),
-        ("POST", &branches, right, r#"{"endpoints":[{"type":"sideways"}]}"#, 400, "type"),
+        (
+            "POST",
+            &branches,
+            right,
+            r#"{"branch":{"parent_id":"br-no-such-12345678"}}"#,
+            404,
+            "branch",
+        ),
+        (
+            "POST",
+            &branches,
+            right,
+            r#"{"branch":{"parent_lsn":"0/1"}}"#,
+            422,
+            "parent_lsn",
+        ),
+        (
+            "POST",
+            &branches,
+            right,
+            r#"{"endpoints":[{"type":"sideways"}]}"#,
+            400,
+            "type",
+        ),
     ] {
         let answer = http.call(method, path, key, body).await?;
         let context = format!("{method} {path}: {answer:?}");

@@ -51,7 +51,10 @@ async fn roles_of_the_api_are_no_superusers_and_the_superuser_is_out_of_reach() 
     let admin = uri.expose().replace("neondb_owner:", "cloud_admin:");
     let refused = suite::connect(&admin, emulator.data()).await;
     let reason = format!("{:#}", refused.err().context("it is refused")?);
-    assert!(!reason.contains("password"), "rejected before any password: {reason}");
+    assert!(
+        !reason.contains("password"),
+        "rejected before any password: {reason}"
+    );
     let wrong = uri.expose().replace(":npg_", ":npg_x");
     assert!(suite::connect(&wrong, emulator.data()).await.is_err());
     emulator.stop().await
@@ -69,13 +72,20 @@ async fn a_branch_is_a_copy_of_its_own() -> anyhow::Result<()> {
         .await?;
     let child = emulator.branch("child", Some(&main)).await?.branch.id;
     let session = emulator.connect(&child).await?;
-    parent.batch_execute("INSERT INTO note VALUES ('parent')").await?;
-    session.batch_execute("INSERT INTO note VALUES ('child')").await?;
+    parent
+        .batch_execute("INSERT INTO note VALUES ('parent')")
+        .await?;
+    session
+        .batch_execute("INSERT INTO note VALUES ('child')")
+        .await?;
     assert_eq!(notes(&parent).await?, ["before", "parent"]);
     assert_eq!(notes(&session).await?, ["before", "child"]);
 
     // A suspended parent is cloned as well, and stays suspended.
-    let endpoint = client.list_branch_endpoints(project, &main).await?.endpoints[0]
+    let endpoint = client
+        .list_branch_endpoints(project, &main)
+        .await?
+        .endpoints[0]
         .id
         .clone();
     let suspended = client.suspend_endpoint(project, &endpoint).await?;
@@ -132,7 +142,9 @@ async fn a_branch_of_a_busy_parent_has_no_torn_rows() -> anyhow::Result<()> {
                 .await?;
             let mut step = seed as i64;
             while running.load(Ordering::Relaxed) {
-                step = step.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                step = step
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
                 let from = step.rem_euclid(ACCOUNTS) + 1;
                 let to = (step >> 21).rem_euclid(ACCOUNTS) + 1;
                 // Two writers may wait for each other: the loser's transfer is undone.
@@ -145,7 +157,9 @@ async fn a_branch_of_a_busy_parent_has_no_torn_rows() -> anyhow::Result<()> {
     }
     for round in 0..count(3, 20) {
         let before = transfers.load(Ordering::Relaxed);
-        let branch = emulator.branch(&format!("round-{round}"), Some(&main)).await?;
+        let branch = emulator
+            .branch(&format!("round-{round}"), Some(&main))
+            .await?;
         ensure!(
             transfers.load(Ordering::Relaxed) > before,
             "the parent takes writes meanwhile"
@@ -183,7 +197,9 @@ async fn everything_survives_a_stop_and_a_kill() -> anyhow::Result<()> {
     let mut emulator = EmulatorProcess::start(&data).await?;
     let main = emulator.main_branch().await?;
     let session = emulator.connect(&main).await?;
-    session.batch_execute("CREATE TABLE note (text text)").await?;
+    session
+        .batch_execute("CREATE TABLE note (text text)")
+        .await?;
     let dev = emulator.branch("dev", Some(&main)).await?.branch.id;
     let uri = emulator.uri(&dev).await?;
 
@@ -208,7 +224,10 @@ async fn everything_survives_a_stop_and_a_kill() -> anyhow::Result<()> {
         emulator.finished(&half.operations).await?;
         let session = emulator.connect(&half.branch.id).await?;
         assert_eq!(notes(&session).await?.len(), round + 1, "round {round}");
-        assert_eq!(postgres_processes(&data), running_endpoints(&emulator).await?);
+        assert_eq!(
+            postgres_processes(&data),
+            running_endpoints(&emulator).await?
+        );
     }
     emulator.stop().await?;
     assert_eq!(postgres_processes(&data), 0, "a stop stops every Postgres");
@@ -270,7 +289,10 @@ async fn no_log_shows_a_password() -> anyhow::Result<()> {
         logs.push(std::fs::read_to_string(entry?.path())?);
     }
     let all = logs.join("\n");
-    assert!(all.contains("role \"app\" already exists"), "the failure is logged");
+    assert!(
+        all.contains("role \"app\" already exists"),
+        "the failure is logged"
+    );
     for secret in [PASSWORD, &owner_password, suite::API_KEY, "SCRAM-SHA-256$"] {
         assert!(!all.contains(secret), "a log shows {secret}");
     }
@@ -303,7 +325,10 @@ async fn notes(session: &tokio_postgres::Client) -> anyhow::Result<Vec<String>> 
 }
 
 fn postmaster(data: &std::path::Path, branch: &BranchId) -> anyhow::Result<i32> {
-    let path = data.join("branches").join(branch.as_str()).join("postmaster.pid");
+    let path = data
+        .join("branches")
+        .join(branch.as_str())
+        .join("postmaster.pid");
     let text = std::fs::read_to_string(path)?;
     let Some(pid) = text.lines().next() else {
         bail!("an empty pid file");
@@ -324,7 +349,8 @@ async fn running_endpoints(emulator: &EmulatorProcess) -> anyhow::Result<usize> 
 /// whose parent does not.
 fn postgres_processes(data: &std::path::Path) -> usize {
     let works_in = |pid: &str| std::fs::read_link(format!("/proc/{pid}/cwd")).ok();
-    let inside = |pid: &str| works_in(pid).is_some_and(|cwd| cwd.starts_with(data.join("branches")));
+    let inside =
+        |pid: &str| works_in(pid).is_some_and(|cwd| cwd.starts_with(data.join("branches")));
     std::fs::read_dir("/proc")
         .into_iter()
         .flatten()

@@ -16,8 +16,16 @@ async fn a_start_that_cannot_work_says_why() -> anyhow::Result<()> {
     let empty = folder.path().to_str().context("UTF-8")?.to_owned();
     for (arguments, environment, words) in [
         (vec!["--listen", any], vec![], vec!["NEON_API_KEY"]),
-        (vec!["--listen", any], vec![("NEON_API_KEY", " ")], vec!["NEON_API_KEY"]),
-        (vec!["--listen", &taken], vec![key], vec![&*taken, "--listen"]),
+        (
+            vec!["--listen", any],
+            vec![("NEON_API_KEY", " ")],
+            vec!["NEON_API_KEY"],
+        ),
+        (
+            vec!["--listen", &taken],
+            vec![key],
+            vec![&*taken, "--listen"],
+        ),
         (vec!["--listen", "0.0.0.0:0"], vec![key], vec!["loopback"]),
         (
             vec!["--listen", any, "--postgres-bin", &empty],

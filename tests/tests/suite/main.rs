@@ -2,6 +2,13 @@
 
 #![allow(missing_docs)]
 
+mod broker_apply;
+mod broker_leases;
+mod broker_start;
+mod coverage;
+mod details;
 mod emulator_api;
 mod emulator_engine;
 mod emulator_start;
+mod system;
+mod users;

@@ -1,0 +1,222 @@
+//! Walks the descriptors of the API and calls every RPC that is in them: a new
+//! one fails here until it is called.
+
+use std::collections::BTreeSet;
+
+use anyhow::Context;
+use prost::Message;
+use prost_types::FileDescriptorSet;
+use proto::broker::v1::acquire_lease_request::Target;
+use proto::broker::v1::{self as broker, AcquireLeaseRequest, WatchBindingRequest};
+use proto::users::{v1, v2};
+use suite::System;
+
+const V1: &str = "services/users/versions/v1";
+
+#[tokio::test]
+async fn every_rpc_is_called_and_answers() -> anyhow::Result<()> {
+    let system = System::start().await?;
+    let declared = declared()?;
+    assert!(declared.len() > 15, "{declared:?}");
+    for method in &declared {
+        call(&system, method)
+            .await
+            .with_context(|| format!("call {method}"))?;
+    }
+    system.finish().await
+}
+
+fn declared() -> anyhow::Result<BTreeSet<String>> {
+    let files = FileDescriptorSet::decode(proto::DESCRIPTORS)?;
+    Ok(files
+        .file
+        .iter()
+        .flat_map(|file| {
+            file.service.iter().flat_map(move |service| {
+                service.method.iter().map(move |method| {
+                    format!("{}.{}/{}", file.package(), service.name(), method.name())
+                })
+            })
+        })
+        .collect())
+}
+
+/// Calls one method as a user would, and checks that its answer says something.
+async fn call(system: &System, method: &str) -> anyhow::Result<()> {
+    let mut branches = system.broker.branches().await?;
+    let mut bindings = system.broker.bindings().await?;
+    let mut leases = system.broker.leases().await?;
+    let mut config = system.broker.config().await?;
+    let (mut users1, mut users2) = (system.users_v1().await?, system.users_v2().await?);
+    let acquire = AcquireLeaseRequest {
+        target: Some(Target::Binding(V1.to_owned())),
+        ..Default::default()
+    };
+    let ok = match method {
+        "broker.v1.BindingService/GetBinding" => {
+            let request = broker::GetBindingRequest {
+                name: V1.to_owned(),
+            };
+            let binding = bindings.get_binding(request).await?.into_inner().binding;
+            let binding = binding.context("a binding")?;
+            binding.state() == broker::BindingState::Ready
+                && binding.branch_display_name == "api_v1_branch"
+                && binding.revision == "2026-01-10-090000_create_users"
+                && binding.generation > 0
+        }
+        "broker.v1.BindingService/ListBindings" => {
+            let request = broker::ListBindingsRequest::default();
+            bindings
+                .list_bindings(request)
+                .await?
+                .into_inner()
+                .bindings
+                .len()
+                == 2
+        }
+        "broker.v1.BranchService/GetBranch" => {
+            let request = broker::ListBranchesRequest::default();
+            let list = branches.list_branches(request).await?.into_inner().branches;
+            let one = list.last().context("a branch")?.clone();
+            let request = broker::GetBranchRequest {
+                name: one.name.clone(),
+            };
+            let read = branches.get_branch(request).await?.into_inner().branch;
+            read.context("a branch")?.display_name == one.display_name
+        }
+        "broker.v1.BranchService/ListBranches" => {
+            let request = broker::ListBranchesRequest::default();
+            let list = branches.list_branches(request).await?.into_inner().branches;
+            let names: Vec<_> = list.iter().map(|branch| &*branch.display_name).collect();
+            let managed = list.iter().filter(|branch| branch.managed).count();
+            names == ["api_v1_branch", "api_v2_branch", "main"]
+                && managed == 2
+                && list[1].parent == list[0].name
+                && list[0].bindings == [V1]
+        }
+        "broker.v1.ConfigService/Apply" => {
+            let request = broker::ApplyRequest {};
+            config.apply(request).await?.into_inner().steps.is_empty()
+        }
+        "broker.v1.ConfigService/Plan" => {
+            let request = broker::PlanRequest {};
+            config.plan(request).await?.into_inner().steps.is_empty()
+        }
+        "broker.v1.LeaseService/AcquireLease" => {
+            let answer = leases.acquire_lease(acquire).await?.into_inner();
+            let connection = answer.connection.context("a connection")?;
+            connection.connection_limit > 0 && connection.schema == "users"
+        }
+        "broker.v1.LeaseService/RenewLease" | "broker.v1.LeaseService/ReleaseLease" => {
+            let lease = leases.acquire_lease(acquire).await?.into_inner().lease;
+            let name = lease.context("a lease")?.name;
+            if method.ends_with("RenewLease") {
+                let request = broker::RenewLeaseRequest { name, ttl: None };
+                leases
+                    .renew_lease(request)
+                    .await?
+                    .into_inner()
+                    .lease
+                    .is_some()
+            } else {
+                let request = broker::ReleaseLeaseRequest { name };
+                leases.release_lease(request).await?;
+                true
+            }
+        }
+        "broker.v1.LeaseService/WatchBinding" => {
+            let request = WatchBindingRequest {
+                binding: V1.to_owned(),
+                ..Default::default()
+            };
+            let mut states = leases
+                .watch_binding(tokio_stream::once(request))
+                .await?
+                .into_inner();
+            states
+                .message()
+                .await?
+                .context("a state")?
+                .current
+                .is_some()
+        }
+        "users.v1.UserService/GetUser" => {
+            let answer = users1.get_user(v1::GetUserRequest { id: 1 }).await?;
+            answer.into_inner().user.context("a user")?.name == "Alice"
+        }
+        "users.v1.UserService/ListUsers" => {
+            let answer = users1.list_users(v1::ListUsersRequest::default()).await?;
+            answer.into_inner().users.len() >= 2
+        }
+        "users.v1.UserService/CreateUser"
+        | "users.v1.UserService/UpdateUser"
+        | "users.v1.UserService/DeleteUser" => {
+            let user = v1::User {
+                id: 0,
+                name: "Covered".to_owned(),
+                email: format!("{}@example.com", method.replace(['/', '.'], "-")),
+            };
+            let created = users1
+                .create_user(v1::CreateUserRequest { user: Some(user) })
+                .await?
+                .into_inner()
+                .user
+                .context("a user")?;
+            let id = created.id;
+            let renamed = v1::User {
+                id,
+                name: "Changed".to_owned(),
+                ..Default::default()
+            };
+            let request = v1::UpdateUserRequest {
+                user: Some(renamed),
+                update_mask: None,
+            };
+            let changed = users1.update_user(request).await?.into_inner().user;
+            users1.delete_user(v1::DeleteUserRequest { id }).await?;
+            let gone = users1.get_user(v1::GetUserRequest { id }).await.is_err();
+            gone && changed.context("a user")?.name == "Changed"
+        }
+        "users.v2.UserService/GetUser" => {
+            let answer = users2.get_user(v2::GetUserRequest { id: 2 }).await?;
+            answer.into_inner().user.context("a user")?.age == Some(30)
+        }
+        "users.v2.UserService/ListUsers" => {
+            let answer = users2.list_users(v2::ListUsersRequest::default()).await?;
+            answer.into_inner().users.len() >= 2
+        }
+        "users.v2.UserService/CreateUser"
+        | "users.v2.UserService/UpdateUser"
+        | "users.v2.UserService/DeleteUser" => {
+            let user = v2::User {
+                name: "Covered".to_owned(),
+                email: format!("{}@example.com", method.replace(['/', '.'], "-")),
+                age: Some(7),
+                ..Default::default()
+            };
+            let created = users2
+                .create_user(v2::CreateUserRequest { user: Some(user) })
+                .await?
+                .into_inner()
+                .user
+                .context("a user")?;
+            let id = created.id;
+            let older = v2::User {
+                id,
+                age: Some(8),
+                ..Default::default()
+            };
+            let request = v2::UpdateUserRequest {
+                user: Some(older),
+                update_mask: None,
+            };
+            let changed = users2.update_user(request).await?.into_inner().user;
+            users2.delete_user(v2::DeleteUserRequest { id }).await?;
+            let gone = users2.get_user(v2::GetUserRequest { id }).await.is_err();
+            gone && changed.context("a user")?.age == Some(8)
+        }
+        unknown => anyhow::bail!("no test calls {unknown}: add it here"),
+    };
+    anyhow::ensure!(ok, "{method} did not answer as it should");
+    Ok(())
+}

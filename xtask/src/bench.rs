@@ -1,0 +1,36 @@
+//! `bench`: how fast it is, on this machine.
+
+use anyhow::Result;
+
+use crate::binaries::Binaries;
+use crate::process;
+
+/// Measures release builds.
+#[derive(clap::Args)]
+pub(crate) struct Bench {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// From the request for a branch to its first answered query. Also written
+    /// to docs/bench/branch.json.
+    Branch,
+}
+
+impl Bench {
+    pub(crate) fn run(&self) -> Result<()> {
+        let name = match self.what {
+            What::Branch => "branch",
+        };
+        Binaries::build(true)?;
+        let suite = ["--quiet", "--release", "--package", "suite"];
+        let mut build = process::cargo(["build"]);
+        build.args(suite).args(["--bin", "bench"]);
+        process::run_step("build the benchmark", build)?;
+        let mut bench = process::cargo(["run"]);
+        bench.args(suite).args(["--bin", "bench", "--", name]);
+        process::run(&mut bench)
+    }
+}

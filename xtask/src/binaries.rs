@@ -1,0 +1,38 @@
+//! The three binaries of the system.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::process;
+use crate::repository;
+
+const PACKAGES: [&str; 3] = ["neon-emulator", "broker", "user-service"];
+
+/// Where the built binaries lie.
+pub(crate) struct Binaries {
+    folder: PathBuf,
+}
+
+impl Binaries {
+    /// Builds them, as one step.
+    pub(crate) fn build(release: bool) -> Result<Self> {
+        let mut arguments = vec!["build"];
+        for package in PACKAGES {
+            arguments.extend(["--package", package]);
+        }
+        if release {
+            arguments.push("--release");
+        }
+        process::run_step("build", process::cargo(arguments))?;
+        let profile = if release { "release" } else { "debug" };
+        Ok(Self {
+            folder: repository::target_dir()?.join(profile),
+        })
+    }
+
+    /// The path of one.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+}
