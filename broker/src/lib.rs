@@ -1,1 +1,27 @@
-//! .
+//! The branch broker: it alone holds the Neon API key, makes the branches that
+//! broker.toml declares, and hands out leases on them.
+//!
+//! The rooms, from the outside in: [`cli`] is the command line, [`server`] the
+//! gRPC API; behind them [`keeper`] keeps the world as declared, with
+//! [`reconcile`], [`migrate`], [`seed`] and [`roles`] doing the work, over
+//! [`neon`] and [`postgres`]; [`bindings`] and [`leases`] are what callers see,
+//! and [`state`] is what outlives the process.
+
+pub mod bindings;
+pub mod cli;
+pub mod config;
+pub mod connection;
+pub mod credentials;
+pub mod keeper;
+pub mod leases;
+pub mod logins;
+pub mod migrate;
+pub mod names;
+pub mod neon;
+pub mod postgres;
+pub mod reconcile;
+pub mod roles;
+pub mod seed;
+pub mod server;
+pub mod state;
+pub mod text;

@@ -3,15 +3,17 @@
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use fd_lock::{RwLock, RwLockWriteGuard};
 use neon_api::{ProjectId, Secret};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::api;
@@ -23,6 +25,9 @@ use crate::state::{Store, StoreError};
 /// A Unix socket's path ends at 107 bytes, of which Postgres uses these for
 /// `/.s.PGSQL.65535.lock`.
 const SOCKET_FOLDER_BYTES_MAX: usize = 107 - 20;
+
+/// How long requests that are under way may take at a stop.
+const REQUEST_SECONDS_MAX: u64 = 5;
 
 /// How to start.
 #[derive(Debug)]
@@ -45,12 +50,12 @@ pub struct Config {
 #[derive(Debug, Error)]
 pub enum StartError {
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {source}; choose another with --listen")]
+    #[error("cannot listen on {address}: {reason}; choose another with --listen")]
     Listen {
         /// The address.
         address: SocketAddr,
         /// What the system said.
-        source: io::Error,
+        reason: io::Error,
     },
     /// The address is open to others.
     #[error(
@@ -64,12 +69,18 @@ pub enum StartError {
     #[error("NEON_API_KEY is empty: set it to the key that callers will show")]
     NoKey,
     /// The data folder cannot be used.
-    #[error("cannot use the data folder {}: {source}", path.display())]
+    #[error("cannot use the data folder {}: {reason}", path.display())]
     Folder {
         /// What could not be made or opened.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        reason: io::Error,
+    },
+    /// The data folder is somebody else's.
+    #[error("{} has files in it and is no emulator's data folder (it has no state.json); choose an empty or a new one with --data", path.display())]
+    NotOurs {
+        /// The folder.
+        path: PathBuf,
     },
     /// Another emulator has the data folder.
     #[error("the data folder {} is in use by another emulator; stop it, or choose another with --data", path.display())]
@@ -101,7 +112,7 @@ pub struct Emulator {
     address: SocketAddr,
     stop: watch::Sender<bool>,
     served: tokio::task::JoinHandle<io::Result<()>>,
-    _lock: Lock,
+    _folder: DataFolder,
 }
 
 impl Emulator {
@@ -127,9 +138,9 @@ impl Emulator {
                 let address = listener.local_addr()?;
                 Ok((listener, address))
             })
-            .map_err(|source| StartError::Listen {
+            .map_err(|reason| StartError::Listen {
                 address: config.listen,
-                source,
+                reason,
             })?;
         let postgres_bin = config.postgres_bin;
         let installation = tokio::task::spawn_blocking(move || {
@@ -139,15 +150,18 @@ impl Emulator {
         .map_err(|error| StartError::State(error.to_string()))??;
         // After Postgres: the package brings its user.
         let user = ServerUser::choose(config.postgres_user.as_deref())?;
-        let data = make_folders(&config.data)?;
-        let lock = Lock::take(&data)?;
+        let folder = DataFolder::take(&config.data)?;
+        let data = folder.path.clone();
+        // At once: by this file the folder is known as an emulator's.
+        let store = Store::open(data.join("state.json")).map_err(state_error)?;
+        store.save().map_err(state_error)?;
+        folder.furnish()?;
         user.check_reaches(&data)?;
         let sockets = socket_folder(&data, &user)?;
         let certificates =
             Certificates::issue(&data, &user).map_err(|error: CertificateError| {
                 StartError::Certificate(crate::engine::chain(&error))
             })?;
-        let store = Store::open(data.join("state.json")).map_err(state_error)?;
         info!(
             postgres = %installation.bin().display(),
             version = installation.major(),
@@ -177,7 +191,7 @@ impl Emulator {
             address,
             stop,
             served,
-            _lock: lock,
+            _folder: folder.keep(),
         })
     }
 
@@ -192,74 +206,49 @@ impl Emulator {
     pub fn project(&self) -> Option<ProjectId> {
         self.engine
             .store()
-            .read(|state| state.projects.keys().next().cloned())
+            .read(|state| state.first_project.clone())
     }
 
     /// Stops serving, then stops every Postgres, cleanly.
     pub async fn stop(self) {
         self.stop.send_replace(true);
         self.engine.stop().await;
-        if let Ok(Err(error)) = self.served.await {
-            warn!(%error, "the API ended with an error");
+        let abort = self.served.abort_handle();
+        match timeout(Duration::from_secs(REQUEST_SECONDS_MAX), self.served).await {
+            Ok(Ok(Err(error))) => warn!(%error, "the API ended with an error"),
+            Ok(_) => {}
+            // A client that never finishes its request.
+            Err(_) => abort.abort(),
         }
     }
 }
 
 async fn first_project(engine: &Arc<Engine>) -> Result<(), StartError> {
-    let known = engine
-        .store()
-        .read(|state| state.projects.keys().next().cloned());
-    let project = match known {
-        Some(project) => project,
-        None => {
-            let project = api::create_first_project(engine)
-                .map_err(|error| StartError::Project(error.message().to_owned()))?;
-            engine.spawn_worker(project.clone());
-            project
-        }
-    };
+    if let Some(project) = engine.store().read(|state| state.first_project.clone()) {
+        engine.settled(&project).await;
+        return Ok(());
+    }
+    let project = api::create_first_project(engine)
+        .map_err(|error| StartError::Project(error.message().to_owned()))?;
+    engine.spawn_worker(project.clone());
     engine.settled(&project).await;
     let failure = engine.store().read(|state| {
-        let project = state.projects.get(&project)?;
-        if project.default_branch().is_some() {
-            return None;
-        }
-        project
-            .operations
+        let operations = &state.projects.get(&project)?.operations;
+        operations
             .iter()
             .find_map(|record| record.operation.error.clone())
-            .or_else(|| Some("it has no default branch".to_owned()))
     });
-    match failure {
-        None => Ok(()),
-        Some(message) => {
-            // The next start begins with an empty state.
-            let removed = engine.change(|state| {
-                state.projects.remove(&project);
-                Ok::<_, StoreError>(())
-            });
-            removed.map_err(state_error)?;
-            Err(StartError::Project(message))
-        }
-    }
-}
-
-fn make_folders(data: &Path) -> Result<PathBuf, StartError> {
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        |source| StartError::Folder { path, source }
+    let Some(message) = failure else {
+        return Ok(());
     };
-    for (folder, mode) in [("", 0o711), ("branches", 0o711), ("log", 0o700)] {
-        let folder = data.join(folder);
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(mode)
-            .create(&folder)
-            .and_then(|()| fs::set_permissions(&folder, PermissionsExt::from_mode(mode)))
-            .map_err(failed(&folder))?;
-    }
-    // Postgres's own idea of its folder has no links in it.
-    data.canonicalize().map_err(failed(data))
+    // The next start begins anew.
+    let removed = engine.change(|state| {
+        state.projects.remove(&project);
+        state.first_project = None;
+        Ok::<_, StoreError>(())
+    });
+    removed.map_err(state_error)?;
+    Err(StartError::Project(message))
 }
 
 /// Where Postgres makes its Unix sockets: in the data folder, unless that is
@@ -272,51 +261,135 @@ fn socket_folder(data: &Path, user: &ServerUser) -> Result<PathBuf, StartError> 
         data.hash(&mut hasher);
         folder = PathBuf::from(format!("/tmp/neon-emulator-{:016x}", hasher.finish()));
     }
-    let failed = |source| StartError::Folder {
+    let failed = |reason| StartError::Folder {
         path: folder.clone(),
-        source,
+        reason,
     };
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o711)
-        .create(&folder)
+    match fs::symlink_metadata(&folder) {
+        Ok(found) if !found.is_dir() || !is_ours(&folder, user).map_err(failed)? => {
+            let reason = "it is there and belongs to somebody else";
+            return Err(failed(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                reason,
+            )));
+        }
+        Ok(_) => {}
+        Err(_) => fs::DirBuilder::new()
+            .mode(0o711)
+            .create(&folder)
+            .map_err(failed)?,
+    }
+    fs::set_permissions(&folder, PermissionsExt::from_mode(0o711))
         .and_then(|()| user.own(&folder))
         .map_err(failed)?;
-    if !user.owns(&folder).map_err(failed)? {
-        return Err(failed(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            "it belongs to somebody else",
-        )));
-    }
     Ok(folder)
+}
+
+/// Made by an earlier run: for the emulator, and given to Postgres's user.
+fn is_ours(folder: &Path, user: &ServerUser) -> io::Result<bool> {
+    let own = nix::unistd::Uid::effective().as_raw();
+    Ok(user.owns(folder)? || folder.metadata()?.uid() == own)
 }
 
 fn state_error(error: StoreError) -> StartError {
     StartError::State(crate::engine::chain(&error))
 }
 
-/// Holds the data folder for this process alone.
+/// The data folder, held for this process alone.
 #[derive(Debug)]
-struct Lock {
-    _guard: RwLockWriteGuard<'static, fs::File>,
+struct DataFolder {
+    /// Without links: as Postgres itself sees it.
+    path: PathBuf,
+    /// Removed again unless the start succeeds.
+    new: bool,
+    _lock: RwLockWriteGuard<'static, fs::File>,
 }
 
-impl Lock {
+impl DataFolder {
     fn take(data: &Path) -> Result<Self, StartError> {
-        let path = data.join("lock");
-        let file = fs::OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(|source| StartError::Folder { path, source })?;
-        // Held until the process ends, which is when the emulator does.
-        let lock: &'static mut RwLock<fs::File> = Box::leak(Box::new(RwLock::new(file)));
-        match lock.try_write() {
-            Ok(guard) => Ok(Self { _guard: guard }),
-            Err(_) => Err(StartError::Locked {
-                path: data.to_owned(),
-            }),
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            |reason| StartError::Folder { path, reason }
+        };
+        let new = match fs::read_dir(data) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+            Err(error) => return Err(failed(data)(error)),
+            Ok(entries) => {
+                // A kill at the very start leaves the lock alone.
+                let mut names = entries.flatten().map(|entry| entry.file_name());
+                if names.any(|name| name != "lock") && !data.join("state.json").exists() {
+                    return Err(StartError::NotOurs {
+                        path: data.to_owned(),
+                    });
+                }
+                false
+            }
+        };
+        if let Some(parent) = data.parent() {
+            fs::create_dir_all(parent).map_err(failed(parent))?;
+        }
+        make_folder(data, 0o711)?;
+        let path = data.canonicalize().map_err(failed(data))?;
+        let lock = lock(&path)?;
+        Ok(Self {
+            path,
+            new,
+            _lock: lock,
+        })
+    }
+
+    /// Makes the folders in it.
+    fn furnish(&self) -> Result<(), StartError> {
+        make_folder(&self.path.join("branches"), 0o711)?;
+        make_folder(&self.path.join("log"), 0o700)
+    }
+
+    /// The start has succeeded.
+    fn keep(mut self) -> Self {
+        self.new = false;
+        self
+    }
+}
+
+impl Drop for DataFolder {
+    fn drop(&mut self) {
+        if self.new
+            && let Err(error) = fs::remove_dir_all(&self.path)
+        {
+            warn!(folder = %self.path.display(), %error, "could not remove what the failed start made");
         }
     }
+}
+
+/// Makes a folder unless it is there; one that is there stays as it is.
+fn make_folder(path: &Path, mode: u32) -> Result<(), StartError> {
+    match fs::DirBuilder::new().mode(mode).create(path) {
+        Err(reason) if reason.kind() != io::ErrorKind::AlreadyExists => Err(StartError::Folder {
+            path: path.to_owned(),
+            reason,
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn lock(data: &Path) -> Result<RwLockWriteGuard<'static, fs::File>, StartError> {
+    let path = data.join("lock");
+    let failed = |reason| StartError::Folder {
+        path: path.clone(),
+        reason,
+    };
+    let file = fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(failed)?;
+    // Held until the process ends, which is when the emulator does.
+    let lock: &'static mut RwLock<fs::File> = Box::leak(Box::new(RwLock::new(file)));
+    lock.try_write().map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => StartError::Locked {
+            path: data.to_owned(),
+        },
+        _ => failed(error),
+    })
 }

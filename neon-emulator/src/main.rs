@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use neon_api::Secret;
 use neon_emulator::{Config, Emulator};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing::warn;
 use tracing_subscriber::EnvFilter;
 
 /// The Neon API on local Postgres, for developing and testing without an
@@ -68,14 +69,16 @@ async fn serve(arguments: Serve) -> anyhow::Result<()> {
         .context("NEON_API_KEY is not set: set it to the key that callers will show")?;
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-    let starting = Emulator::start(Config {
+    let emulator = Emulator::start(Config {
         listen: arguments.listen,
         data: arguments.data,
         key: Secret::from(key),
         postgres_bin: arguments.postgres_bin,
         postgres_user: arguments.postgres_user,
     });
-    let emulator = starting.await?;
+    // A signal that comes meanwhile is acted upon after the start: half started,
+    // there would be servers that nobody stops.
+    let emulator = emulator.await?;
     println!("Neon API  http://{}/api/v2", emulator.address());
     if let Some(project) = emulator.project() {
         println!("project   {project}");
@@ -84,6 +87,10 @@ async fn serve(arguments: Serve) -> anyhow::Result<()> {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    emulator.stop().await;
+    tokio::select! {
+        () = emulator.stop() => {}
+        _ = terminate.recv() => warn!("asked a second time: leaving Postgres to the next start"),
+        _ = interrupt.recv() => warn!("asked a second time: leaving Postgres to the next start"),
+    }
     Ok(())
 }

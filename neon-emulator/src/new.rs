@@ -98,7 +98,7 @@ pub(crate) fn project(
         database_name.clone(),
         database(&branch_id, &database_name, &role_name, next_database_id),
     );
-    let endpoint = endpoint(&id, &branch_id, EndpointType::ReadWrite)?;
+    let endpoint = endpoint(&id, &branch_id, EndpointType::ReadWrite, |_| false)?;
     let endpoint_id = endpoint.endpoint.id.clone();
 
     let mut record = ProjectRecord {
@@ -206,14 +206,15 @@ pub(crate) fn branch(
     }
 }
 
-/// An endpoint with an address of its own.
+/// An endpoint with an address of its own, none of those that are `taken`.
 pub(crate) fn endpoint(
     project: &ProjectId,
     branch: &BranchId,
     endpoint_type: EndpointType,
+    taken: impl Fn(u16) -> bool,
 ) -> Result<EndpointRecord, ApiError> {
     let at = now();
-    let port = free_port().map_err(|error| ApiError::internal(&error))?;
+    let port = free_port(taken).map_err(|error| ApiError::internal(&error))?;
     let id: EndpointId = id(names::endpoint_id())?;
     Ok(EndpointRecord {
         endpoint: Endpoint {

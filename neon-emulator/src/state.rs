@@ -13,6 +13,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -37,6 +38,8 @@ pub(crate) struct State {
     pub(crate) projects: BTreeMap<ProjectId, ProjectRecord>,
     /// The id of the next database: Neon numbers them.
     pub(crate) next_database_id: i64,
+    /// The project that the emulator itself made at its first start.
+    pub(crate) first_project: Option<ProjectId>,
 }
 
 /// A project and all that is in it.
@@ -105,21 +108,52 @@ pub(crate) enum Job {
     DeleteBranch { branch: BranchId },
 }
 
-/// A change to the roles and databases of a branch.
+/// A change to the roles and databases of a branch. The state has it already;
+/// what was there before is put back when it cannot be made true.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum CatalogChange {
     /// Make the role, or give it the password that the state has.
-    Role { name: String, end_sessions: bool },
-    /// Drop it.
-    DropRole { name: String },
-    /// Make the database, or give it the owner that the state has.
-    Database {
+    Role {
         name: String,
-        renamed_from: Option<String>,
+        /// `None`: it is new.
+        before: Option<Role>,
     },
     /// Drop it.
-    DropDatabase { name: String },
+    DropRole { before: Role },
+    /// Make the database, or give it the name and the owner that the state has.
+    Database {
+        name: String,
+        /// `None`: it is new.
+        before: Option<Database>,
+    },
+    /// Drop it.
+    DropDatabase { before: Database },
+}
+
+impl CatalogChange {
+    /// Puts back what the state had before.
+    pub(crate) fn undo(self, branch: &mut BranchRecord) {
+        match self {
+            Self::Role { name, before } => {
+                branch.roles.remove(&name);
+                branch
+                    .roles
+                    .extend(before.map(|role| (role.name.clone(), role)));
+            }
+            Self::DropRole { before } => {
+                branch.roles.insert(before.name.clone(), before);
+            }
+            Self::Database { name, before } => {
+                branch.databases.remove(&name);
+                let before = before.map(|database| (database.name.clone(), database));
+                branch.databases.extend(before);
+            }
+            Self::DropDatabase { before } => {
+                branch.databases.insert(before.name.clone(), before);
+            }
+        }
+    }
 }
 
 /// The state and its file.
@@ -166,6 +200,7 @@ impl Store {
                 version: VERSION,
                 projects: BTreeMap::new(),
                 next_database_id: 1,
+                first_project: None,
             },
             Err(source) => return Err(StoreError::Read { path, source }),
         };
@@ -179,6 +214,11 @@ impl Store {
             path,
             state: Mutex::new(state),
         })
+    }
+
+    /// Writes the state as it is: a new folder has its file from the start.
+    pub(crate) fn save(&self) -> Result<(), StoreError> {
+        self.write(&self.lock())
     }
 
     /// Looks at the state.
@@ -215,12 +255,18 @@ impl Store {
         };
         let folder = self.path.parent().unwrap_or(Path::new("."));
         let bytes = serde_json::to_vec(state).map_err(|error| failed(error.into()))?;
-        // Made with mode 0600; renamed over the old one, whole.
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-        file.write_all(&bytes).map_err(failed)?;
-        file.persist(&self.path)
-            .map_err(|error| failed(error.error))?;
-        Ok(())
+        // Renamed over the old one, whole. One name: what a kill leaves is
+        // overwritten by the next change.
+        let new = folder.join("state.json.new");
+        fs::OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&new)
+            .and_then(|mut file| file.write_all(&bytes))
+            .and_then(|()| fs::rename(&new, &self.path))
+            .map_err(failed)
     }
 }
 
@@ -269,6 +315,11 @@ impl ProjectRecord {
         self.operations
             .iter()
             .find(|record| !record.operation.status.is_final())
+    }
+
+    /// Every port that an endpoint has.
+    pub(crate) fn ports(&self) -> impl Iterator<Item = u16> {
+        self.endpoints.values().map(|record| record.port)
     }
 
     /// True while an operation on the branch is still to be done.

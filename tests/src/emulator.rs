@@ -25,12 +25,12 @@ pub struct EmulatorProcess {
 }
 
 impl EmulatorProcess {
-    /// Starts one on a folder, at a port that the system chooses.
+    /// Starts one on a folder, at a free port.
     ///
     /// # Errors
     /// When it does not start.
     pub async fn start(data: &Path) -> anyhow::Result<Self> {
-        Self::start_at(data, "127.0.0.1:0").await
+        Self::start_at(data, &crate::free_address()?).await
     }
 
     /// Starts one on a folder at this address.

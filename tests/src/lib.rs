@@ -13,6 +13,7 @@
 mod binaries;
 mod emulator;
 mod folder;
+mod ports;
 mod postgres;
 mod process;
 mod system;
@@ -21,6 +22,7 @@ mod wait;
 pub use binaries::binary;
 pub use emulator::{API_KEY, EmulatorProcess};
 pub use folder::Folder;
+pub use ports::free_address;
 pub use postgres::connect;
 pub use process::Process;
 pub use system::{Broker, System, UserService, channel, example_config};

@@ -161,7 +161,7 @@ impl Broker {
         emulator: &EmulatorProcess,
         config: &Path,
     ) -> anyhow::Result<Self> {
-        Self::start_at("127.0.0.1:0", folder, emulator, config).await
+        Self::start_at(&crate::free_address()?, folder, emulator, config).await
     }
 
     /// As [`Broker::start`], at this address.

@@ -98,7 +98,7 @@ impl Input {
         }
         let mut fields = BTreeSet::new();
         for path in &paths {
-            if path == "*" {
+            if path == "*" && paths.len() == 1 {
                 fields.extend(known);
             } else if let Some(field) = known.iter().find(|field| field.path() == path) {
                 fields.insert(*field);
@@ -122,6 +122,9 @@ impl Input {
 fn refused(path: &str) -> String {
     if path == "id" {
         return "names id, which never changes".to_owned();
+    }
+    if path == "*" {
+        return "names * beside other fields; * stands alone".to_owned();
     }
     let quoted: String = path.chars().take(QUOTED_CHARACTERS_MAX).collect();
     format!("names {quoted:?}, which is not a field of a user")

@@ -48,7 +48,7 @@ pub(super) async fn create(
     Body(request): Body<DatabaseCreateRequest>,
 ) -> ApiResult<(StatusCode, Json<DatabaseOperations>)> {
     let wanted = request.database;
-    check_new_name(&wanted.name)?;
+    check_new_name("database.name", &wanted.name)?;
     let answer = engine.change(|state| -> ApiResult<_> {
         let mut id = state.next_database_id;
         let project = projects::find_mut(state, &names.project_id)?;
@@ -61,7 +61,7 @@ pub(super) async fn create(
             .insert(wanted.name.clone(), database.clone());
         let change = CatalogChange::Database {
             name: wanted.name,
-            renamed_from: None,
+            before: None,
         };
         let operations = apply(project, &names.branch_id, change)?;
         state.next_database_id = id;
@@ -80,19 +80,19 @@ pub(super) async fn update(
 ) -> ApiResult<Json<DatabaseOperations>> {
     let wanted = request.database;
     if let Some(name) = &wanted.name {
-        check_new_name(name)?;
+        check_new_name("database.name", name)?;
     }
     engine.change(|state| {
         let project = projects::find_mut(state, &names.project_id)?;
         let branch = branches::find_mut(project, &names.branch_id)?;
-        let mut database = find(branch, &names.database_name)?.clone();
-        let renamed_from = match wanted.name {
-            Some(name) if name != database.name => {
-                check_free(branch, &name)?;
-                Some(std::mem::replace(&mut database.name, name))
-            }
-            _ => None,
-        };
+        let before = find(branch, &names.database_name)?.clone();
+        let mut database = before.clone();
+        if let Some(name) = wanted.name
+            && name != database.name
+        {
+            check_free(branch, &name)?;
+            database.name = name;
+        }
         if let Some(owner) = wanted.owner_name {
             check_owner(branch, &owner)?;
             database.owner_name = owner;
@@ -104,7 +104,7 @@ pub(super) async fn update(
             .insert(database.name.clone(), database.clone());
         let change = CatalogChange::Database {
             name: database.name.clone(),
-            renamed_from,
+            before: Some(before),
         };
         let operations = apply(project, &names.branch_id, change)?;
         Ok(Json(DatabaseOperations {
@@ -122,7 +122,7 @@ pub(super) async fn delete(engine: Shared, Names(names): Names<InDatabase>) -> A
             return Ok(StatusCode::NO_CONTENT.into_response());
         };
         let change = CatalogChange::DropDatabase {
-            name: names.database_name,
+            before: database.clone(),
         };
         let operations = apply(project, &names.branch_id, change)?;
         Ok(Json(DatabaseOperations {
@@ -140,11 +140,13 @@ fn find<'a>(branch: &'a BranchRecord, name: &str) -> ApiResult<&'a Database> {
         .ok_or_else(|| ApiError::not_found("database"))
 }
 
-fn check_new_name(name: &str) -> ApiResult<()> {
-    check_name("database.name", name)?;
+/// Checks the name of a new database.
+pub(super) fn check_new_name(field: &str, name: &str) -> ApiResult<()> {
+    check_name(field, name)?;
+    // The emulator's own sessions are in postgres.
     if matches!(name, "postgres" | "template0" | "template1") {
         return Err(ApiError::unprocessable(format!(
-            "database.name: {name} is reserved"
+            "{field}: {name} is reserved"
         )));
     }
     Ok(())

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::Shared;
 use super::error::{ApiError, ApiResult};
 use super::extract::{Body, InBranch, InEndpoint, InProject, Names};
-use super::{branches, projects};
+use super::{branches, projects, settings};
 use crate::state::{EndpointRecord, Job, OperationRecord, ProjectRecord};
 use crate::time::now;
 use crate::{new, operations};
@@ -73,6 +73,7 @@ pub(super) async fn create(
     let wanted = request.endpoint;
     check_type(&wanted.endpoint_type)?;
     check_suspend_timeout(wanted.suspend_timeout_seconds)?;
+    settings::check("endpoint.settings", wanted.settings.as_ref())?;
     let answer = engine.change(|state| -> ApiResult<_> {
         let project = projects::find_mut(state, &names.project_id)?;
         branches::find(project, &wanted.branch_id)?;
@@ -82,7 +83,12 @@ pub(super) async fn create(
         if project.is_busy(&wanted.branch_id) {
             return Err(ApiError::locked());
         }
-        let mut record = new::endpoint(&names.project_id, &wanted.branch_id, wanted.endpoint_type)?;
+        let mut record = new::endpoint(
+            &names.project_id,
+            &wanted.branch_id,
+            wanted.endpoint_type,
+            |port| project.ports().any(|taken| taken == port),
+        )?;
         record.endpoint.name = wanted.name;
         record.endpoint.disabled = wanted.disabled.unwrap_or(false);
         record.endpoint.settings = wanted.settings.unwrap_or_default();
@@ -119,6 +125,7 @@ pub(super) async fn update(
 ) -> ApiResult<Json<EndpointOperations>> {
     let wanted = request.endpoint;
     check_suspend_timeout(wanted.suspend_timeout_seconds)?;
+    settings::check("endpoint.settings", wanted.settings.as_ref())?;
     if wanted.branch_id.is_some() {
         return Err(ApiError::unprocessable(
             "endpoint.branch_id: this emulator moves no endpoint to another branch yet",
@@ -235,8 +242,13 @@ pub(super) fn create_with_branch(
         .map(|options| {
             check_type(&options.endpoint_type)?;
             check_suspend_timeout(options.suspend_timeout_seconds)?;
-            let mut record =
-                new::endpoint(&project.project.id, branch, options.endpoint_type.clone())?;
+            settings::check("endpoints.settings", options.settings.as_ref())?;
+            let mut record = new::endpoint(
+                &project.project.id,
+                branch,
+                options.endpoint_type.clone(),
+                |port| project.ports().any(|taken| taken == port),
+            )?;
             record.endpoint.settings = options.settings.clone().unwrap_or_default();
             record.endpoint.suspend_timeout_seconds = options.suspend_timeout_seconds.unwrap_or(0);
             set_limits(

@@ -11,6 +11,7 @@ mod operations;
 mod projects;
 mod roles;
 mod schema;
+mod settings;
 
 use std::sync::Arc;
 
@@ -109,7 +110,7 @@ async fn check_key(State(key): State<Arc<Secret>>, request: Request, next: Next)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.strip_prefix("Bearer "));
     match given {
-        Some(given) if same(given.trim().as_bytes(), key.expose().as_bytes()) => {
+        Some(given) if same(given.trim().as_bytes(), key.expose().trim().as_bytes()) => {
             next.run(request).await
         }
         Some(_) => {

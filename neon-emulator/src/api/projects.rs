@@ -12,6 +12,7 @@ use super::Shared;
 use super::connection::details;
 use super::error::{ApiError, ApiResult};
 use super::extract::{Body, InProject, Names, Parameters};
+use super::{databases, roles};
 use crate::engine::Engine;
 use crate::new;
 use crate::state::{ProjectRecord, State};
@@ -83,7 +84,11 @@ pub(super) async fn create(
 pub(crate) fn create_first(engine: &Engine) -> ApiResult<ProjectId> {
     let mut request = ProjectCreateRequest::named("local");
     request.project.pg_version = u16::try_from(engine.installation().major()).ok();
-    create_project(engine, request).map(|created| created.project.id)
+    let project = create_project(engine, request)?.project.id;
+    engine.change(|state| {
+        state.first_project = Some(project.clone());
+        Ok(project)
+    })
 }
 
 /// The project that a request names.
@@ -117,6 +122,12 @@ fn create_project(engine: &Engine, request: ProjectCreateRequest) -> ApiResult<C
                 "{field} must have 1 to {NAME_CHARACTERS_MAX} characters"
             )));
         }
+    }
+    if let Some(name) = &branch.role_name {
+        roles::check_new_name("project.branch.role_name", name)?;
+    }
+    if let Some(name) = &branch.database_name {
+        databases::check_new_name("project.branch.database_name", name)?;
     }
     let major = engine.installation().major();
     if wanted

@@ -60,13 +60,7 @@ pub(super) async fn create(
     Body(request): Body<RoleCreateRequest>,
 ) -> ApiResult<(StatusCode, Json<RoleOperations>)> {
     let wanted = request.role;
-    check_name("role.name", &wanted.name)?;
-    if RESERVED.contains(&wanted.name.as_str()) || wanted.name.starts_with("pg_") {
-        return Err(ApiError::unprocessable(format!(
-            "role.name: {} is reserved",
-            wanted.name
-        )));
-    }
+    check_new_name("role.name", &wanted.name)?;
     let answer = engine.change(|state| -> ApiResult<_> {
         let project = projects::find_mut(state, &names.project_id)?;
         let branch = branches::find_mut(project, &names.branch_id)?;
@@ -78,7 +72,7 @@ pub(super) async fn create(
         branch.roles.insert(wanted.name.clone(), role.clone());
         let change = CatalogChange::Role {
             name: wanted.name,
-            end_sessions: false,
+            before: None,
         };
         let operations = apply(project, &names.branch_id, change)?;
         Ok(RoleOperations { role, operations })
@@ -106,11 +100,10 @@ pub(super) async fn delete(engine: Shared, Names(names): Names<InRole>) -> ApiRe
         let Some(role) = branch.roles.remove(&names.role_name) else {
             return Ok(StatusCode::NO_CONTENT.into_response());
         };
-        let change = CatalogChange::DropRole {
-            name: names.role_name,
-        };
+        let answer = without_password(&role);
+        let change = CatalogChange::DropRole { before: role };
         let operations = apply(project, &names.branch_id, change)?;
-        let role = without_password(&role);
+        let role = answer;
         Ok(Json(RoleOperations { role, operations }).into_response())
     })
 }
@@ -147,12 +140,13 @@ pub(super) async fn reset(
                 names.role_name
             )));
         }
+        let before = Some(role.clone());
         role.password = Some(names::password().into());
         role.updated_at = now();
         let role = role.clone();
         let change = CatalogChange::Role {
             name: names.role_name,
-            end_sessions: true,
+            before,
         };
         let operations = apply(project, &names.branch_id, change)?;
         Ok(Json(RoleOperations { role, operations }))
@@ -183,6 +177,17 @@ pub(super) fn apply(
         Uuid::new_v4(),
     );
     Ok(project.schedule(vec![record]))
+}
+
+/// Checks the name of a new role.
+pub(super) fn check_new_name(field: &str, name: &str) -> ApiResult<()> {
+    check_name(field, name)?;
+    if RESERVED.contains(&name) || name.starts_with("pg_") {
+        return Err(ApiError::unprocessable(format!(
+            "{field}: {name} is reserved"
+        )));
+    }
+    Ok(())
 }
 
 /// Checks the name of a role or a database.

@@ -41,7 +41,7 @@ pub(super) async fn get(
         .await
         .map_err(|error| match error {
             SchemaError::NoPgDump { .. } => {
-                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+                ApiError::new(StatusCode::NOT_IMPLEMENTED, error.to_string())
             }
             SchemaError::Branch(_) | SchemaError::Run(_) | SchemaError::Failed { .. } => {
                 ApiError::internal(&error)

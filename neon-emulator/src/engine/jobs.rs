@@ -9,8 +9,8 @@ use thiserror::Error;
 use tracing::error;
 use uuid::Uuid;
 
-use super::servers::FreePortError;
-use super::{Engine, branch_of};
+use super::Engine;
+use super::ports::FreePortError;
 use crate::operations;
 use crate::postgres::admin::{self, AdminError};
 use crate::postgres::{
@@ -54,6 +54,10 @@ impl Engine {
         project: &ProjectId,
         job: &Job,
     ) -> Result<(), JobError> {
+        let _held = match self.touched_by(project, job) {
+            Some(branch) => Some(self.hold(&branch).await),
+            None => None,
+        };
         match job {
             Job::CreateRoot { branch } => self.create_root(project, branch).await,
             Job::CreateBranch { branch } => self.create_branch(project, branch).await,
@@ -65,15 +69,60 @@ impl Engine {
         }
     }
 
-    /// A branch whose making failed is no branch: its folder and records go.
+    /// Leaves nothing of a job that failed: a branch whose making failed is no
+    /// branch, and a role or database is what it was before.
     pub(super) async fn discard_half_made(&self, project: &ProjectId, job: &Job) {
-        if !matches!(job, Job::CreateRoot { .. } | Job::CreateBranch { .. }) {
-            return;
+        let discarded = match job {
+            Job::CreateRoot { branch } | Job::CreateBranch { branch } => {
+                self.delete_branch(project, branch).await
+            }
+            Job::ApplyConfig { branch, change } => self.change(|state| -> Result<_, JobError> {
+                if let Some(record) = state
+                    .projects
+                    .get_mut(project)
+                    .and_then(|project| project.branches.get_mut(branch))
+                {
+                    change.clone().undo(record);
+                }
+                Ok(())
+            }),
+            Job::StartCompute { endpoint } => {
+                let idle = self.set_endpoint_idle(project, endpoint, None);
+                idle.map_err(JobError::from)
+            }
+            Job::SuspendCompute { .. } | Job::DeleteEndpoint { .. } | Job::DeleteBranch { .. } => {
+                Ok(())
+            }
+        };
+        if let Err(error) = discarded {
+            error!(
+                ?job,
+                error = super::chain(&error),
+                "could not undo what failed"
+            );
         }
-        let Some(branch) = branch_of(job) else { return };
-        if let Err(error) = self.delete_branch(project, branch).await {
-            error!(%branch, error = super::chain(&error), "a half-made branch could not be removed");
-        }
+    }
+
+    /// The branch whose folder a job works on. Of a branch that is cloned it is
+    /// the parent's: nobody else knows the new one.
+    fn touched_by(&self, project: &ProjectId, job: &Job) -> Option<BranchId> {
+        self.store().read(|state| {
+            let project = state.projects.get(project)?;
+            match job {
+                Job::CreateRoot { .. } => None,
+                Job::CreateBranch { branch } => {
+                    project.branches.get(branch)?.branch.parent_id.clone()
+                }
+                Job::StartCompute { endpoint }
+                | Job::SuspendCompute { endpoint }
+                | Job::DeleteEndpoint { endpoint } => {
+                    Some(project.endpoints.get(endpoint)?.endpoint.branch_id.clone())
+                }
+                Job::ApplyConfig { branch, .. } | Job::DeleteBranch { branch } => {
+                    Some(branch.clone())
+                }
+            }
+        })
     }
 
     /// Schedules the start of an endpoint, as the emulator's own doing.
@@ -225,27 +274,30 @@ impl Engine {
         let sockets = self.sockets();
         self.with_admin(project, branch, async |client, port| {
             match change {
-                CatalogChange::Role { name, end_sessions } => {
+                CatalogChange::Role { name, before } => {
                     let role = record.roles.get(name).ok_or(JobError::Gone)?;
                     let password = role.password.as_ref().map(neon_api::Secret::expose);
                     admin::ensure_role(&client, name, password).await?;
-                    if *end_sessions {
+                    // As on Neon: a new password ends the sessions of the old.
+                    if before.is_some() {
                         admin::end_sessions(&client, name).await?;
                     }
                 }
-                CatalogChange::DropRole { name } => {
-                    admin::drop_role(&client, sockets, port, name).await?;
+                CatalogChange::DropRole { before } => {
+                    admin::drop_role(&client, sockets, port, &before.name).await?;
                 }
-                CatalogChange::Database { name, renamed_from } => {
+                CatalogChange::Database { name, before } => {
                     let database = record.databases.get(name).ok_or(JobError::Gone)?;
-                    if let Some(old) = renamed_from {
-                        admin::rename_database(&client, old, name).await?;
+                    if let Some(before) = before
+                        && before.name != *name
+                    {
+                        admin::rename_database(&client, &before.name, name).await?;
                     }
                     let owner = &database.owner_name;
                     admin::ensure_database(&client, sockets, port, name, owner).await?;
                 }
-                CatalogChange::DropDatabase { name } => {
-                    admin::drop_database(&client, name).await?;
+                CatalogChange::DropDatabase { before } => {
+                    admin::drop_database(&client, &before.name).await?;
                 }
             }
             Ok(())

@@ -4,27 +4,39 @@
 //! handlers only change the state and wake the worker, so an emulator that was
 //! killed goes on with what the state says is still to be done.
 
+mod errands;
 mod jobs;
+mod ports;
 mod schema;
 mod servers;
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use neon_api::types::{EndpointState, OperationStatus};
+use neon_api::types::{EndpointState, OperationAction, OperationStatus};
 use neon_api::{BranchId, EndpointId, OperationId, ProjectId};
 use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
+use uuid::Uuid;
 
 use crate::certificates::Certificates;
+use crate::operations;
 use crate::postgres::{Installation, Server, ServerUser, remove_leftovers};
 use crate::state::{EndpointRecord, Job, OperationRecord, ProjectRecord, State, Store, StoreError};
 use crate::time::now;
 
+pub(crate) use ports::free_port;
 pub(crate) use schema::SchemaError;
-pub(crate) use servers::free_port;
+
+/// How long a stop waits for work that is going on.
+const STOP_SECONDS_MAX: u64 = 60;
+/// How long a worker waits when the state cannot be written.
+const RECORD_RETRY_MS: u64 = 1_000;
 
 /// Everything that runs.
 #[derive(Debug)]
@@ -36,6 +48,10 @@ pub(crate) struct Engine {
     user: ServerUser,
     certificates: Certificates,
     servers: Mutex<HashMap<EndpointId, Arc<Server>>>,
+    /// One for each branch: who works on its folder holds it.
+    locks: Mutex<HashMap<BranchId, Arc<tokio::sync::Mutex<()>>>>,
+    /// Workers and errands: a stop waits for them.
+    tasks: TaskTracker,
     /// Counts the changes that may concern a worker.
     changes: watch::Sender<u64>,
     stopping: watch::Sender<bool>,
@@ -58,6 +74,8 @@ impl Engine {
             user,
             certificates,
             servers: Mutex::default(),
+            locks: Mutex::default(),
+            tasks: TaskTracker::new(),
             changes: watch::Sender::new(0),
             stopping: watch::Sender::new(false),
         })
@@ -74,12 +92,19 @@ impl Engine {
                         record.operation.status = OperationStatus::Scheduling;
                     }
                 }
+                finish_deletions(project);
             }
             Ok::<_, StoreError>(())
         })?;
         let active: Vec<(ProjectId, EndpointId)> = self.store.read(|state| {
             projects_with_endpoints(state)
-                .filter(|(_, record)| record.endpoint.current_state == EndpointState::Active)
+                .filter(|(_, record)| {
+                    let endpoint = &record.endpoint;
+                    // Idle and pending: it was to run, and could not.
+                    endpoint.current_state == EndpointState::Active
+                        || (endpoint.current_state == EndpointState::Idle
+                            && endpoint.pending_state == Some(EndpointState::Active))
+                })
                 .map(|(project, record)| (project.project.id.clone(), record.endpoint.id.clone()))
                 .collect()
         });
@@ -87,10 +112,12 @@ impl Engine {
         for (project, endpoint) in active {
             let engine = Arc::clone(self);
             starts.spawn(async move {
-                if let Err(error) = engine.start_endpoint(&project, &endpoint).await {
+                let started = engine.start_again(&project, &endpoint).await;
+                if let Err(error) = started {
                     // This endpoint alone is out of service.
                     error!(%endpoint, error = chain(&error), "an endpoint could not be started");
-                    if let Err(error) = engine.set_endpoint_idle(&project, &endpoint) {
+                    let pending = Some(EndpointState::Active);
+                    if let Err(error) = engine.set_endpoint_idle(&project, &endpoint, pending) {
                         error!(%endpoint, error = chain(&error), "could not record it");
                     }
                 }
@@ -106,10 +133,17 @@ impl Engine {
         Ok(())
     }
 
-    /// Stops every server, cleanly. The state keeps them as active: the next
-    /// run starts them again.
+    /// Waits for what is being done, then stops every server, cleanly. The state
+    /// keeps them as active: the next run starts them again.
     pub(crate) async fn stop(&self) {
         self.stopping.send_replace(true);
+        self.tasks.close();
+        if timeout(Duration::from_secs(STOP_SECONDS_MAX), self.tasks.wait())
+            .await
+            .is_err()
+        {
+            warn!("work is still going on after {STOP_SECONDS_MAX} s; the next run does it again");
+        }
         self.stop_all_servers().await;
     }
 
@@ -135,7 +169,7 @@ impl Engine {
 
     /// Starts the worker of a project.
     pub(crate) fn spawn_worker(self: &Arc<Self>, project: ProjectId) {
-        tokio::spawn(Arc::clone(self).work(project));
+        self.tasks.spawn(Arc::clone(self).work(project));
     }
 
     /// Waits until no operation of the project is left to be done.
@@ -172,8 +206,9 @@ impl Engine {
                 None => return,
                 Some(Some(record)) => {
                     if let Err(error) = self.perform(&project, record).await {
-                        error!(%project, error = chain(&error), "an operation's result could not be recorded");
-                        return;
+                        // The disk is full, say. The job is done again.
+                        error!(%project, error = chain(&error), "an operation could not be recorded");
+                        tokio::time::sleep(Duration::from_millis(RECORD_RETRY_MS)).await;
                     }
                 }
                 Some(None) => {
@@ -255,6 +290,7 @@ impl Engine {
         })
     }
 
+    /// Ends processes, and removes files, of an earlier run.
     async fn end_leftovers(&self) {
         let folders: Vec<PathBuf> = self.store.read(|state| {
             state
@@ -275,28 +311,13 @@ impl Engine {
             });
         }
         while ends.join_next().await.is_some() {}
-        self.remove_orphaned_folders();
-    }
-
-    /// Removes folders that no branch has: a kill fell between the removal of
-    /// the record and that of the folder.
-    fn remove_orphaned_folders(&self) {
-        let folder = self.data.join("branches");
-        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
-            let known = self.store.read(|state| {
-                state.projects.values().any(|project| {
-                    project
-                        .branches
-                        .keys()
-                        .any(|branch| entry.file_name() == Path::new(branch.as_str()))
-                })
-            });
-            if !known {
-                info!(folder = %entry.path().display(), "removing the folder of a branch that is gone");
-                if let Err(error) = std::fs::remove_dir_all(entry.path()) {
-                    warn!(folder = %entry.path().display(), %error, "could not remove it");
-                }
-            }
+        // Lock files of sockets hold pids, which somebody else may have by now.
+        for entry in std::fs::read_dir(&self.sockets)
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let _ = std::fs::remove_file(entry.path());
         }
     }
 }
@@ -323,13 +344,25 @@ pub(crate) fn chain(error: &dyn Error) -> String {
     text
 }
 
-/// The operation that a failed job belongs to is told by these.
-pub(crate) fn branch_of(job: &Job) -> Option<&BranchId> {
-    match job {
-        Job::CreateRoot { branch }
-        | Job::CreateBranch { branch }
-        | Job::ApplyConfig { branch, .. }
-        | Job::DeleteBranch { branch } => Some(branch),
-        Job::StartCompute { .. } | Job::SuspendCompute { .. } | Job::DeleteEndpoint { .. } => None,
+/// Deletions that failed are tried again: their records are still there.
+fn finish_deletions(project: &mut ProjectRecord) {
+    let left: Vec<BranchId> = project
+        .branches
+        .values()
+        .filter(|record| record.deleted && !project.is_busy(&record.branch.id))
+        .map(|record| record.branch.id.clone())
+        .collect();
+    for branch in left {
+        let operation = operations::record(
+            &project.project.id,
+            Some(&branch),
+            None,
+            OperationAction::DeleteTimeline,
+            Job::DeleteBranch {
+                branch: branch.clone(),
+            },
+            Uuid::new_v4(),
+        );
+        project.schedule(vec![operation]);
     }
 }

@@ -37,22 +37,31 @@ impl Engine {
         if !program.exists() {
             return Err(SchemaError::NoPgDump { program });
         }
-        let sockets = self.sockets().to_owned();
-        let output = self
-            .with_admin(project, branch, async |_, port| {
-                Command::new(&program)
-                    .args(["--schema-only", "--no-password"])
-                    .arg("--host")
-                    .arg(&sockets)
-                    .args(["--port", &port.to_string(), "--username", SUPERUSER])
-                    // As one `name=value`: a name may look like an option.
-                    .arg(format!("--dbname=dbname='{}'", escaped(database)))
-                    .stdin(Stdio::null())
-                    .output()
-                    .await
-                    .map_err(SchemaError::Run)
-            })
-            .await?;
+        let engine = Arc::clone(self);
+        let (project, branch, database) = (project.clone(), branch.clone(), escaped(database));
+        // In a task of its own: when the caller goes away, the server that was
+        // started for this is stopped all the same.
+        let dump = self.tasks.spawn(async move {
+            let _held = engine.hold(&branch).await;
+            let sockets = engine.sockets().to_owned();
+            engine
+                .with_admin(&project, &branch, async |_, port| {
+                    Command::new(&program)
+                        .args(["--schema-only", "--no-password"])
+                        .arg("--host")
+                        .arg(&sockets)
+                        .args(["--port", &port.to_string(), "--username", SUPERUSER])
+                        // As one `name=value`: a name may look like an option.
+                        .arg(format!("--dbname=dbname='{database}'"))
+                        .env_clear()
+                        .stdin(Stdio::null())
+                        .output()
+                        .await
+                        .map_err(SchemaError::Run)
+                })
+                .await
+        });
+        let output = dump.await.map_err(|_| JobError::Cancelled)??;
         if !output.status.success() {
             let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
             return Err(SchemaError::Failed { message });

@@ -40,6 +40,9 @@ pub(crate) async fn connect(
         .user(SUPERUSER)
         .dbname(database)
         .application_name("neon-emulator")
+        // Roles of the API may own the database: nothing of theirs may come
+        // between a superuser's statement and Postgres.
+        .options("-c search_path=pg_catalog")
         .connect_timeout(Duration::from_secs(CONNECT_SECONDS_MAX))
         .connect(NoTls)
         .await
@@ -88,7 +91,7 @@ pub(crate) async fn ensure_role(
         .is_some();
     let role = escape_identifier(name);
     let statement = if exists {
-        format!("ALTER ROLE {role} {login}")
+        format!("ALTER ROLE {role} {login}; GRANT neon_superuser TO {role}")
     } else {
         format!(
             "CREATE ROLE {role} {login} INHERIT CREATEROLE CREATEDB BYPASSRLS REPLICATION \
@@ -123,9 +126,6 @@ pub(crate) async fn ensure_database(
         format!("CREATE DATABASE {database} OWNER {role}")
     };
     client.batch_execute(&statement).await.map_err(attempt())?;
-    if exists {
-        return Ok(());
-    }
     connect(sockets, port, name)
         .await?
         .batch_execute(
@@ -156,12 +156,13 @@ pub(crate) async fn rename_database(
         )
         .await
         .map_err(attempt())?;
-    let renamed = client
-        .query_opt("SELECT FROM pg_database WHERE datname = $1", &[&to])
+    let exists = client
+        .query_opt("SELECT FROM pg_database WHERE datname = $1", &[&from])
         .await
         .map_err(attempt())?
         .is_some();
-    if renamed {
+    if !exists {
+        // It was renamed before the emulator was killed.
         return Ok(());
     }
     client
@@ -203,6 +204,12 @@ pub(crate) async fn drop_role(
         return Ok(());
     }
     let role = escape_identifier(name);
+    // First of all it stops doing anything.
+    client
+        .batch_execute(&format!("ALTER ROLE {role} NOLOGIN"))
+        .await
+        .map_err(attempt())?;
+    end_sessions(client, name).await?;
     let databases = client
         .query("SELECT datname FROM pg_database WHERE datallowconn", &[])
         .await
@@ -217,13 +224,6 @@ pub(crate) async fn drop_role(
             .await
             .map_err(attempt())?;
     }
-    client
-        .execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1",
-            &[&name],
-        )
-        .await
-        .map_err(attempt())?;
     client
         .batch_execute(&format!("DROP ROLE {role}"))
         .await

@@ -1,7 +1,7 @@
 //! One data directory: made by initdb once, configured anew at each start.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -100,7 +100,6 @@ impl Cluster {
             .args(["--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync"])
             .arg(format!("--wal-segsize={WAL_SEGMENT_MB}"))
             .current_dir("/")
-            .env("LC_ALL", "C.UTF-8")
             .stdin(Stdio::null())
             .output()
             .map_err(|source| ClusterError::Initdb {
@@ -224,9 +223,15 @@ impl Cluster {
 
     fn write(&self, name: &str, content: &str) -> Result<(), ClusterError> {
         let path = self.data.join(name);
-        fs::write(&path, content)
-            .and_then(|()| fs::set_permissions(&path, PermissionsExt::from_mode(0o600)))
-            .and_then(|()| self.user.own(&path))
+        // Renamed into place: the folder is Postgres's, and what lies there
+        // under this name, a link perhaps, is not to be written through.
+        tempfile::NamedTempFile::new_in(&self.data)
+            .and_then(|mut file| {
+                file.write_all(content.as_bytes())?;
+                self.user.own(file.path())?;
+                file.persist(&path).map_err(|error| error.error)
+            })
+            .map(|_| ())
             .map_err(|source| ClusterError::Write { path, source })
     }
 }
@@ -239,14 +244,13 @@ local   all          cloud_admin                 peer map=emulator
 local   all          all                         reject
 host    all          cloud_admin  all            reject
 hostssl all          all          127.0.0.1/32   scram-sha-256
-hostssl replication  all          127.0.0.1/32   scram-sha-256
 host    all          all          all            reject
 ";
 
 fn push_setting(text: &mut String, name: &str, value: &str) {
     text.push_str(name);
     text.push_str(" = '");
-    text.push_str(&value.replace('\'', "''"));
+    text.push_str(&value.replace('\\', "\\\\").replace('\'', "''"));
     text.push_str("'\n");
 }
 

@@ -3,7 +3,6 @@
 //! shared memory and keep a new server from starting.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -30,8 +29,8 @@ pub(crate) struct LeftoverError {
 
 /// Ends every process that an earlier run left on this data directory.
 ///
-/// A process counts only when its working directory is the data directory: a
-/// pid file alone proves nothing, since pids are used again.
+/// A process counts only when it is a postgres whose working directory is the
+/// data directory: a pid file alone proves nothing, since pids are used again.
 ///
 /// # Errors
 /// [`LeftoverError`] when one does not end even by SIGKILL.
@@ -47,7 +46,12 @@ pub(crate) fn remove_leftovers(data: &Path) -> Result<(), LeftoverError> {
         signal(*pid, Signal::SIGKILL);
     }
     match wait_gone(&rest, KILL_SECONDS_MAX) {
-        None => Ok(()),
+        None => {
+            // Its pid may be somebody else's by now, whom Postgres would take
+            // for a running server.
+            let _ = fs::remove_file(data.join("postmaster.pid"));
+            Ok(())
+        }
         Some(pid) => Err(LeftoverError {
             pid: pid.as_raw(),
             data: data.to_owned(),
@@ -82,11 +86,14 @@ fn processes_in(data: &Path) -> Vec<Pid> {
 /// Every process of a server works in its data directory.
 #[cfg(target_os = "linux")]
 fn works_in(pid: Pid, data: &Path) -> bool {
-    let own = |path: io::Result<PathBuf>| path.ok();
-    let Some(cwd) = own(fs::read_link(format!("/proc/{pid}/cwd"))) else {
-        return false;
-    };
-    own(fs::canonicalize(data)).is_some_and(|data| data == cwd)
+    let link = |name: &str| fs::read_link(format!("/proc/{pid}/{name}")).ok();
+    let is_postgres = link("exe").is_some_and(|program| {
+        // An upgrade leaves "postgres (deleted)".
+        let name = program.file_name().unwrap_or_default();
+        name.to_string_lossy().starts_with("postgres")
+    });
+    is_postgres
+        && link("cwd").is_some_and(|cwd| fs::canonicalize(data).is_ok_and(|data| data == cwd))
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -23,8 +23,11 @@ use super::cluster::{Cluster, Listen};
 
 /// A start replays WAL: a second for each 150 MB.
 const START_SECONDS_MAX: u64 = 120;
-/// A fast shutdown writes a checkpoint.
+/// A fast shutdown writes a checkpoint. A server that takes longer is made to
+/// end at once, and replays its WAL at its next start.
 const STOP_SECONDS_MAX: u64 = 30;
+/// How long a server may take to end at once.
+const QUIT_SECONDS_MAX: u64 = 5;
 /// A log file beyond this is begun anew at the next start.
 const LOG_BYTES_MAX: u64 = 16 << 20;
 const READY: &str = "database system is ready to accept connections";
@@ -59,7 +62,7 @@ pub(crate) enum ServerError {
     Ended { message: String },
     #[error("Postgres was not ready after {START_SECONDS_MAX} s; its log is {}", log.display())]
     NotReady { log: PathBuf },
-    #[error("Postgres (process {pid}) did not stop within {STOP_SECONDS_MAX} s")]
+    #[error("Postgres (process {pid}) does not end, not even by SIGKILL")]
     NotStopped { pid: i32 },
 }
 
@@ -77,21 +80,16 @@ impl Server {
             .arg("-D")
             .arg(&cluster.data)
             .current_dir(&cluster.data)
-            .env("LC_ALL", "C.UTF-8")
-            .env_remove("NEON_API_KEY")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
-        // The terminal's Ctrl-C is for the emulator, which then stops its
-        // servers in order.
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let log_file = open_log(log).await?;
         let mut child = Command::from(command)
             .spawn()
             .map_err(|source| ServerError::Spawn { program, source })?;
         let pid = child.id().map_or(Pid::from_raw(0), |id| {
             Pid::from_raw(id.try_into().unwrap_or_default())
         });
-        let log_file = open_log(log).await?;
         let (ready, is_ready) = oneshot::channel();
         let last = Arc::new(Mutex::new(String::new()));
         if let Some(stderr) = child.stderr.take() {
@@ -117,7 +115,7 @@ impl Server {
                 Err(ServerError::Ended { message })
             }
             Err(_) => {
-                server.signal(Signal::SIGQUIT);
+                server.stop().await?;
                 Err(ServerError::NotReady {
                     log: log.to_owned(),
                 })
@@ -142,20 +140,23 @@ impl Server {
 
     /// Ends all sessions with 57P01, writes a checkpoint, and waits for the end.
     pub(crate) async fn stop(&self) -> Result<(), ServerError> {
-        let mut exited = self.exited.clone();
-        self.signal(Signal::SIGINT);
-        // An error means that the reaper is gone, and so is the process.
-        match timeout(
-            Duration::from_secs(STOP_SECONDS_MAX),
-            exited.wait_for(|exited| *exited),
-        )
-        .await
-        {
-            Ok(_) => Ok(()),
-            Err(_) => Err(ServerError::NotStopped {
-                pid: self.pid.as_raw(),
-            }),
+        for (signal, seconds_max) in [
+            (Signal::SIGINT, STOP_SECONDS_MAX),
+            (Signal::SIGQUIT, QUIT_SECONDS_MAX),
+            (Signal::SIGKILL, QUIT_SECONDS_MAX),
+        ] {
+            self.signal(signal);
+            let mut exited = self.exited.clone();
+            // An error means that the reaper is gone, and so is the process.
+            let end = exited.wait_for(|exited| *exited);
+            if timeout(Duration::from_secs(seconds_max), end).await.is_ok() {
+                return Ok(());
+            }
+            warn!(pid = self.pid.as_raw(), %signal, "Postgres does not end");
         }
+        Err(ServerError::NotStopped {
+            pid: self.pid.as_raw(),
+        })
     }
 
     fn signal(&self, signal: Signal) {

@@ -131,9 +131,18 @@ impl ServerUser {
         &self.emulator_name
     }
 
-    /// A command that runs as this user.
+    /// A command that runs as this user, in a process group of its own: the
+    /// terminal's Ctrl-C is for the emulator. Of the environment it gets what
+    /// finds programs and libraries; the API key is not for it.
     pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
+        command.env_clear().env("LC_ALL", "C.UTF-8");
+        for name in ["PATH", "LD_LIBRARY_PATH"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
         if let Some((uid, gid)) = self.switch_to {
             use std::os::unix::process::CommandExt;
             command.uid(uid).gid(gid);

@@ -16,7 +16,7 @@ pub struct Binding {
     pub database: ::prost::alloc::string::String,
     #[prost(string, tag = "5")]
     pub schema: ::prost::alloc::string::String,
-    /// The newest revision applied there. Empty: none.
+    /// The newest revision applied there. Empty: none, or the binding is not ready.
     #[prost(string, tag = "6")]
     pub revision: ::prost::alloc::string::String,
     /// Goes up when the connection of this binding changes. 0 until it is ready.

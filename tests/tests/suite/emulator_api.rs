@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 use neon_api::types::{
     BranchCreateRequest, BranchListQuery, BranchUpdateRequest, DatabaseCreateRequest,
-    EndpointCreateRequest, RoleCreateRequest,
+    DatabaseUpdateRequest, EndpointCreateRequest, EndpointSettingsData, EndpointUpdate,
+    EndpointUpdateRequest, ProjectCreateBranch, ProjectCreateRequest, RoleCreateRequest,
 };
 use neon_api::{BranchId, Error};
 use suite::{API_KEY, EmulatorProcess, Folder};
@@ -330,6 +331,144 @@ async fn errors_have_neons_form() -> anyhow::Result<()> {
     }
     let unchanged = emulator.client().list_all_branches(project, None).await?;
     assert_eq!(unchanged.branches.len(), 1);
+    emulator.stop().await
+}
+
+#[tokio::test]
+async fn endpoints_are_changed_restarted_and_deleted() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let emulator = EmulatorProcess::start(&folder.join("data")).await?;
+    let (client, project) = (emulator.client(), emulator.project());
+    let dev = emulator.branch("dev", None).await?;
+    let endpoint = dev.endpoints[0].id.clone();
+    let settings = |name: &str, value: &str| EndpointUpdateRequest {
+        endpoint: EndpointUpdate {
+            settings: Some(EndpointSettingsData {
+                pg_settings: Some(BTreeMap::from([(name.to_owned(), value.to_owned())])),
+                ..EndpointSettingsData::default()
+            }),
+            ..EndpointUpdate::default()
+        },
+    };
+    let changed = client
+        .update_endpoint(project, &endpoint, &settings("work_mem", "8MB"))
+        .await?;
+    emulator.finished(&changed.operations).await?;
+    let session = emulator.connect(&dev.branch.id).await?;
+    let row = session.query_one("SHOW work_mem", &[]).await?;
+    assert_eq!(row.get::<_, String>(0), "8MB");
+    // What would run code, or open the server, is not for callers.
+    for (name, value) in [
+        ("archive_command", "id"),
+        ("hba_file", "/tmp/x"),
+        ("work_mem", "1MB'\nssl = 'off"),
+    ] {
+        let refused = client
+            .update_endpoint(project, &endpoint, &settings(name, value))
+            .await;
+        assert_api_error(refused, 400, "pg_settings");
+    }
+
+    let restarted = client.restart_endpoint(project, &endpoint).await?;
+    emulator.finished(&restarted.operations).await?;
+    assert!(session.simple_query("SELECT 1").await.is_err());
+    emulator.connect(&dev.branch.id).await?;
+    let disable = EndpointUpdateRequest {
+        endpoint: EndpointUpdate {
+            disabled: Some(true),
+            ..EndpointUpdate::default()
+        },
+    };
+    let disabled = client.update_endpoint(project, &endpoint, &disable).await?;
+    emulator.finished(&disabled.operations).await?;
+    assert!(emulator.connect(&dev.branch.id).await.is_err());
+    let refused = client.start_endpoint(project, &endpoint).await;
+    assert_api_error(refused, 422, "disabled");
+    let deleted = client.delete_endpoint(project, &endpoint).await?;
+    emulator
+        .finished(&deleted.context("it was there")?.operations)
+        .await?;
+    assert!(client.delete_endpoint(project, &endpoint).await?.is_none());
+    let another = EndpointCreateRequest::read_write(dev.branch.id.clone());
+    let another = client.create_endpoint(project, &another).await?;
+    emulator.finished(&another.operations).await?;
+    emulator.connect(&dev.branch.id).await?;
+    emulator.stop().await
+}
+
+#[tokio::test]
+async fn a_database_is_renamed_and_another_branch_made_default() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let emulator = EmulatorProcess::start(&folder.join("data")).await?;
+    let (client, project) = (emulator.client(), emulator.project());
+    let dev = emulator.branch("dev", None).await?.branch.id;
+    let made = client
+        .create_database(
+            project,
+            &dev,
+            &DatabaseCreateRequest::new("old", "neondb_owner"),
+        )
+        .await?;
+    emulator.finished(&made.operations).await?;
+    let mut rename = DatabaseUpdateRequest::default();
+    rename.database.name = Some("new".to_owned());
+    let renamed = client
+        .update_database(project, &dev, "old", &rename)
+        .await?;
+    emulator.finished(&renamed.operations).await?;
+    let session = emulator.connect(&dev).await?;
+    let names = session
+        .query(
+            "SELECT datname::text FROM pg_database WHERE NOT datistemplate ORDER BY 1",
+            &[],
+        )
+        .await?;
+    let names: Vec<String> = names.iter().map(|row| row.get(0)).collect();
+    assert_eq!(names, ["neondb", "new", "postgres"]);
+    for name in ["postgres", "template1", ""] {
+        let request = DatabaseCreateRequest::new(name, "neondb_owner");
+        let refused = client.create_database(project, &dev, &request).await;
+        let status = if name.is_empty() { 400 } else { 422 };
+        assert_api_error(refused, status, "database.name");
+    }
+    for name in ["cloud_admin", "neon_superuser", "pg_x"] {
+        let request = RoleCreateRequest::named(name);
+        let refused = client.create_role(project, &dev, &request).await;
+        assert_api_error(refused, 422, "role.name");
+    }
+
+    client.set_default_branch(project, &dev).await?;
+    assert_eq!(emulator.main_branch().await?, dev);
+    let child = emulator.branch("child", None).await?.branch;
+    assert_eq!(child.parent_id, Some(dev), "the default parent");
+    emulator.stop().await
+}
+
+/// A second project is one more world; the first stays the emulator's own.
+#[tokio::test]
+async fn a_second_project_is_another_world() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let data = folder.join("data");
+    let emulator = EmulatorProcess::start(&data).await?;
+    let first = emulator.project().clone();
+    let mut request = ProjectCreateRequest::named("second");
+    request.project.branch = Some(ProjectCreateBranch {
+        database_name: Some("postgres".to_owned()),
+        ..ProjectCreateBranch::default()
+    });
+    let refused = emulator.client().create_project(&request).await;
+    assert_api_error(refused, 422, "database_name");
+    let request = ProjectCreateRequest::named("second");
+    let second = emulator.client().create_project(&request).await?;
+    assert_ne!(second.project.id, first);
+    suite::eventually("the second project is there", async || {
+        let uri = &second.connection_uris[0].connection_uri;
+        suite::connect(uri.expose(), emulator.data()).await
+    })
+    .await?;
+    emulator.stop().await?;
+    let emulator = EmulatorProcess::start(&data).await?;
+    assert_eq!(*emulator.project(), first);
     emulator.stop().await
 }
 

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use neon_api::BranchId;
@@ -47,16 +46,18 @@ async fn roles_of_the_api_are_no_superusers_and_the_superuser_is_out_of_reach() 
         .expose()
         .replace("sslmode=require&channel_binding=require", "sslmode=disable");
     let refused = tokio_postgres::connect(&plain, tokio_postgres::NoTls).await;
-    assert!(refused.is_err(), "without TLS nobody gets in");
-    let admin = uri.expose().replace("neondb_owner:", "cloud_admin:");
-    let refused = suite::connect(&admin, emulator.data()).await;
-    let reason = format!("{:#}", refused.err().context("it is refused")?);
-    assert!(
-        !reason.contains("password"),
-        "rejected before any password: {reason}"
-    );
-    let wrong = uri.expose().replace(":npg_", ":npg_x");
-    assert!(suite::connect(&wrong, emulator.data()).await.is_err());
+    let reason = reason(refused.err().context("without TLS nobody gets in")?);
+    assert!(reason.contains("pg_hba.conf rejects"), "{reason}");
+    assert!(reason.contains("no encryption"), "{reason}");
+    for (from, to, word) in [
+        ("neondb_owner:", "cloud_admin:", "pg_hba.conf rejects"),
+        (":npg_", ":npg_x", "password authentication failed"),
+    ] {
+        let changed = uri.expose().replace(from, to);
+        let refused = suite::connect(&changed, emulator.data()).await;
+        let reason = format!("{:#}", refused.err().context("it is refused")?);
+        assert!(reason.contains(word), "{word}: {reason}");
+    }
     emulator.stop().await
 }
 
@@ -166,6 +167,9 @@ async fn a_branch_of_a_busy_parent_has_no_torn_rows() -> anyhow::Result<()> {
         );
         let session = emulator.connect(&branch.branch.id).await?;
         // The index and the table have to agree as well.
+        session
+            .batch_execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
+            .await?;
         let row = session
             .query_one(
                 "SELECT sum(balance)::bigint, count(*), \
@@ -203,7 +207,7 @@ async fn everything_survives_a_stop_and_a_kill() -> anyhow::Result<()> {
     let dev = emulator.branch("dev", Some(&main)).await?.branch.id;
     let uri = emulator.uri(&dev).await?;
 
-    for round in 0..count(3, 20) {
+    for round in 0..count(4, 20) {
         let session = emulator.connect(&dev).await?;
         let text = format!("round {round}");
         session
@@ -218,7 +222,22 @@ async fn everything_survives_a_stop_and_a_kill() -> anyhow::Result<()> {
             .create_branch(emulator.project(), &request)
             .await?;
         // A different moment in each round.
-        tokio::time::sleep(Duration::from_millis(round as u64 * 13 % 200)).await;
+        let (operation, status) = [
+            (&half.operations[0], "running"),
+            (&half.operations[1], "running"),
+            (&half.operations[0], "finished"),
+            (&half.operations[1], "finished"),
+        ][round % 4];
+        eventually("the moment to kill it", async || {
+            let found = emulator
+                .client()
+                .get_operation(emulator.project(), operation.id)
+                .await?;
+            let now = found.operation.status;
+            ensure!(now.as_str() == status || now.is_final(), "{now}");
+            Ok(())
+        })
+        .await?;
         emulator = emulator.kill_and_start().await?;
         assert_eq!(emulator.uri(&dev).await?, uri, "addresses stay");
         emulator.finished(&half.operations).await?;
@@ -233,7 +252,7 @@ async fn everything_survives_a_stop_and_a_kill() -> anyhow::Result<()> {
     assert_eq!(postgres_processes(&data), 0, "a stop stops every Postgres");
     let emulator = EmulatorProcess::start(&data).await?;
     let session = emulator.connect(&dev).await?;
-    assert_eq!(notes(&session).await?.len(), count(3, 20));
+    assert_eq!(notes(&session).await?.len(), count(4, 20));
     emulator.stop().await
 }
 
@@ -317,6 +336,72 @@ async fn a_schema_is_what_pg_dump_says() -> anyhow::Result<()> {
     let second = client.get_branch_schema(project, &main, &query).await?;
     assert_eq!(first, second, "two dumps of one schema are one");
     emulator.stop().await
+}
+
+/// A stop that comes while work goes on waits for it, and leaves no process.
+#[tokio::test]
+async fn a_stop_in_the_middle_of_work_leaves_nothing_behind() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let data = folder.join("data");
+    for round in 0..count(3, 10) {
+        let emulator = EmulatorProcess::start(&data).await?;
+        let request = BranchCreateRequest::named(format!("round-{round}")).read_write_endpoint();
+        let made = emulator
+            .client()
+            .create_branch(emulator.project(), &request)
+            .await?;
+        // A client that never finishes its request does not hold it up.
+        let address = emulator.url().replace("http://", "").replace("/api/v2", "");
+        let mut half_sent = tokio::net::TcpStream::connect(&address).await?;
+        tokio::io::AsyncWriteExt::write_all(&mut half_sent, b"GET /api/v2/pro").await?;
+        emulator.stop().await?;
+        assert_eq!(postgres_processes(&data), 0, "round {round}");
+        let emulator = EmulatorProcess::start(&data).await?;
+        emulator.finished(&made.operations).await?;
+        emulator.connect(&made.branch.id).await?;
+        emulator.stop().await?;
+    }
+    Ok(())
+}
+
+/// Errands on a suspended branch take turns, with each other and with a start.
+#[tokio::test]
+async fn errands_on_a_suspended_branch_take_turns() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let emulator = EmulatorProcess::start(&folder.join("data")).await?;
+    let (client, project) = (emulator.client(), emulator.project());
+    let main = emulator.main_branch().await?;
+    let endpoint = client
+        .list_branch_endpoints(project, &main)
+        .await?
+        .endpoints[0]
+        .id
+        .clone();
+    let suspended = client.suspend_endpoint(project, &endpoint).await?;
+    emulator.finished(&suspended.operations).await?;
+    let query = neon_api::types::BranchSchemaQuery::database("neondb");
+    let schema = || client.get_branch_schema(project, &main, &query);
+    let (a, b, c, started) = tokio::join!(
+        schema(),
+        schema(),
+        schema(),
+        client.start_endpoint(project, &endpoint)
+    );
+    emulator.finished(&started?.operations).await?;
+    // One that came while the start was going on was refused, none failed.
+    for answer in [a, b, c] {
+        match answer {
+            Ok(answer) => assert!(answer.sql.is_some()),
+            Err(error) => assert_eq!(error.status(), Some(423), "{error}"),
+        }
+    }
+    emulator.connect(&main).await?;
+    emulator.stop().await
+}
+
+/// The text of an error and of its causes.
+fn reason(error: tokio_postgres::Error) -> String {
+    format!("{:#}", anyhow::Error::from(error))
 }
 
 async fn notes(session: &tokio_postgres::Client) -> anyhow::Result<Vec<String>> {

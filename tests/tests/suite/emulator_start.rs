@@ -74,6 +74,7 @@ async fn a_folder_that_postgres_cannot_reach_is_refused() -> anyhow::Result<()> 
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("cannot reach"), "{said}");
     assert!(said.contains("chmod o+x"), "{said}");
+    assert!(!data.exists(), "nothing is left of the failed start");
     Ok(())
 }
 
@@ -95,6 +96,26 @@ async fn a_folder_of_another_version_is_refused() -> anyhow::Result<()> {
     emulator.stop().await?;
     std::fs::write(&version, was)?;
     Ok(())
+}
+
+#[tokio::test]
+async fn a_folder_of_somebody_else_is_left_alone() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let data = folder.join("project");
+    std::fs::create_dir_all(data.join("branches/feature-x"))?;
+    std::fs::set_permissions(&data, PermissionsExt::from_mode(0o775))?;
+    let arguments = ["--listen", "127.0.0.1:0"];
+    let (code, said) = run(&folder, &data, &arguments, &[("NEON_API_KEY", API_KEY)]).await?;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("no emulator's data folder"), "{said}");
+    assert!(data.join("branches/feature-x").exists());
+    assert_eq!(std::fs::read_dir(&data)?.count(), 1);
+    assert_eq!(data.metadata()?.permissions().mode() & 0o777, 0o775);
+    // An empty one is as good as a new one.
+    let empty = folder.join("empty");
+    std::fs::create_dir(&empty)?;
+    std::fs::set_permissions(&empty, PermissionsExt::from_mode(0o755))?;
+    EmulatorProcess::start(&empty).await?.stop().await
 }
 
 /// Runs `neon-emulator serve` to its end; says its exit code and the last line

@@ -1,0 +1,229 @@
+//! Bindings: what each service version leads to now.
+//!
+//! What is stored here, and who may change it: one state for each binding of
+//! broker.toml, in memory. The keeper changes it, everybody else reads or
+//! watches. The number of a binding's generation outlives the process, in
+//! state.rs, and is stored there before anybody hears of it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use jiff::Timestamp;
+use neon_api::BranchId;
+use rpc::clock::Clock;
+use tokio::sync::watch;
+
+use crate::config::{BindingSpec, Config};
+use crate::connection;
+use crate::names::BindingName;
+use crate::neon::OwnerUris;
+use crate::reconcile::Outcome;
+use crate::state::{self, Generation, State};
+
+/// A binding, as declared and as it is.
+#[derive(Debug, Clone)]
+pub struct Binding {
+    /// What broker.toml says.
+    pub spec: BindingSpec,
+    /// How far it is.
+    pub status: Status,
+    /// What it leads to. Once there, it stays until there is another.
+    pub target: Option<Arc<Target>>,
+}
+
+/// How far a binding is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Status {
+    /// Its branch is being made, migrated or seeded; or why that takes longer
+    /// than it should.
+    Preparing(String),
+    /// Leases are given.
+    Ready,
+    /// Making it ready failed, and will not be tried again by itself.
+    Failed(String),
+}
+
+/// What a binding leads to.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The binding's generation.
+    pub generation: i64,
+    /// The branch.
+    pub branch: BranchId,
+    /// How the owner connects to it.
+    pub uris: OwnerUris,
+    /// The newest revision there, by its folder's name.
+    pub revision: Option<String>,
+    /// Why this generation came to be, for people.
+    pub reason: String,
+}
+
+/// All bindings.
+#[derive(Debug)]
+pub struct Bindings {
+    state: Arc<State>,
+    clock: Clock,
+    all: RwLock<BTreeMap<BindingName, watch::Sender<Arc<Binding>>>>,
+}
+
+impl Bindings {
+    /// None yet.
+    pub fn new(state: Arc<State>, clock: Clock) -> Bindings {
+        Bindings {
+            state,
+            clock,
+            all: RwLock::default(),
+        }
+    }
+
+    /// Takes what broker.toml declares: new bindings are being prepared, those
+    /// that are there keep what they lead to, the rest go, and who watches them
+    /// hears of it.
+    pub fn declare(&self, config: &Config) {
+        let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|name, _| config.binding(name).is_some());
+        for spec in &config.bindings {
+            match all.get(&spec.name) {
+                Some(binding) => {
+                    binding.send_if_modified(|binding| {
+                        let changed = binding.spec != *spec;
+                        if changed {
+                            Arc::make_mut(binding).spec = spec.clone();
+                        }
+                        changed
+                    });
+                }
+                None => {
+                    let binding = Binding {
+                        spec: spec.clone(),
+                        status: Status::Preparing("its branch is being prepared".to_owned()),
+                        target: None,
+                    };
+                    all.insert(spec.name.clone(), watch::Sender::new(Arc::new(binding)));
+                }
+            }
+        }
+    }
+
+    /// The binding of that name.
+    pub fn get(&self, name: &BindingName) -> Option<Arc<Binding>> {
+        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+        all.get(name).map(|binding| Arc::clone(&binding.borrow()))
+    }
+
+    /// All, by name.
+    pub fn list(&self) -> Vec<Arc<Binding>> {
+        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+        all.values()
+            .map(|binding| Arc::clone(&binding.borrow()))
+            .collect()
+    }
+
+    /// The binding of that name, as it is and will be. The channel closes when
+    /// it is declared no more.
+    pub fn watch(&self, name: &BindingName) -> Option<watch::Receiver<Arc<Binding>>> {
+        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+        all.get(name).map(watch::Sender::subscribe)
+    }
+
+    /// Whether leases are given on each.
+    pub fn are_ready(&self) -> bool {
+        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+        all.values()
+            .all(|binding| binding.borrow().status == Status::Ready)
+    }
+
+    /// The binding's branch is as declared. Its generation goes up when it
+    /// leads elsewhere than before, and is stored before this is told.
+    pub async fn ready(&self, name: &BindingName, outcome: Outcome) -> Result<(), state::Error> {
+        let generation = self.generation(name, &outcome).await?;
+        let target = Target {
+            generation: generation.number,
+            branch: outcome.branch,
+            uris: outcome.uris,
+            revision: outcome.revision,
+            reason: generation.reason,
+        };
+        self.modify(name, |binding| {
+            let same = binding.target.as_deref().is_some_and(|now| {
+                now.generation == target.generation && now.revision == target.revision
+            });
+            let changed = !same || binding.status != Status::Ready;
+            binding.status = Status::Ready;
+            // The owner's password may have changed all the same.
+            binding.target = Some(Arc::new(target));
+            changed
+        });
+        Ok(())
+    }
+
+    /// The binding's branch is not as declared. One that leads somewhere goes
+    /// on doing so.
+    pub fn not_ready(&self, name: &BindingName, message: String, for_good: bool) {
+        self.modify(name, |binding| {
+            if binding.target.is_some() {
+                return false;
+            }
+            binding.status = match for_good {
+                true => Status::Failed(message),
+                false => Status::Preparing(message),
+            };
+            true
+        });
+    }
+
+    fn modify(&self, name: &BindingName, change: impl FnOnce(&mut Binding) -> bool) {
+        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(binding) = all.get(name) {
+            binding.send_if_modified(|binding| change(Arc::make_mut(binding)));
+        }
+    }
+
+    async fn generation(
+        &self,
+        name: &BindingName,
+        outcome: &Outcome,
+    ) -> Result<Generation, state::Error> {
+        let address = address(&outcome.uris);
+        let last = self.state.read(|data| data.generations.get(name).cloned());
+        let (number, reason) = match &last {
+            None => (1, format!("the branch {} is ready", outcome.branch)),
+            Some(last) if last.branch != outcome.branch => (
+                last.number + 1,
+                format!("moved to the branch {}", outcome.branch),
+            ),
+            Some(last) if last.address != address => (
+                last.number + 1,
+                format!("the branch {} has another address", outcome.branch),
+            ),
+            Some(last) => return Ok(last.clone()),
+        };
+        let generation = Generation {
+            number,
+            branch: outcome.branch.clone(),
+            address,
+            since: Timestamp::try_from(self.clock.now()).unwrap_or(Timestamp::MAX),
+            reason,
+        };
+        self.state
+            .change(|data| data.generations.insert(name.clone(), generation.clone()))
+            .await?;
+        tracing::info!(binding = %name, generation = number, reason = %generation.reason, "ready");
+        Ok(generation)
+    }
+}
+
+/// Where both URIs lead, without who connects and how.
+fn address(uris: &OwnerUris) -> String {
+    let (direct, pooled) = (
+        connection::address_of(&uris.direct),
+        connection::address_of(&uris.pooled),
+    );
+    match direct == pooled {
+        true => direct,
+        false => format!("{direct} {pooled}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,85 @@
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use super::*;
+use crate::postgres::OwnerUri;
+
+fn config() -> Config {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../broker.toml");
+    Config::load(&path).unwrap()
+}
+
+fn outcome(branch: &str, port: u16) -> Outcome {
+    let uri = OwnerUri::new(format!("postgresql://o:p@127.0.0.1:{port}/neondb"));
+    Outcome {
+        branch: branch.parse().unwrap(),
+        uris: OwnerUris {
+            direct: uri.clone(),
+            pooled: uri,
+        },
+        revision: Some("r".into()),
+    }
+}
+
+fn bindings(state: &Arc<State>) -> (Bindings, BindingName) {
+    let bindings = Bindings::new(Arc::clone(state), Clock::system());
+    let config = config();
+    bindings.declare(&config);
+    (bindings, config.bindings[0].name.clone())
+}
+
+async fn generation(bindings: &Bindings, name: &BindingName, outcome: Outcome) -> i64 {
+    bindings.ready(name, outcome).await.unwrap();
+    let binding = bindings.get(name).unwrap();
+    binding.target.as_ref().unwrap().generation
+}
+
+#[tokio::test]
+async fn a_generation_goes_up_when_the_connection_changes_and_outlives_the_broker() {
+    let folder = tempfile::tempdir().unwrap();
+    {
+        let state = Arc::new(State::open(folder.path()).unwrap());
+        let (bindings, name) = bindings(&state);
+        assert_eq!(generation(&bindings, &name, outcome("br-a", 1)).await, 1);
+        assert_eq!(generation(&bindings, &name, outcome("br-a", 1)).await, 1);
+        assert_eq!(generation(&bindings, &name, outcome("br-a", 2)).await, 2);
+    }
+    let state = Arc::new(State::open(folder.path()).unwrap());
+    let (bindings, name) = bindings(&state);
+    assert_eq!(generation(&bindings, &name, outcome("br-a", 2)).await, 2);
+    assert_eq!(generation(&bindings, &name, outcome("br-b", 2)).await, 3);
+}
+
+#[tokio::test]
+async fn a_watcher_hears_of_changes_and_of_nothing_else() {
+    let state = Arc::new(State::in_memory());
+    let (bindings, name) = bindings(&state);
+    let mut watch = bindings.watch(&name).unwrap();
+    assert!(matches!(
+        watch.borrow_and_update().status,
+        Status::Preparing(_)
+    ));
+
+    bindings.not_ready(&name, "no luck".into(), true);
+    let failed = Status::Failed("no luck".into());
+    assert_eq!(watch.borrow_and_update().status, failed);
+
+    bindings.ready(&name, outcome("br-a", 1)).await.unwrap();
+    assert!(watch.has_changed().unwrap());
+    assert_eq!(watch.borrow_and_update().status, Status::Ready);
+    bindings.ready(&name, outcome("br-a", 1)).await.unwrap();
+    assert!(!watch.has_changed().unwrap());
+
+    // What leads somewhere goes on doing so.
+    bindings.not_ready(&name, "an outage".into(), true);
+    assert!(!watch.has_changed().unwrap());
+    bindings.declare(&config());
+    assert!(!watch.has_changed().unwrap());
+
+    let mut none = config();
+    none.bindings.clear();
+    bindings.declare(&none);
+    assert!(watch.has_changed().is_err());
+    assert!(bindings.get(&name).is_none());
+}

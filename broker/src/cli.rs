@@ -1,0 +1,70 @@
+//! The command line. `serve` is the broker; everything else asks one over gRPC
+//! and needs no key.
+
+mod client;
+mod serve;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use crate::text::one_line;
+
+/// How long what still runs may take to end when the process does, in
+/// milliseconds. A migration that is cut off is finished by the next start.
+const RUNTIME_SHUTDOWN_MS_MAX: u64 = 500;
+
+/// Owns the Neon branches that broker.toml declares and hands out leases on them.
+#[derive(Debug, Parser)]
+#[command(name = "broker", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the broker: make the branches match broker.toml, then serve gRPC.
+    ///
+    /// Needs NEON_API_KEY and NEON_PROJECT_ID in the environment.
+    Serve(serve::Arguments),
+    /// Show what `apply` would do.
+    Plan(client::Arguments),
+    /// Have a running broker read broker.toml again and make the world match.
+    Apply(client::Arguments),
+    /// Ask whether a broker runs and the world is as declared.
+    Health(client::HealthArguments),
+}
+
+/// Runs the command line of this process. An error is one sentence on stderr
+/// and exit code 1.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    let ended = runtime.block_on(async {
+        match arguments.command {
+            Command::Serve(arguments) => serve::serve(arguments).await.map_err(boxed),
+            Command::Plan(arguments) => client::plan(arguments).await.map_err(boxed),
+            Command::Apply(arguments) => client::apply(arguments).await.map_err(boxed),
+            Command::Health(arguments) => client::health(arguments).await.map_err(boxed),
+        }
+    });
+    runtime.shutdown_timeout(Duration::from_millis(RUNTIME_SHUTDOWN_MS_MAX));
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&*error),
+    }
+}
+
+fn boxed(error: impl std::error::Error + 'static) -> Box<dyn std::error::Error> {
+    Box::new(error)
+}
+
+fn failed(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("error: {}", one_line(error));
+    ExitCode::FAILURE
+}

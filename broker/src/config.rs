@@ -1,0 +1,201 @@
+//! broker.toml: what the broker makes true.
+//!
+//! | key | what | default |
+//! |---|---|---|
+//! | `leases.default_ttl` | what a lease gets when its holder names no ttl, like `"10m"` | 10 minutes |
+//! | `leases.max_ttl` | the most a lease gets | 1 hour |
+//! | `services.S.database` | the database that holds the service's schema | required |
+//! | `services.S.schema` | the service's own Postgres schema: tables and migration history | required |
+//! | `services.S.migrations` | folder of revisions, as Diesel lays them out | required |
+//! | `services.S.versions.V.branch` | the branch, by its name in Neon | required |
+//! | `services.S.versions.V.parent` | what the branch is forked from, by name | the project's default branch |
+//! | `services.S.versions.V.revision` | how far the branch is migrated | the newest |
+//! | `services.S.versions.V.seed` | SQL file that runs once, in one transaction (it must not end it) | none |
+//! | `services.S.versions.V.connections` | the most connections that the binding's holders open together | required |
+//!
+//! Paths are relative to the folder that broker.toml is in. Unknown keys are
+//! refused.
+
+mod check;
+mod file;
+mod order;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::names::{BindingName, BranchName, ServiceName};
+
+/// A broker.toml that was read and found right.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// How long leases live.
+    pub leases: LeaseSettings,
+    /// Every declared binding. A binding whose branch is another's parent comes
+    /// before it.
+    pub bindings: Vec<BindingSpec>,
+}
+
+/// How long leases live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseSettings {
+    /// For a holder that names no ttl.
+    pub default_ttl: Duration,
+    /// The most that is granted.
+    pub max_ttl: Duration,
+}
+
+/// One declared version of one service.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BindingSpec {
+    /// `services/{service}/versions/{version}`.
+    pub name: BindingName,
+    /// What all versions of the service share.
+    pub service: Arc<ServiceSpec>,
+    /// The branch it lives on.
+    pub branch: BranchName,
+    /// What that branch is forked from. `None`: the project's default branch.
+    pub parent: Option<BranchName>,
+    /// The revisions its branch has, oldest first. Empty: a folder without any.
+    pub revisions: Vec<Revision>,
+    /// What runs once, after the revisions.
+    pub seed: Option<SeedFile>,
+    /// Connections that its holders open together.
+    pub connections: u32,
+}
+
+impl BindingSpec {
+    /// The revision that the branch is to be at.
+    pub fn head(&self) -> Option<&Revision> {
+        self.revisions.last()
+    }
+}
+
+/// What all versions of a service share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceSpec {
+    /// `users`.
+    pub name: ServiceName,
+    /// The database that holds the schema.
+    pub database: String,
+    /// The service's own Postgres schema.
+    pub schema: String,
+    /// The folder of its revisions.
+    pub migrations: PathBuf,
+}
+
+/// A folder of SQL that takes the schema one step on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Revision {
+    /// What Diesel records: the digits of the folder's name before the first
+    /// underscore. Orders revisions.
+    pub version: String,
+    /// The folder's name: `2026-01-10-090000_create_users`.
+    pub name: String,
+}
+
+/// A file of SQL that runs once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeedFile {
+    /// As broker.toml names it; the mark that it has run keeps this.
+    pub name: String,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+/// Why a broker.toml cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It could not be read.
+    #[error("read {}; name another with --config", path.display())]
+    FailedRead {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is not TOML, or says something that cannot be.
+    #[error("{0}")]
+    Invalid(Problem),
+}
+
+/// One thing that is wrong, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The file.
+    pub path: PathBuf,
+    /// Line and column, both from 1, where they are known.
+    pub place: Option<(usize, usize)>,
+    /// `services.users.versions.v1.revision`; empty for a syntax error.
+    pub key: String,
+    /// What is wrong, and what to do.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        if let Some((line, column)) = self.place {
+            write!(f, ":{line}:{column}")?;
+        }
+        if !self.key.is_empty() {
+            write!(f, ": {}", self.key)?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+impl Config {
+    /// Reads a broker.toml and checks it, with the folders and files it names.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::FailedRead {
+            path: path.to_owned(),
+            source,
+        })?;
+        Config::parse(&text, path).map_err(ConfigError::Invalid)
+    }
+
+    /// As [`Config::load`], for a text that was read already.
+    pub fn parse(text: &str, path: &Path) -> Result<Config, Problem> {
+        let parsed: file::ConfigFile = toml::from_str(text).map_err(|error| Problem {
+            path: path.to_owned(),
+            place: error.span().map(|span| line_and_column(text, span.start)),
+            key: String::new(),
+            message: error.message().trim_end().replace('\n', "; "),
+        })?;
+        check::Check::new(text, path).config(parsed)
+    }
+
+    /// The binding of that name.
+    pub fn binding(&self, name: &BindingName) -> Option<&BindingSpec> {
+        self.bindings.iter().find(|spec| spec.name == *name)
+    }
+
+    /// Bindings that live on the branch of that name.
+    pub fn bindings_on<'a>(
+        &'a self,
+        branch: &'a BranchName,
+    ) -> impl Iterator<Item = &'a BindingSpec> {
+        self.bindings
+            .iter()
+            .filter(move |spec| spec.branch == *branch)
+    }
+}
+
+/// Line and column of a byte, both from 1.
+fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before
+        .chars()
+        .rev()
+        .take_while(|character| *character != '\n')
+        .count()
+        + 1;
+    (line, column)
+}
+
+#[cfg(test)]
+mod tests;

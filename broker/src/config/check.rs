@@ -1,0 +1,352 @@
+//! What has to hold of a broker.toml beyond its being TOML.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use toml::Spanned;
+
+use super::file::{ConfigFile, LeasesTable, ServiceTable, VersionTable};
+use super::order::{Cycle, parents_first};
+use super::{
+    BindingSpec, Config, LeaseSettings, Problem, Revision, SeedFile, ServiceSpec, line_and_column,
+};
+use crate::migrate;
+use crate::names::{self, BindingName, BranchName, InvalidName, ServiceName, VersionName};
+use crate::roles;
+use crate::text::one_line;
+
+const DEFAULT_TTL: Duration = Duration::from_secs(10 * 60);
+const MAX_TTL: Duration = Duration::from_secs(60 * 60);
+/// Postgres cuts longer identifiers, silently.
+const IDENTIFIER_BYTES_MAX: usize = 63;
+
+/// One reading of one file.
+pub(super) struct Check<'a> {
+    text: &'a str,
+    path: &'a Path,
+}
+
+impl<'a> Check<'a> {
+    pub(super) fn new(text: &'a str, path: &'a Path) -> Self {
+        Check { text, path }
+    }
+
+    pub(super) fn config(&self, file: ConfigFile) -> Result<Config, Problem> {
+        let leases = self.leases(&file.leases)?;
+        let mut bindings = Vec::new();
+        for (name, table) in &file.services {
+            bindings.extend(self.service(name, table)?);
+        }
+        let bindings = parents_first(bindings).map_err(|Cycle(way)| {
+            let way: Vec<&str> = way.iter().map(BranchName::as_str).collect();
+            let message = format!(
+                "the branches fork from each other: {}; give one of them another parent",
+                way.join(" -> ")
+            );
+            self.problem("services", message)
+        })?;
+        self.shared_branches(&bindings)?;
+        self.revisions_of_forks(&bindings)?;
+        self.role_names(&bindings)?;
+        Ok(Config { leases, bindings })
+    }
+
+    fn leases(&self, table: &LeasesTable) -> Result<LeaseSettings, Problem> {
+        let default_ttl = self.ttl("leases.default_ttl", &table.default_ttl, DEFAULT_TTL)?;
+        let max_ttl = self.ttl("leases.max_ttl", &table.max_ttl, MAX_TTL)?;
+        if max_ttl < default_ttl {
+            return Err(self.problem(
+                "leases.max_ttl",
+                format!(
+                    "{max_ttl:?} is less than default_ttl, {default_ttl:?}; make it as much or more"
+                ),
+            ));
+        }
+        Ok(LeaseSettings {
+            default_ttl,
+            max_ttl,
+        })
+    }
+
+    fn ttl(
+        &self,
+        key: &str,
+        given: &Option<Spanned<String>>,
+        default: Duration,
+    ) -> Result<Duration, Problem> {
+        let Some(given) = given else {
+            return Ok(default);
+        };
+        let parsed = given.get_ref().parse::<SignedDuration>().ok();
+        parsed
+            .and_then(|ttl| Duration::try_from(ttl).ok())
+            .filter(|ttl| *ttl >= Duration::from_secs(1))
+            .ok_or_else(|| {
+                let message = format!(
+                    "{:?} is no duration of a second or more, as \"10m\" and \"1h 30m\" are",
+                    given.get_ref()
+                );
+                self.problem_at(given, key, message)
+            })
+    }
+
+    fn service(
+        &self,
+        name: &Spanned<String>,
+        table: &ServiceTable,
+    ) -> Result<Vec<BindingSpec>, Problem> {
+        let key = format!("services.{}", name.get_ref());
+        let service_name: ServiceName = self.parsed(name, &key)?;
+        let database = self.identifier(&table.database, &format!("{key}.database"))?;
+        let schema = self.schema(&table.schema, &format!("{key}.schema"))?;
+        let migrations = self.beside(table.migrations.get_ref());
+        let revisions = migrate::revisions_in(&migrations).map_err(|error| {
+            let message = format!(
+                "{}; name the folder of the service's revisions",
+                one_line(&error)
+            );
+            self.problem_at(&table.migrations, &format!("{key}.migrations"), message)
+        })?;
+        let service = Arc::new(ServiceSpec {
+            name: service_name,
+            database,
+            schema,
+            migrations,
+        });
+        table
+            .versions
+            .iter()
+            .map(|(version, table)| self.version(&key, &service, &revisions, version, table))
+            .collect()
+    }
+
+    fn version(
+        &self,
+        service_key: &str,
+        service: &Arc<ServiceSpec>,
+        revisions: &[Revision],
+        name: &Spanned<String>,
+        table: &VersionTable,
+    ) -> Result<BindingSpec, Problem> {
+        let key = format!("{service_key}.versions.{}", name.get_ref());
+        let version: VersionName = self.parsed(name, &key)?;
+        let branch = self.parsed(&table.branch, &format!("{key}.branch"))?;
+        let parent = table
+            .parent
+            .as_ref()
+            .map(|parent| self.parsed(parent, &format!("{key}.parent")))
+            .transpose()?;
+        if *table.connections.get_ref() == 0 {
+            let key = format!("{key}.connections");
+            return Err(self.problem_at(&table.connections, &key, "needs to be 1 or more"));
+        }
+        Ok(BindingSpec {
+            name: BindingName {
+                service: service.name.clone(),
+                version,
+            },
+            service: Arc::clone(service),
+            branch,
+            parent,
+            revisions: self.up_to(&key, revisions, &table.revision)?,
+            seed: self.seed(&key, &table.seed)?,
+            connections: *table.connections.get_ref(),
+        })
+    }
+
+    fn up_to(
+        &self,
+        key: &str,
+        revisions: &[Revision],
+        last: &Option<Spanned<String>>,
+    ) -> Result<Vec<Revision>, Problem> {
+        let Some(last) = last else {
+            return Ok(revisions.to_vec());
+        };
+        let position = revisions
+            .iter()
+            .position(|revision| revision.name == *last.get_ref())
+            .ok_or_else(|| {
+                let there: Vec<&str> = revisions.iter().map(|found| found.name.as_str()).collect();
+                let message = format!(
+                    "no revision {:?} in the service's migrations folder; there: {}",
+                    last.get_ref(),
+                    there.join(", ")
+                );
+                self.problem_at(last, &format!("{key}.revision"), message)
+            })?;
+        Ok(revisions[..=position].to_vec())
+    }
+
+    fn seed(&self, key: &str, name: &Option<Spanned<String>>) -> Result<Option<SeedFile>, Problem> {
+        let Some(name) = name else { return Ok(None) };
+        let path = self.beside(Path::new(name.get_ref()));
+        match path.is_file() {
+            true => Ok(Some(SeedFile {
+                name: name.get_ref().clone(),
+                path,
+            })),
+            false => Err(self.problem_at(
+                name,
+                &format!("{key}.seed"),
+                format!("no file {}; write it or take the line out", path.display()),
+            )),
+        }
+    }
+
+    /// Bindings may share a branch, if they agree on what it is.
+    fn shared_branches(&self, bindings: &[BindingSpec]) -> Result<(), Problem> {
+        let mut first_on: BTreeMap<&BranchName, &BindingSpec> = BTreeMap::new();
+        for spec in bindings {
+            let first = *first_on.entry(&spec.branch).or_insert(spec);
+            if first.parent != spec.parent {
+                return Err(self.problem(
+                    &key_of(&spec.name, "parent"),
+                    format!(
+                        "differs from {}'s, which is on the same branch {}; a branch has one parent",
+                        first.name, spec.branch
+                    ),
+                ));
+            }
+        }
+        for (index, spec) in bindings.iter().enumerate() {
+            let other = bindings[..index].iter().find(|other| {
+                other.branch == spec.branch
+                    && other.service.name == spec.service.name
+                    && other.head() != spec.head()
+            });
+            if let Some(other) = other {
+                return Err(self.problem(
+                    &key_of(&spec.name, "revision"),
+                    format!(
+                        "differs from {}'s, which is on the same branch {}; give one of them a branch of its own",
+                        other.name, spec.branch
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// A fork starts with what its parent has, and nothing here runs down.
+    fn revisions_of_forks(&self, bindings: &[BindingSpec]) -> Result<(), Problem> {
+        for spec in bindings {
+            let behind = bindings.iter().find(|parent| {
+                spec.parent.as_ref() == Some(&parent.branch)
+                    && parent.service.name == spec.service.name
+                    && parent.revisions.len() > spec.revisions.len()
+            });
+            if let Some(parent) = behind {
+                return Err(self.problem(
+                    &key_of(&spec.name, "revision"),
+                    format!(
+                        "is older than that of {}, which it forks from; a branch is never migrated down",
+                        parent.name
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Roles are one namespace on a branch, and their names are built.
+    fn role_names(&self, bindings: &[BindingSpec]) -> Result<(), Problem> {
+        let mut taken: BTreeMap<String, String> = BTreeMap::new();
+        for spec in bindings {
+            let group_of = format!("service {}", spec.service.name);
+            let groups =
+                roles::group_names(&spec.service.name).map(|role| (role, group_of.clone()));
+            let logins = roles::login_names(&spec.name).map(|role| (role, spec.name.to_string()));
+            for (role, owner) in groups.into_iter().chain(logins) {
+                if role.len() > IDENTIFIER_BYTES_MAX {
+                    return Err(self.problem(
+                        &key_of(&spec.name, ""),
+                        format!("its role {role:?} is longer than {IDENTIFIER_BYTES_MAX} bytes; shorten the names"),
+                    ));
+                }
+                let holder = taken.entry(role.clone()).or_insert_with(|| owner.clone());
+                if *holder != owner {
+                    return Err(self.problem(
+                        &key_of(&spec.name, ""),
+                        format!("its role {role:?} is also that of {holder}; rename one of them"),
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn identifier(&self, given: &Spanned<String>, key: &str) -> Result<String, Problem> {
+        let name = given.get_ref();
+        let fits = !name.is_empty()
+            && name.len() <= IDENTIFIER_BYTES_MAX
+            && !name.chars().any(char::is_control);
+        match fits {
+            true => Ok(name.clone()),
+            false => Err(self.problem_at(given, key, "needs 1 to 63 bytes, no control characters")),
+        }
+    }
+
+    fn schema(&self, given: &Spanned<String>, key: &str) -> Result<String, Problem> {
+        let name = given.get_ref();
+        if !names::is_simple_name(name) {
+            return Err(self.problem_at(
+                given,
+                key,
+                "needs a lower-case letter, then lower-case letters, digits, _ or -",
+            ));
+        }
+        let reserved = name.starts_with("pg_")
+            || matches!(
+                name.as_str(),
+                "information_schema" | "public" | "branch_broker"
+            );
+        match reserved {
+            true => Err(self.problem_at(given, key, "is not the service's own; name another")),
+            false => Ok(name.clone()),
+        }
+    }
+
+    fn parsed<T>(&self, given: &Spanned<String>, key: &str) -> Result<T, Problem>
+    where
+        T: std::str::FromStr<Err = InvalidName>,
+    {
+        given
+            .get_ref()
+            .parse()
+            .map_err(|error: InvalidName| self.problem_at(given, key, error.to_string()))
+    }
+
+    /// Paths are relative to the folder that the file is in.
+    fn beside(&self, path: &Path) -> std::path::PathBuf {
+        self.path.parent().unwrap_or(Path::new("")).join(path)
+    }
+
+    fn problem_at<T>(&self, given: &Spanned<T>, key: &str, message: impl Into<String>) -> Problem {
+        Problem {
+            place: Some(line_and_column(self.text, given.span().start)),
+            ..self.problem(key, message)
+        }
+    }
+
+    fn problem(&self, key: &str, message: impl Into<String>) -> Problem {
+        Problem {
+            path: self.path.to_owned(),
+            place: None,
+            key: key.to_owned(),
+            message: message.into(),
+        }
+    }
+}
+
+fn key_of(binding: &BindingName, field: &str) -> String {
+    let BindingName { service, version } = binding;
+    let key = format!("services.{service}.versions.{version}");
+    match field {
+        "" => key,
+        field => format!("{key}.{field}"),
+    }
+}

@@ -1,0 +1,43 @@
+//! broker.toml as it is written. check.rs turns it into what the broker uses.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ConfigFile {
+    #[serde(default)]
+    pub(super) leases: LeasesTable,
+    #[serde(default)]
+    pub(super) services: BTreeMap<Spanned<String>, ServiceTable>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LeasesTable {
+    pub(super) default_ttl: Option<Spanned<String>>,
+    pub(super) max_ttl: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ServiceTable {
+    pub(super) database: Spanned<String>,
+    pub(super) schema: Spanned<String>,
+    pub(super) migrations: Spanned<PathBuf>,
+    #[serde(default)]
+    pub(super) versions: BTreeMap<Spanned<String>, VersionTable>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct VersionTable {
+    pub(super) branch: Spanned<String>,
+    pub(super) parent: Option<Spanned<String>>,
+    pub(super) revision: Option<Spanned<String>>,
+    pub(super) seed: Option<Spanned<String>>,
+    pub(super) connections: Spanned<u32>,
+}

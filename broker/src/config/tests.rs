@@ -1,0 +1,259 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+
+const SAMPLE: &str = r#"
+[leases]
+default_ttl = "10m"
+max_ttl = "1h"
+
+[services.users]
+database = "neondb"
+schema = "users"
+migrations = "migrations"
+
+[services.users.versions.v1]
+branch = "one"
+revision = "2026-01-10-090000_create"
+seed = "seed.sql"
+connections = 40
+
+[services.users.versions.v2]
+branch = "two"
+parent = "one"
+connections = 40
+"#;
+
+/// A folder with two revisions and a seed file.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for revision in ["2026-01-10-090000_create", "2026-02-14-090000_extend"] {
+        let path = folder.path().join("migrations").join(revision);
+        std::fs::create_dir_all(&path).unwrap();
+        std::fs::write(path.join("up.sql"), "SELECT 1;").unwrap();
+    }
+    std::fs::write(folder.path().join("seed.sql"), "SELECT 1;").unwrap();
+    folder
+}
+
+fn parse(text: &str) -> Result<Config, String> {
+    let folder = folder();
+    let path = folder.path().join("broker.toml");
+    Config::parse(text, &path).map_err(|problem| {
+        let shown = problem.to_string();
+        let folder = folder.path().display().to_string();
+        shown.replace(&format!("{folder}/"), "")
+    })
+}
+
+/// The problem with the sample after replacing a part of it.
+fn problem(from: &str, to: &str) -> String {
+    assert!(SAMPLE.contains(from), "the sample does not hold {from:?}");
+    parse(&SAMPLE.replacen(from, to, 1)).unwrap_err()
+}
+
+fn names(config: &Config) -> Vec<String> {
+    let bindings = config.bindings.iter();
+    bindings.map(|spec| spec.name.to_string()).collect()
+}
+
+#[test]
+fn the_sample_in_the_repository_is_valid() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../broker.toml");
+    let config = Config::load(&path).unwrap();
+    assert_eq!(
+        names(&config),
+        ["services/users/versions/v1", "services/users/versions/v2"]
+    );
+    let [v1, v2] = config.bindings.as_slice() else {
+        panic!("{config:?}");
+    };
+    assert_eq!(v1.branch.as_str(), "api_v1_branch");
+    assert_eq!(v2.parent.as_ref(), Some(&v1.branch));
+    assert!(v1.revisions.len() < v2.revisions.len());
+    assert_eq!(v1.head().unwrap().name, "2026-01-10-090000_create_users");
+    assert_eq!(config.leases.default_ttl, Duration::from_secs(600));
+    assert_eq!(config.leases.max_ttl, Duration::from_secs(3600));
+}
+
+#[test]
+fn what_is_left_out_has_a_default() {
+    let text = SAMPLE.replace("[leases]\ndefault_ttl = \"10m\"\nmax_ttl = \"1h\"\n", "");
+    let config = parse(&text).unwrap();
+    assert_eq!(config.leases.default_ttl, Duration::from_secs(600));
+    let v2 = &config.bindings[1];
+    assert_eq!(v2.head().unwrap().name, "2026-02-14-090000_extend");
+    assert_eq!(v2.seed, None);
+    assert_eq!(parse("").unwrap().bindings, []);
+}
+
+#[test]
+fn parents_come_before_children_whatever_their_names() {
+    let text = SAMPLE
+        .replace("versions.v1]", "versions.z]")
+        .replace("versions.v2]", "versions.a]");
+    let config = parse(&text).unwrap();
+    assert_eq!(
+        names(&config),
+        ["services/users/versions/z", "services/users/versions/a"]
+    );
+}
+
+#[test]
+fn every_mistake_is_named_with_its_place() {
+    let cases = [
+        (
+            "branch = \"one\"",
+            "brnch = \"one\"",
+            "broker.toml:12:1: unknown field `brnch`, expected one of `branch`, `parent`, \
+             `revision`, `seed`, `connections`",
+        ),
+        (
+            "connections = 40",
+            "connections = \"40\"",
+            "broker.toml:15:15: invalid type: string \"40\", expected u32",
+        ),
+        (
+            "connections = 40",
+            "",
+            "broker.toml:11:1: missing field `connections`",
+        ),
+        (
+            "connections = 40",
+            "connections = 0",
+            "broker.toml:15:15: services.users.versions.v1.connections: needs to be 1 or more",
+        ),
+        (
+            "[services.users]",
+            "[services.users",
+            "broker.toml:6:16: unclosed table, expected `]`",
+        ),
+        (
+            "revision = \"2026-01-10-090000_create\"",
+            "revision = \"2026-01-10-090000_craete\"",
+            "broker.toml:13:12: services.users.versions.v1.revision: no revision \
+             \"2026-01-10-090000_craete\" in the service's migrations folder; there: \
+             2026-01-10-090000_create, 2026-02-14-090000_extend",
+        ),
+        (
+            "seed = \"seed.sql\"",
+            "seed = \"sed.sql\"",
+            "broker.toml:14:8: services.users.versions.v1.seed: no file sed.sql; write it or take \
+             the line out",
+        ),
+        (
+            "migrations = \"migrations\"",
+            "migrations = \"migration\"",
+            "broker.toml:9:14: services.users.migrations: list the revisions in migration: No such \
+             file or directory (os error 2); name the folder of the service's revisions",
+        ),
+        (
+            "branch = \"one\"",
+            "branch = \"one\"\nparent = \"two\"",
+            "broker.toml: services: the branches fork from each other: one -> two -> one; give one \
+             of them another parent",
+        ),
+        (
+            "parent = \"one\"",
+            "parent = \"two\"",
+            "broker.toml: services: the branches fork from each other: two -> two; give one of \
+             them another parent",
+        ),
+        (
+            "branch = \"two\"\nparent = \"one\"",
+            "branch = \"one\"",
+            "broker.toml: services.users.versions.v2.revision: differs from \
+             services/users/versions/v1's, which is on the same branch one; give one of them a \
+             branch of its own",
+        ),
+        (
+            "branch = \"two\"\nparent = \"one\"",
+            "branch = \"one\"\nparent = \"main\"\nrevision = \"2026-01-10-090000_create\"",
+            "broker.toml: services.users.versions.v2.parent: differs from \
+             services/users/versions/v1's, which is on the same branch one; a branch has one parent",
+        ),
+        (
+            "revision = \"2026-01-10-090000_create\"\nseed = \"seed.sql\"\nconnections = 40\n\n\
+             [services.users.versions.v2]",
+            "connections = 40\n[services.users.versions.v2]\nrevision = \"2026-01-10-090000_create\"",
+            "broker.toml: services.users.versions.v2.revision: is older than that of \
+             services/users/versions/v1, which it forks from; a branch is never migrated down",
+        ),
+        (
+            "[services.users.versions.v2]",
+            "[services.users.versions.V2]",
+            "broker.toml:17:26: services.users.versions.V2: \"V2\" is no version name: a \
+             lower-case letter, then lower-case letters, digits, _ or -, at most 48 characters",
+        ),
+        (
+            "schema = \"users\"",
+            "schema = \"public\"",
+            "broker.toml:8:10: services.users.schema: is not the service's own; name another",
+        ),
+        (
+            "default_ttl = \"10m\"",
+            "default_ttl = \"0s\"",
+            "broker.toml:3:15: leases.default_ttl: \"0s\" is no duration of a second or more, as \
+             \"10m\" and \"1h 30m\" are",
+        ),
+        (
+            "default_ttl = \"10m\"",
+            "default_ttl = \"2h\"",
+            "broker.toml: leases.max_ttl: 3600s is less than default_ttl, 7200s; make it as much \
+             or more",
+        ),
+        (
+            "branch = \"one\"",
+            "branch = \"\"",
+            "broker.toml:12:10: services.users.versions.v1.branch: \"\" is no branch name: 1 to \
+             256 characters, no control characters, no space at either end",
+        ),
+    ];
+    for (from, to, expected) in cases {
+        assert_eq!(problem(from, to), expected, "after {from:?} -> {to:?}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let error = Config::load(Path::new("/no/such/broker.toml")).unwrap_err();
+    let shown = crate::text::one_line(&error);
+    assert!(shown.contains("/no/such/broker.toml"), "{shown}");
+    assert!(shown.contains("--config"), "{shown}");
+}
+
+#[test]
+fn two_names_that_build_one_role_are_refused() {
+    let other = "
+[services.users_v1]
+database = \"neondb\"
+schema = \"other\"
+migrations = \"migrations\"
+[services.users_v1.versions.b]
+branch = \"three\"
+connections = 1
+[services.users.versions.v1_b]
+branch = \"four\"
+connections = 1
+";
+    let shown = parse(&format!("{SAMPLE}{other}")).unwrap_err();
+    assert!(shown.contains("lease_users_v1_b_r"), "{shown}");
+    assert!(shown.contains("rename one of them"), "{shown}");
+
+    let service = "s".repeat(40);
+    let long = SAMPLE.replace("services.users", &format!("services.{service}"));
+    let long = long.replace("versions.v1", &format!("versions.{}", "v".repeat(40)));
+    let shown = parse(&long).unwrap_err();
+    assert!(shown.contains("longer than 63 bytes"), "{shown}");
+}
+
+#[test]
+fn bindings_may_share_a_branch_when_they_agree() {
+    let text = SAMPLE.replace(
+        "branch = \"two\"\nparent = \"one\"",
+        "branch = \"one\"\nrevision = \"2026-01-10-090000_create\"",
+    );
+    let config = parse(&text).unwrap();
+    let shared = config.bindings_on(&config.bindings[0].branch).count();
+    assert_eq!(shared, 2);
+}

@@ -1,0 +1,233 @@
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use super::*;
+use crate::credentials::Key;
+
+const TTL: Duration = Duration::from_secs(60);
+
+/// A clock that the test moves, and leases on it.
+struct Bench {
+    folder: tempfile::TempDir,
+    leases: Leases,
+}
+
+impl Bench {
+    fn durable() -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::open(&folder.path().join("state")).unwrap();
+        Bench {
+            leases: leases(folder.path(), state),
+            folder,
+        }
+    }
+
+    fn in_memory() -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        Bench {
+            leases: leases(folder.path(), State::in_memory()),
+            folder,
+        }
+    }
+
+    /// Moves the clock to that many seconds from the system's.
+    fn clock(&self, seconds: i64) {
+        std::fs::write(self.folder.path().join("clock"), seconds.to_string()).unwrap();
+    }
+
+    /// A broker that starts again on what the last one left.
+    fn restarted(self) -> Bench {
+        let Bench {
+            folder,
+            leases: stopped,
+        } = self;
+        drop(stopped);
+        let state = State::open(&folder.path().join("state")).unwrap();
+        Bench {
+            leases: leases(folder.path(), state),
+            folder,
+        }
+    }
+
+    async fn acquire(&self) -> Lease {
+        let leases = &self.leases;
+        leases.acquire(request("a"), None, grant()).await.unwrap()
+    }
+}
+
+fn leases(folder: &Path, state: State) -> Leases {
+    let clock = Clock::with_offset_file(folder.join("clock")).unwrap();
+    let settings = LeaseSettings {
+        default_ttl: TTL,
+        max_ttl: TTL * 10,
+    };
+    Leases::new(Arc::new(state), clock, settings)
+}
+
+fn request(holder: &str) -> Request {
+    Request {
+        binding: "services/users/versions/v1".parse().unwrap(),
+        access: Access::ReadWrite,
+        pooled: false,
+        holder: holder.into(),
+        ttl: None,
+    }
+}
+
+fn grant() -> Grant {
+    Grant {
+        branch: "br-a".parse().unwrap(),
+        generation: 1,
+        role: "lease_users_v1_rw".into(),
+        key: Key::random().id().clone(),
+    }
+}
+
+#[tokio::test]
+async fn a_lease_ends_when_its_time_is_up_and_not_before() {
+    let bench = Bench::in_memory();
+    let lease = bench.acquire().await;
+    let ending = bench.leases.ending(lease.id);
+    bench.clock(55);
+    bench.leases.sweep_once();
+    assert_eq!(bench.leases.get(lease.id).unwrap(), lease);
+    assert!(!ending.is_cancelled());
+
+    bench.clock(61);
+    // Even before the sweeper comes by.
+    assert!(matches!(
+        bench.leases.get(lease.id),
+        Err(Error::NotFound(_))
+    ));
+    let renewed = bench.leases.renew(lease.id, None).await;
+    assert!(matches!(renewed, Err(Error::NotFound(_))), "{renewed:?}");
+    bench.leases.sweep_once();
+    assert!(ending.is_cancelled());
+    assert_eq!(bench.leases.count(), 0);
+}
+
+#[tokio::test]
+async fn renewing_grants_no_more_than_the_maximum() {
+    let bench = Bench::in_memory();
+    let lease = bench.acquire().await;
+    bench.clock(50);
+    let renewed = bench.leases.renew(lease.id, None).await.unwrap();
+    let moved = renewed.expire_time.duration_since(lease.expire_time);
+    assert!((49..=52).contains(&moved.as_secs()), "{moved}");
+    assert_eq!(renewed.grant, lease.grant);
+
+    let ttl = Some(TTL * 1_000);
+    let renewed = bench.leases.renew(lease.id, ttl).await.unwrap();
+    bench.clock(50 + 599);
+    assert!(bench.leases.get(lease.id).is_ok());
+    bench.clock(50 + 602);
+    assert!(bench.leases.get(lease.id).is_err(), "{renewed:?}");
+}
+
+#[tokio::test]
+async fn releasing_twice_is_no_error() {
+    let bench = Bench::in_memory();
+    let lease = bench.acquire().await;
+    let ending = bench.leases.ending(lease.id);
+    assert!(bench.leases.release(lease.id).await.unwrap());
+    assert!(ending.is_cancelled());
+    assert!(!bench.leases.release(lease.id).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_request_id_gives_one_lease_and_is_good_for_one_request() {
+    let bench = Bench::in_memory();
+    let id = Some(Uuid::new_v4());
+    let leases = &bench.leases;
+    let first = leases.acquire(request("a"), id, grant()).await.unwrap();
+    let again = leases.acquire(request("a"), id, grant()).await.unwrap();
+    assert_eq!(first, again);
+    assert_eq!(leases.count(), 1);
+    let repeated = leases.repeated(id, &request("a")).unwrap();
+    assert_eq!(repeated, Some(first.clone()));
+
+    let other = leases.acquire(request("b"), id, grant()).await;
+    assert!(matches!(other, Err(Error::RequestIdReused(_))), "{other:?}");
+    assert_eq!(leases.count(), 1);
+
+    // With the lease, the id ends too.
+    leases.release(first.id).await.unwrap();
+    let new = leases.acquire(request("b"), id, grant()).await.unwrap();
+    assert_ne!(new.id, first.id);
+}
+
+#[tokio::test]
+async fn leases_go_on_after_a_restart() {
+    let bench = Bench::durable();
+    let kept = bench.acquire().await;
+    let released = bench.acquire().await;
+    bench.leases.release(released.id).await.unwrap();
+
+    let bench = bench.restarted();
+    assert_eq!(bench.leases.get(kept.id).unwrap(), kept);
+    assert!(bench.leases.get(released.id).is_err());
+    bench.clock(50);
+    bench.leases.renew(kept.id, None).await.unwrap();
+
+    let bench = bench.restarted();
+    bench.clock(100);
+    assert!(bench.leases.get(kept.id).is_ok());
+    bench.clock(120);
+    assert!(bench.leases.get(kept.id).is_err());
+}
+
+#[tokio::test]
+async fn the_file_is_its_owners_alone_and_its_folder_is_one_brokers() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let bench = Bench::durable();
+    bench.acquire().await;
+    let folder = bench.folder.path().join("state");
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&folder), 0o700);
+    assert_eq!(mode(&folder.join("leases.json")), 0o600);
+    let second = State::open(&folder).unwrap_err();
+    assert!(matches!(second, state::Error::InUse { .. }), "{second}");
+}
+
+#[tokio::test]
+async fn changes_that_come_together_are_all_stored() {
+    let bench = Bench::durable();
+    let leases = &bench.leases;
+    let asked = (0..50).map(|_| leases.acquire(request("a"), None, grant()));
+    let given = futures_util::future::join_all(asked).await;
+    let bench = bench.restarted();
+    for lease in given {
+        let id = lease.unwrap().id;
+        assert!(bench.leases.get(id).is_ok(), "{id}");
+    }
+}
+
+#[tokio::test]
+async fn a_lease_that_cannot_be_stored_is_not_given() {
+    let bench = Bench::durable();
+    bench.acquire().await;
+    let folder = bench.folder.path().join("state");
+    std::fs::remove_dir_all(&folder).unwrap();
+    let refused = bench.leases.acquire(request("a"), None, grant()).await;
+    assert!(matches!(refused, Err(Error::State(_))), "{refused:?}");
+    assert_eq!(bench.leases.count(), 1);
+}
+
+#[test]
+fn a_file_that_is_not_ours_is_refused() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let _inside = runtime.enter();
+    for (text, expected) in [
+        ("{}", "not a state file"),
+        ("nonsense", "not a state file"),
+        (r#"{"format": 99}"#, "newer broker"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("leases.json"), text).unwrap();
+        let error = State::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(expected), "{text}: {error}");
+    }
+}

@@ -1,0 +1,7 @@
+//! The `broker` binary.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    broker::cli::main()
+}

@@ -1,0 +1,118 @@
+//! Endpoints and operations.
+
+use std::time::Duration;
+
+use neon_api::BranchId;
+use neon_api::types::{EndpointCreateRequest, EndpointType, Operation};
+
+use super::{Error, Neon, retry};
+
+/// How long an operation is followed, in seconds. A compute starts in one or
+/// two; Neon's own tools give up after 300.
+const OPERATION_SECONDS_MAX: u64 = 300;
+/// Pauses between looks at an operation, in milliseconds.
+const OPERATION_POLL_MS_MIN: u64 = 25;
+const OPERATION_POLL_MS_MAX: u64 = 1_000;
+
+impl Neon {
+    /// Whether a branch has a read-write endpoint.
+    pub async fn endpoint_exists(&self, branch: &BranchId) -> Result<bool, Error> {
+        let list = || self.client.list_branch_endpoints(&self.project, branch);
+        let endpoints = retry::reads_of_new(list)
+            .await
+            .map_err(|error| {
+                Error::api(format!("list the endpoints of the branch {branch}"), error)
+            })?
+            .endpoints;
+        Ok(endpoints
+            .iter()
+            .any(|endpoint| endpoint.endpoint_type == EndpointType::ReadWrite))
+    }
+
+    /// Gives a branch a read-write endpoint unless it has one; true when it was
+    /// made now.
+    pub async fn endpoint_ensure(&self, branch: &BranchId) -> Result<bool, Error> {
+        if self.endpoint_exists(branch).await? {
+            return Ok(false);
+        }
+        let request = EndpointCreateRequest::read_write(branch.clone());
+        let create = || self.client.create_endpoint(&self.project, &request);
+        match retry::mutations(create).await {
+            Ok(created) => {
+                self.operations_follow(branch, &created.operations).await?;
+                tracing::debug!(%branch, endpoint = %created.endpoint.id, "created an endpoint");
+                Ok(true)
+            }
+            // A branch has at most one: if it is there now, this made it or
+            // somebody else did, and either will do.
+            Err(error) if error.is_conflict() || error.outcome_is_unknown() => {
+                match self.endpoint_exists(branch).await? {
+                    true => Ok(false),
+                    false => Err(Error::api(create_words(branch), error)),
+                }
+            }
+            Err(error) => Err(Error::api(create_words(branch), error)),
+        }
+    }
+
+    /// Waits until each operation has ended well.
+    pub(super) async fn operations_follow(
+        &self,
+        branch: &BranchId,
+        operations: &[Operation],
+    ) -> Result<(), Error> {
+        let waited = Duration::from_secs(OPERATION_SECONDS_MAX);
+        let deadline = tokio::time::Instant::now() + waited;
+        for operation in operations {
+            let mut operation = operation.clone();
+            let mut pause = Duration::from_millis(OPERATION_POLL_MS_MIN);
+            while !operation.status.is_success() {
+                if operation.status.is_failure() {
+                    return Err(failed(branch, operation));
+                }
+                if tokio::time::Instant::now() >= deadline {
+                    return Err(slow(branch, operation, waited));
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_millis(OPERATION_POLL_MS_MAX));
+                operation = self.operation(branch, &operation).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn operation(&self, branch: &BranchId, known: &Operation) -> Result<Operation, Error> {
+        let get = || self.client.get_operation(&self.project, known.id);
+        match retry::reads_of_new(get).await {
+            Ok(answer) => Ok(answer.operation),
+            Err(error) => {
+                let what = format!("follow an operation on the branch {branch}");
+                Err(Error::api(what, error))
+            }
+        }
+    }
+}
+
+fn create_words(branch: &BranchId) -> String {
+    format!("create an endpoint for the branch {branch}")
+}
+
+fn failed(branch: &BranchId, operation: Operation) -> Error {
+    Error::OperationFailed {
+        operation: operation.id,
+        action: operation.action.to_string(),
+        branch: branch.clone(),
+        status: operation.status.to_string(),
+        message: operation.error.unwrap_or_default(),
+    }
+}
+
+fn slow(branch: &BranchId, operation: Operation, waited: Duration) -> Error {
+    Error::OperationSlow {
+        operation: operation.id,
+        action: operation.action.to_string(),
+        branch: branch.clone(),
+        status: operation.status.to_string(),
+        waited,
+    }
+}

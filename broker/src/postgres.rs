@@ -1,0 +1,221 @@
+//! Direct connections to branches, as their owner.
+//!
+//! TLS is what the URI's sslmode asks for and no more, as libpq has it: without
+//! a root certificate, `require` encrypts and does not verify. What keeps a man
+//! in the middle out is the URI's channel_binding=require: SCRAM then fails
+//! unless both ends see the same certificate.
+
+mod tls;
+
+use std::fmt;
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable as _};
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Connection, Socket};
+
+pub use postgres_protocol::escape::{escape_identifier, escape_literal};
+
+/// How long one attempt to connect may take, in milliseconds. A suspended
+/// compute wakes in a few hundred.
+const CONNECT_MS_MAX: u64 = 10_000;
+/// How often a connection that may come about is tried, beyond the first time.
+const CONNECT_RETRIES_MAX: usize = 5;
+/// Pauses between attempts, in milliseconds.
+const CONNECT_BACKOFF_MS_MIN: u64 = 100;
+const CONNECT_BACKOFF_MS_MAX: u64 = 2_000;
+
+/// The owner's connection URI of one database on one branch. A credential of
+/// the worst kind: it leaves the broker for no one.
+#[derive(Clone)]
+pub struct OwnerUri(SecretString);
+
+/// Why a database did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// What Neon gave is no URI that this broker understands.
+    #[error("read the connection URI that Neon gave")]
+    BadUri(#[source] tokio_postgres::Error),
+    /// TLS could not be set up.
+    #[error("set up TLS")]
+    FailedTls(#[source] rustls::Error),
+    /// No session.
+    #[error("connect to Postgres at {address}")]
+    FailedConnect {
+        /// Host and port.
+        address: String,
+        /// What came instead.
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    /// No answer in time.
+    #[error("connect to Postgres at {address}: no answer within {CONNECT_MS_MAX} ms")]
+    NoAnswer {
+        /// Host and port.
+        address: String,
+    },
+    /// A statement failed.
+    #[error("{what}")]
+    FailedStatement {
+        /// What it was for: "read the migration history".
+        what: String,
+        /// What Postgres said.
+        #[source]
+        source: tokio_postgres::Error,
+    },
+}
+
+impl Error {
+    /// Whether the same may work in a moment: nobody answered, the session
+    /// broke, the server is starting or full, somebody else held a lock.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Error::BadUri(_) | Error::FailedTls(_) => false,
+            Error::NoAnswer { .. } => true,
+            Error::FailedConnect { source, .. } | Error::FailedStatement { source, .. } => {
+                is_transient(source)
+            }
+        }
+    }
+}
+
+impl OwnerUri {
+    /// Takes what Neon gave.
+    pub fn new(uri: impl Into<SecretString>) -> OwnerUri {
+        OwnerUri(uri.into())
+    }
+
+    /// The text itself. Never for a log line, an error or an answer.
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+impl fmt::Debug for OwnerUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OwnerUri([redacted])")
+    }
+}
+
+/// A connection that somebody has to drive.
+pub(crate) type Driven = Connection<Socket, tls::Stream>;
+
+/// Opens a session, which a task of its own drives. It ends with the client.
+/// What may pass is tried some more times.
+pub async fn session(uri: &OwnerUri) -> Result<Client, Error> {
+    let (client, connection) = open(uri).await?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            // Whoever uses the client gets an error too; this is for the rest.
+            tracing::debug!(error = %crate::text::one_line(&error), "a session ended");
+        }
+    });
+    Ok(client)
+}
+
+/// Opens a session for a caller that drives it.
+pub(crate) async fn open(uri: &OwnerUri) -> Result<(Client, Driven), Error> {
+    let config: tokio_postgres::Config = uri.expose().parse().map_err(Error::BadUri)?;
+    let tls = tls::connector().map_err(Error::FailedTls)?;
+    let backoff = ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(CONNECT_BACKOFF_MS_MIN))
+        .with_max_delay(Duration::from_millis(CONNECT_BACKOFF_MS_MAX))
+        .with_max_times(CONNECT_RETRIES_MAX)
+        .with_jitter();
+    (|| connect_once(&config, tls.clone()))
+        .retry(backoff)
+        .when(Error::is_transient)
+        .await
+}
+
+async fn connect_once(
+    config: &tokio_postgres::Config,
+    tls: tls::Connector,
+) -> Result<(Client, Driven), Error> {
+    let limit = Duration::from_millis(CONNECT_MS_MAX);
+    match tokio::time::timeout(limit, config.connect(tls)).await {
+        Ok(Ok(opened)) => Ok(opened),
+        Ok(Err(source)) => Err(Error::FailedConnect {
+            address: address_of(config),
+            source,
+        }),
+        Err(_) => Err(Error::NoAnswer {
+            address: address_of(config),
+        }),
+    }
+}
+
+/// Names what a statement was for in its error.
+pub(crate) trait Attempted<T> {
+    /// Says what was attempted.
+    fn attempted(self, what: impl Into<String>) -> Result<T, Error>;
+}
+
+impl<T> Attempted<T> for Result<T, tokio_postgres::Error> {
+    fn attempted(self, what: impl Into<String>) -> Result<T, Error> {
+        self.map_err(|source| Error::FailedStatement {
+            what: what.into(),
+            source,
+        })
+    }
+}
+
+fn address_of(config: &tokio_postgres::Config) -> String {
+    let host = match config.get_hosts().first() {
+        Some(tokio_postgres::config::Host::Tcp(host)) => host.as_str(),
+        _ => "an unnamed host",
+    };
+    let port = config.get_ports().first().copied().unwrap_or(5432);
+    format!("{host}:{port}")
+}
+
+fn is_transient(error: &tokio_postgres::Error) -> bool {
+    let Some(state) = error.code() else {
+        // Not from the server: a socket that closed, or a handshake that broke.
+        return error.is_closed() || is_io(error);
+    };
+    // Connection exceptions, insufficient resources, operator intervention.
+    let class = state.code().get(..2).unwrap_or_default();
+    matches!(class, "08" | "53" | "57")
+        || [
+            SqlState::T_R_SERIALIZATION_FAILURE,
+            SqlState::T_R_DEADLOCK_DETECTED,
+            SqlState::LOCK_NOT_AVAILABLE,
+        ]
+        .contains(state)
+}
+
+fn is_io(error: &tokio_postgres::Error) -> bool {
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        if cause.is::<std::io::Error>() {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owners_uri_is_not_printed() {
+        let uri = OwnerUri::new("postgresql://owner:hunter2@127.0.0.1/neondb");
+        assert_eq!(format!("{uri:?}"), "OwnerUri([redacted])");
+    }
+
+    #[tokio::test]
+    async fn a_uri_that_is_none_is_not_repeated_in_the_error() {
+        let uri = OwnerUri::new("postgresql://owner:hunter2@127.0.0.1/neondb?sslmode=sometimes");
+        let Err(error) = session(&uri).await else {
+            panic!("connected");
+        };
+        let line = crate::text::one_line(&error);
+        assert!(line.contains("sslmode"), "{line}");
+        assert!(!line.contains("hunter2"), "{line}");
+        assert!(!error.is_transient());
+    }
+}

@@ -1,0 +1,210 @@
+//! broker.toml against the world.
+//!
+//! [`plan`] says which steps would make the world match, [`apply`] takes them.
+//! A binding's steps come in one order: its branch, its endpoint, its
+//! revisions, its seed, its rights. A binding whose branch is another's parent
+//! comes first and whole, so that a fork starts with what its parent was
+//! declared to have. Every step looks before it acts: applying again changes
+//! nothing, and an apply that was interrupted is finished by the next.
+
+mod apply;
+mod budget;
+mod look;
+mod steps;
+
+use std::fmt;
+
+use crate::names::{BindingName, BranchName};
+use crate::{migrate, neon, postgres, roles, seed};
+
+pub use apply::{Applied, Outcome, Report, apply};
+pub use budget::{CONNECTIONS_RESERVED, Limits};
+pub use look::{check_parents, look};
+pub use steps::{Inside, World, plan};
+
+/// One thing that apply does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// The binding it is for.
+    pub binding: BindingName,
+    /// The branch it is done on.
+    pub branch: BranchName,
+    /// What is done.
+    pub action: Action,
+}
+
+/// What a step does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Fork the branch, with an endpoint.
+    CreateBranch {
+        /// From this one; the project's default branch when not said.
+        parent: Option<BranchName>,
+    },
+    /// Give the branch a read-write endpoint.
+    CreateEndpoint,
+    /// Run a revision.
+    Migrate {
+        /// Its folder's name.
+        revision: String,
+        /// False for a branch that cannot be looked into before it has an
+        /// endpoint: the revision may be there already.
+        certain: bool,
+    },
+    /// Run the binding's seed.
+    Seed {
+        /// The file, as broker.toml names it.
+        file: String,
+    },
+    /// Make the service's groups, give them their rights, drop inherited lease
+    /// roles.
+    Grant,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let branch = &self.branch;
+        match &self.action {
+            Action::CreateBranch {
+                parent: Some(parent),
+            } => {
+                write!(f, "create branch {branch} from {parent}")
+            }
+            Action::CreateBranch { parent: None } => {
+                write!(
+                    f,
+                    "create branch {branch} from the project's default branch"
+                )
+            }
+            Action::CreateEndpoint => write!(f, "create a read-write endpoint for {branch}"),
+            Action::Migrate {
+                revision,
+                certain: true,
+            } => {
+                write!(f, "migrate {branch} to {revision}")
+            }
+            Action::Migrate {
+                revision,
+                certain: false,
+            } => {
+                write!(
+                    f,
+                    "migrate {branch} to {revision}, unless it is there already"
+                )
+            }
+            Action::Seed { file } => write!(f, "seed {branch} with {file}"),
+            Action::Grant => {
+                let service = &self.binding.service;
+                write!(f, "grant the rights of the service {service} on {branch}")
+            }
+        }
+    }
+}
+
+/// Why the world does not match, or cannot be compared.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Neon.
+    #[error(transparent)]
+    Neon(#[from] neon::Error),
+    /// A branch's database.
+    #[error("look into the branch {branch}")]
+    FailedLook {
+        /// The branch.
+        branch: BranchName,
+        /// What came instead.
+        #[source]
+        source: postgres::Error,
+    },
+    /// A branch's revisions.
+    #[error("migrate the branch {branch}")]
+    FailedMigrate {
+        /// The branch.
+        branch: BranchName,
+        /// What came instead.
+        #[source]
+        source: migrate::Error,
+    },
+    /// A branch's seed.
+    #[error("seed the branch {branch}")]
+    FailedSeed {
+        /// The branch.
+        branch: BranchName,
+        /// What came instead.
+        #[source]
+        source: seed::Error,
+    },
+    /// A branch's roles.
+    #[error("set up the roles of the branch {branch}")]
+    FailedGrant {
+        /// The branch.
+        branch: BranchName,
+        /// What came instead.
+        #[source]
+        source: roles::Error,
+    },
+    /// A parent that is neither declared nor there.
+    #[error(
+        "the parent {parent} of {branch} is neither declared in broker.toml nor a branch of the \
+         project; correct the name or create it"
+    )]
+    ParentNotFound {
+        /// The branch.
+        branch: BranchName,
+        /// Its parent.
+        parent: BranchName,
+    },
+    /// A branch has a revision that its binding does not declare.
+    #[error(
+        "the branch {branch} has the revision {revision}, which broker.toml does not \
+         ask for; declare a later revision (a branch is never migrated down)"
+    )]
+    Ahead {
+        /// The branch.
+        branch: BranchName,
+        /// Its version, as Diesel records it.
+        revision: String,
+    },
+    /// The declared connections do not fit a branch.
+    #[error(
+        "{branch}: its bindings may open {asked} connections together, and the branch has \
+         {available} for them (max_connections {max}, less {reserved} that Postgres and the \
+         broker keep); lower `connections` in broker.toml or give the branch a larger compute",
+        available = limits.available(), max = limits.max_connections, reserved = limits.reserved()
+    )]
+    BudgetExceeded {
+        /// The branch.
+        branch: BranchName,
+        /// What the bindings on it declare together.
+        asked: u32,
+        /// What the branch has.
+        limits: Limits,
+    },
+    /// Its parent's branch is not as declared, so it was not forked.
+    #[error("waits for {parent}, which {branch} is to be forked from")]
+    ParentNotReady {
+        /// The branch.
+        branch: BranchName,
+        /// The binding on the parent.
+        parent: BindingName,
+        /// Whether the parent failed for a reason that may pass.
+        transient: bool,
+    },
+}
+
+impl Error {
+    /// Whether the same may work in a moment.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Error::Neon(error) => error.is_transient(),
+            Error::FailedLook { source, .. } => source.is_transient(),
+            Error::FailedMigrate { source, .. } => source.is_transient(),
+            Error::FailedSeed { source, .. } => source.is_transient(),
+            Error::FailedGrant { source, .. } => source.is_transient(),
+            Error::ParentNotReady { transient, .. } => *transient,
+            Error::ParentNotFound { .. } | Error::Ahead { .. } | Error::BudgetExceeded { .. } => {
+                false
+            }
+        }
+    }
+}

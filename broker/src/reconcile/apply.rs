@@ -1,0 +1,228 @@
+//! Making the world match.
+
+use std::collections::BTreeMap;
+
+use neon_api::BranchId;
+
+use super::steps::{step, steps_of};
+use super::{Action, Error, Step, budget, look};
+use crate::config::{BindingSpec, Config};
+use crate::names::{BindingName, BranchName};
+use crate::neon::{Ensured, Found, Neon, OwnerUris};
+use crate::{migrate, postgres, roles, seed};
+
+/// A binding whose branch is as declared.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Its branch.
+    pub branch: BranchId,
+    /// How the owner connects to it.
+    pub uris: OwnerUris,
+    /// The newest revision there, by its folder's name.
+    pub revision: Option<String>,
+}
+
+/// What an apply did.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// The steps that were taken, in order.
+    pub steps: Vec<Step>,
+    /// Bindings that are not as declared, and why.
+    pub failures: Vec<(BindingName, Error)>,
+}
+
+/// Hears of bindings while an apply goes on.
+pub trait Report: Send {
+    /// The binding's branch is as declared.
+    fn done(&mut self, spec: &BindingSpec, outcome: Outcome) -> impl Future<Output = ()> + Send;
+
+    /// The binding's branch is not as declared.
+    fn failed(&mut self, spec: &BindingSpec, error: &Error);
+}
+
+/// Makes the world match, binding by binding, parents first; `report` hears of
+/// each as soon as it is done or has failed. One that fails keeps back its own
+/// forks and nobody else. The error is one that keeps back all: Neon cannot be
+/// asked.
+pub async fn apply(
+    neon: &Neon,
+    config: &Config,
+    report: &mut impl Report,
+) -> Result<Applied, Error> {
+    let mut known = look::branches_by_name(neon).await?;
+    let mut applied = Applied::default();
+    for spec in &config.bindings {
+        let run = Run {
+            neon,
+            config,
+            spec,
+            applied: &mut applied,
+        };
+        match run.binding(&mut known).await {
+            Ok(outcome) => report.done(spec, outcome).await,
+            Err(Error::Neon(error)) if error.is_fatal() => return Err(Error::Neon(error)),
+            Err(error) => {
+                report.failed(spec, &error);
+                applied.failures.push((spec.name.clone(), error));
+            }
+        }
+    }
+    Ok(applied)
+}
+
+/// One binding's part of an apply.
+struct Run<'a> {
+    neon: &'a Neon,
+    config: &'a Config,
+    spec: &'a BindingSpec,
+    applied: &'a mut Applied,
+}
+
+impl Run<'_> {
+    async fn binding(mut self, known: &mut BTreeMap<BranchName, Found>) -> Result<Outcome, Error> {
+        let Ensured { branch, created } = self.branch(known).await?;
+        if self.neon.endpoint_ensure(&branch.id).await? && !created {
+            self.took(Action::CreateEndpoint);
+        }
+        let database = &self.spec.service.database;
+        let uris = self.neon.owner_uris(&branch.id, database).await?;
+        self.inside(&branch.id, created, &uris).await?;
+        Ok(Outcome {
+            branch: branch.id,
+            uris,
+            revision: self.spec.head().map(|revision| revision.name.clone()),
+        })
+    }
+
+    /// The binding's branch, forked now if it is not there.
+    async fn branch(&mut self, known: &mut BTreeMap<BranchName, Found>) -> Result<Ensured, Error> {
+        let spec = self.spec;
+        let parent = spec.parent.as_ref().map(|name| (name, known.get(name)));
+        match (known.get(&spec.branch), parent) {
+            (Some(found), Some((name, Some(parent)))) => warn_of_drift(spec, found, name, parent),
+            (Some(_), _) => {}
+            (None, Some((name, None))) => {
+                return Err(Error::ParentNotFound {
+                    branch: spec.branch.clone(),
+                    parent: name.clone(),
+                });
+            }
+            (None, Some((name, Some(_)))) => self.refuse_unready_parent(name)?,
+            (None, None) => {}
+        }
+        let parent_id = parent.and_then(|(_, found)| found.map(|found| found.branch.id.clone()));
+        let ensured = self
+            .neon
+            .branch_ensure(&spec.branch, parent_id.as_ref(), &spec.name)
+            .await?;
+        if ensured.created {
+            let parent = spec.parent.clone();
+            self.took(Action::CreateBranch { parent });
+        }
+        known.entry(spec.branch.clone()).or_insert_with(|| Found {
+            branch: ensured.branch.clone(),
+            managed: ensured.created,
+        });
+        Ok(ensured)
+    }
+
+    /// A fork keeps what its parent had: one that is made too early would miss
+    /// revisions and rows for ever.
+    fn refuse_unready_parent(&self, parent: &BranchName) -> Result<(), Error> {
+        let failed = self.config.bindings_on(parent).find_map(|on_parent| {
+            let mut failures = self.applied.failures.iter();
+            failures.find(|(name, _)| *name == on_parent.name)
+        });
+        match failed {
+            None => Ok(()),
+            Some((name, error)) => Err(Error::ParentNotReady {
+                branch: self.spec.branch.clone(),
+                parent: name.clone(),
+                transient: error.is_transient(),
+            }),
+        }
+    }
+
+    /// Revisions, seed and rights.
+    async fn inside(
+        &mut self,
+        branch: &BranchId,
+        created: bool,
+        uris: &OwnerUris,
+    ) -> Result<(), Error> {
+        let spec = self.spec;
+        let looked = |source| Error::FailedLook {
+            branch: spec.branch.clone(),
+            source,
+        };
+        let mut client = postgres::session(&uris.direct).await.map_err(looked)?;
+        let limits = budget::limits(&client).await.map_err(looked)?;
+        budget::check(self.config, &spec.branch, limits)?;
+        let mut inside = look::inside(&client, &spec.service, branch)
+            .await
+            .map_err(looked)?;
+        // As plan foretells it: what came from the parent is gone over once.
+        inside.granted &= !created;
+        let steps = steps_of(spec, &mut inside, true)?;
+        let is_migration = |step: &&Step| matches!(step.action, Action::Migrate { .. });
+        if steps.iter().any(|step| is_migration(&step)) {
+            self.migrate(uris).await?;
+        }
+        for step in steps.iter().filter(|step| !is_migration(step)) {
+            match (&step.action, &spec.seed) {
+                (Action::Seed { .. }, Some(seed)) => {
+                    let ran = seed::run(&mut client, spec, seed).await;
+                    let ran = ran.map_err(|source| Error::FailedSeed {
+                        branch: spec.branch.clone(),
+                        source,
+                    })?;
+                    if ran {
+                        self.took(step.action.clone());
+                    }
+                }
+                (Action::Grant, _) => {
+                    let granted = roles::grant(&mut client, &spec.service, branch).await;
+                    granted.map_err(|source| Error::FailedGrant {
+                        branch: spec.branch.clone(),
+                        source,
+                    })?;
+                    self.took(Action::Grant);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn migrate(&mut self, uris: &OwnerUris) -> Result<(), Error> {
+        let spec = self.spec;
+        let done = migrate::run(&uris.direct, &spec.service, &spec.revisions)
+            .await
+            .map_err(|source| Error::FailedMigrate {
+                branch: spec.branch.clone(),
+                source,
+            })?;
+        for revision in done {
+            self.took(Action::Migrate {
+                revision: revision.name,
+                certain: true,
+            });
+        }
+        Ok(())
+    }
+
+    fn took(&mut self, action: Action) {
+        let step = step(self.spec, action);
+        tracing::info!(binding = %step.binding, "{step}");
+        self.applied.steps.push(step);
+    }
+}
+
+fn warn_of_drift(spec: &BindingSpec, found: &Found, name: &BranchName, parent: &Found) {
+    if found.branch.parent_id.as_ref() != Some(&parent.branch.id) {
+        tracing::warn!(
+            binding = %spec.name, branch = %spec.branch, parent = %name,
+            "the branch is there, and is not a child of its declared parent; it is used as it is"
+        );
+    }
+}

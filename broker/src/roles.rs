@@ -1,0 +1,291 @@
+//! Roles of leases, made by SQL as the owner and never by Neon's API, whose
+//! roles join neon_superuser and read everything.
+//!
+//! Rights sit on two NOLOGIN groups for each service: `users_rw` and `users_ro`.
+//! A login role, `lease_users_v1_rw`, owns nothing and has what its group has.
+//! A comment on each role says that it is ours; on a login role it also names
+//! the key and the branch that its password is derived from. Children inherit
+//! roles and passwords: a comment that names another branch marks a role that
+//! has to go, or needs its password anew, before anyone may use this branch.
+
+mod password;
+mod rights;
+
+use neon_api::BranchId;
+use serde::{Deserialize, Serialize};
+use tokio_postgres::{Client, Transaction};
+
+use crate::config::ServiceSpec;
+use crate::credentials::Key;
+use crate::migrate;
+use crate::names::{BindingName, ServiceName};
+use crate::postgres::{self, Attempted as _, escape_identifier, escape_literal};
+pub use rights::are_granted;
+
+/// How long a change of roles waits for another session that changes the same
+/// service, in milliseconds.
+const LOCK_TIMEOUT_MS: u64 = 30_000;
+
+/// What a connection may do with the service's tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Access {
+    /// SELECT.
+    ReadOnly,
+    /// SELECT, INSERT, UPDATE and DELETE.
+    ReadWrite,
+}
+
+impl Access {
+    const ALL: [Access; 2] = [Access::ReadOnly, Access::ReadWrite];
+
+    fn suffix(self) -> &'static str {
+        match self {
+            Access::ReadOnly => "ro",
+            Access::ReadWrite => "rw",
+        }
+    }
+}
+
+/// Why a role is not as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database could not be reached or refused.
+    #[error(transparent)]
+    Postgres(#[from] postgres::Error),
+    /// A role of that name is somebody else's.
+    #[error(
+        "the branch has a role {role} that the broker did not make; rename it, or the service \
+         in broker.toml"
+    )]
+    NotOurs {
+        /// The role.
+        role: String,
+    },
+}
+
+impl Error {
+    /// Whether the same may work in a moment.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Error::Postgres(error) => error.is_transient(),
+            Error::NotOurs { .. } => false,
+        }
+    }
+}
+
+/// The group that has a service's rights of that access.
+pub fn group_name(service: &ServiceName, access: Access) -> String {
+    format!("{service}_{}", access.suffix())
+}
+
+/// The login role of a binding's leases of that access.
+pub fn login_name(binding: &BindingName, access: Access) -> String {
+    let BindingName { service, version } = binding;
+    format!("lease_{service}_{version}_{}", access.suffix())
+}
+
+/// Both groups of a service.
+pub(crate) fn group_names(service: &ServiceName) -> [String; 2] {
+    Access::ALL.map(|access| group_name(service, access))
+}
+
+/// Both login roles of a binding.
+pub(crate) fn login_names(binding: &BindingName) -> [String; 2] {
+    Access::ALL.map(|access| login_name(binding, access))
+}
+
+/// Makes a service's groups and gives them their rights, on what is there and
+/// what migrations will add; drops login roles that this branch inherited.
+/// Doing it again changes nothing. Two at once wait for each other.
+pub async fn grant(
+    client: &mut Client,
+    service: &ServiceSpec,
+    branch: &BranchId,
+) -> Result<(), Error> {
+    let granting = || format!("grant the rights of the service {}", service.name);
+    let transaction = locked(client, service, &granting()).await?;
+    for access in Access::ALL {
+        let group = group_name(&service.name, access);
+        group_ensure(&transaction, &group).await?;
+        let sql = rights::statements(service, &group, access);
+        transaction
+            .batch_execute(&sql)
+            .await
+            .attempted(granting())?;
+        // Not there yet when the service has no revision.
+        if migrate::has_history(&transaction, service).await? {
+            let sql = rights::no_history(service, &group);
+            transaction
+                .batch_execute(&sql)
+                .await
+                .attempted(granting())?;
+        }
+    }
+    for role in logins_of_other_branches(&transaction, branch).await? {
+        let drop = format!("DROP ROLE {}", escape_identifier(&role));
+        transaction
+            .batch_execute(&drop)
+            .await
+            .attempted(format!("drop the inherited role {role}"))?;
+        tracing::info!(%role, %branch, "dropped a lease role that the branch inherited");
+    }
+    transaction.commit().await.attempted(granting())?;
+    Ok(())
+}
+
+/// Makes the login role of a binding's leases on a branch, and sets its
+/// password where it is not the one that the key gives. Says the role's name.
+pub async fn login_ensure(
+    client: &mut Client,
+    service: &ServiceSpec,
+    binding: &BindingName,
+    access: Access,
+    branch: &BranchId,
+    key: &Key,
+) -> Result<String, Error> {
+    let role = login_name(binding, access);
+    let making = || format!("make the role {role}");
+    let transaction = locked(client, service, &making()).await?;
+    let comment = login_comment(key, branch);
+    match comment_of(&transaction, &role).await? {
+        Found::Commented(found) if found == comment => return Ok(role),
+        Found::Commented(found) if found.starts_with(LOGIN_COMMENT) => {}
+        Found::Commented(_) | Found::Bare => return Err(Error::NotOurs { role }),
+        Found::Nothing => {
+            let create = format!("CREATE ROLE {}", escape_identifier(&role));
+            transaction
+                .batch_execute(&create)
+                .await
+                .attempted(making())?;
+        }
+    }
+    let name = escape_identifier(&role);
+    let sql = format!(
+        "ALTER ROLE {name} LOGIN INHERIT;
+         ALTER ROLE {name} SET search_path = {};
+         GRANT {} TO {name};
+         COMMENT ON ROLE {name} IS {};",
+        escape_identifier(&service.schema),
+        escape_identifier(&group_name(&service.name, access)),
+        escape_literal(&comment),
+    );
+    transaction.batch_execute(&sql).await.attempted(making())?;
+    password::set(&transaction, &role, &key.password(branch, &role))
+        .await
+        .attempted(making())?;
+    transaction.commit().await.attempted(making())?;
+    tracing::info!(%role, %branch, "made a lease role");
+    Ok(role)
+}
+
+/// How the comment of a login role begins.
+const LOGIN_COMMENT: &str = "branch-broker lease ";
+/// The comment of a group.
+const GROUP_COMMENT: &str = "branch-broker group";
+
+fn login_comment(key: &Key, branch: &BranchId) -> String {
+    format!("{LOGIN_COMMENT}key={} branch={branch}", key.id())
+}
+
+/// A transaction that holds the service's lock.
+async fn locked<'a>(
+    client: &'a mut Client,
+    service: &ServiceSpec,
+    what: &str,
+) -> Result<Transaction<'a>, postgres::Error> {
+    let transaction = client.transaction().await.attempted(what)?;
+    let lock = migrate::lock_key(service);
+    transaction
+        .batch_execute(&format!(
+            "SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS};
+             SET LOCAL client_min_messages = warning;
+             SELECT pg_advisory_xact_lock({lock});"
+        ))
+        .await
+        .attempted(what)?;
+    Ok(transaction)
+}
+
+async fn group_ensure(transaction: &Transaction<'_>, group: &str) -> Result<(), Error> {
+    match comment_of(transaction, group).await? {
+        Found::Commented(comment) if comment == GROUP_COMMENT => Ok(()),
+        Found::Commented(_) | Found::Bare => Err(Error::NotOurs {
+            role: group.to_owned(),
+        }),
+        Found::Nothing => {
+            let name = escape_identifier(group);
+            let sql = format!(
+                "CREATE ROLE {name} NOLOGIN;
+                 COMMENT ON ROLE {name} IS {};",
+                escape_literal(GROUP_COMMENT)
+            );
+            transaction
+                .batch_execute(&sql)
+                .await
+                .attempted(format!("make the group {group}"))?;
+            Ok(())
+        }
+    }
+}
+
+/// Login roles of ours whose comment names another branch than this one.
+async fn logins_of_other_branches(
+    client: &impl tokio_postgres::GenericClient,
+    branch: &BranchId,
+) -> Result<Vec<String>, postgres::Error> {
+    let rows = client
+        .query(
+            "SELECT rolname FROM pg_roles
+             WHERE starts_with(shobj_description(oid, 'pg_authid'), $1)
+               AND NOT shobj_description(oid, 'pg_authid') LIKE '% branch=' || $2
+             ORDER BY rolname",
+            &[&LOGIN_COMMENT, &branch.as_str()],
+        )
+        .await
+        .attempted("list inherited lease roles")?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+enum Found {
+    Nothing,
+    Bare,
+    Commented(String),
+}
+
+async fn comment_of(transaction: &Transaction<'_>, role: &str) -> Result<Found, postgres::Error> {
+    let row = transaction
+        .query_opt(
+            "SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = $1",
+            &[&role],
+        )
+        .await
+        .attempted(format!("look at the role {role}"))?;
+    Ok(match row.map(|row| row.get::<_, Option<String>>(0)) {
+        None => Found::Nothing,
+        Some(None) => Found::Bare,
+        Some(Some(comment)) => Found::Commented(comment),
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn role_names_say_service_version_and_access() {
+        let binding: BindingName = "services/users/versions/v1".parse().unwrap();
+        assert_eq!(login_name(&binding, Access::ReadWrite), "lease_users_v1_rw");
+        assert_eq!(group_name(&binding.service, Access::ReadOnly), "users_ro");
+    }
+
+    #[test]
+    fn a_comment_tells_the_key_and_the_branch_apart() {
+        let (one, other) = (Key::random(), Key::random());
+        let (here, there) = ("br-a".parse().unwrap(), "br-b".parse().unwrap());
+        assert_eq!(login_comment(&one, &here), login_comment(&one, &here));
+        assert_ne!(login_comment(&one, &here), login_comment(&one, &there));
+        assert_ne!(login_comment(&one, &here), login_comment(&other, &here));
+    }
+}

@@ -1,0 +1,70 @@
+//! Setting a role's password.
+
+use std::fmt;
+
+use bytes::BytesMut;
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio_postgres::Transaction;
+use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
+
+/// Sets a role's password without its being in the text of any statement, which
+/// drivers and servers log. Neon takes no verifier in its place.
+pub(super) async fn set(
+    transaction: &Transaction<'_>,
+    role: &str,
+    password: &SecretString,
+) -> Result<(), tokio_postgres::Error> {
+    transaction
+        .query_one(
+            "SELECT set_config('branch_broker.role', $1, true) IS NOT NULL
+                AND set_config('branch_broker.password', $2, true) IS NOT NULL",
+            &[&role, &Hidden(password)],
+        )
+        .await?;
+    transaction
+        .batch_execute(
+            "DO $$ BEGIN
+                 EXECUTE format('ALTER ROLE %I PASSWORD %L',
+                                current_setting('branch_broker.role'),
+                                current_setting('branch_broker.password'));
+             END $$",
+        )
+        .await
+}
+
+/// A text parameter that does not print.
+struct Hidden<'a>(&'a SecretString);
+
+impl fmt::Debug for Hidden<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+impl ToSql for Hidden<'_> {
+    fn to_sql(
+        &self,
+        kind: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        self.0.expose_secret().to_sql(kind, out)
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        <&str as ToSql>::accepts(kind)
+    }
+
+    to_sql_checked!();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_among_the_parameters_does_not_print() {
+        let password = SecretString::from("hunter2");
+        let parameters: [&(dyn ToSql + Sync); 2] = [&"role", &Hidden(&password)];
+        assert_eq!(format!("{parameters:?}"), r#"["role", [redacted]]"#);
+    }
+}

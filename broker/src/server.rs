@@ -1,0 +1,58 @@
+//! The gRPC API: one module a service. Requests are decoded where they arrive;
+//! behind that, a name is a name and what is required is there.
+
+mod bindings;
+mod branches;
+mod config;
+mod error;
+mod leases;
+mod request;
+mod watch;
+
+use std::sync::Arc;
+
+use proto::broker::v1::binding_service_server::BindingServiceServer;
+use proto::broker::v1::branch_service_server::BranchServiceServer;
+use proto::broker::v1::config_service_server::ConfigServiceServer;
+use proto::broker::v1::lease_service_server::LeaseServiceServer;
+use rpc::page::PageTokens;
+use rpc::server::Server;
+
+pub use error::Error;
+
+use crate::bindings::Bindings;
+use crate::keeper::Keeper;
+use crate::leases::Leases;
+use crate::logins::Logins;
+
+/// Services that take calls before the world is as declared.
+pub const READY_AT_ONCE: [&str; 3] = [
+    "broker.v1.BindingService",
+    "broker.v1.BranchService",
+    "broker.v1.ConfigService",
+];
+
+/// What the services work on.
+#[derive(Debug, Clone)]
+pub struct Broker {
+    /// Keeps the world as declared.
+    pub keeper: Arc<Keeper>,
+    /// What each binding leads to.
+    pub bindings: Arc<Bindings>,
+    /// Who may connect.
+    pub leases: Arc<Leases>,
+    /// As whom.
+    pub logins: Arc<Logins>,
+    /// For lists.
+    pub page_tokens: PageTokens,
+}
+
+/// Adds the broker's services to a server.
+#[must_use]
+pub fn add_services(server: Server, broker: &Broker) -> Server {
+    server
+        .add_service(BranchServiceServer::new(broker.clone()))
+        .add_service(BindingServiceServer::new(broker.clone()))
+        .add_service(LeaseServiceServer::new(broker.clone()))
+        .add_service(ConfigServiceServer::new(broker.clone()))
+}

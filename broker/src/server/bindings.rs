@@ -1,0 +1,75 @@
+//! BindingService.
+
+use proto::broker::v1 as pb;
+use proto::broker::v1::binding_service_server::BindingService;
+use tonic::{Request, Response, Status};
+
+use super::request::{self, Page};
+use super::{Broker, Error};
+use crate::bindings::{Binding, Status as BindingStatus};
+use crate::names::{BindingName, BranchResource};
+
+const LIST: &str = "broker.v1.BindingService/ListBindings";
+
+#[tonic::async_trait]
+impl BindingService for Broker {
+    async fn list_bindings(
+        &self,
+        request: Request<pb::ListBindingsRequest>,
+    ) -> Result<Response<pb::ListBindingsResponse>, Status> {
+        let request = request.into_inner();
+        let page = Page::of(
+            &self.page_tokens,
+            LIST,
+            request.page_size,
+            &request.page_token,
+        )?;
+        let all = self.bindings.list();
+        let all = all.iter().map(|binding| wire(binding));
+        let (bindings, next_page_token) = page.cut(&self.page_tokens, all, |item| &item.name);
+        Ok(Response::new(pb::ListBindingsResponse {
+            bindings,
+            next_page_token,
+        }))
+    }
+
+    async fn get_binding(
+        &self,
+        request: Request<pb::GetBindingRequest>,
+    ) -> Result<Response<pb::GetBindingResponse>, Status> {
+        let name: BindingName =
+            request::name("name", &request.into_inner().name).map_err(Error::from)?;
+        let binding = self.bindings.get(&name).ok_or(Error::BindingNotFound {
+            field: "name",
+            name,
+        })?;
+        Ok(Response::new(pb::GetBindingResponse {
+            binding: Some(wire(&binding)),
+        }))
+    }
+}
+
+fn wire(binding: &Binding) -> pb::Binding {
+    let spec = &binding.spec;
+    let target = binding.target.as_deref();
+    let (state, message) = match &binding.status {
+        BindingStatus::Preparing(message) => (pb::BindingState::Preparing, message.as_str()),
+        BindingStatus::Ready => (pb::BindingState::Ready, ""),
+        BindingStatus::Failed(message) => (pb::BindingState::Failed, message.as_str()),
+    };
+    pb::Binding {
+        name: spec.name.to_string(),
+        branch: target
+            .map(|target| BranchResource(target.branch.clone()).to_string())
+            .unwrap_or_default(),
+        branch_display_name: spec.branch.to_string(),
+        database: spec.service.database.clone(),
+        schema: spec.service.schema.clone(),
+        revision: target
+            .and_then(|target| target.revision.clone())
+            .unwrap_or_default(),
+        generation: target.map_or(0, |target| target.generation),
+        state: state.into(),
+        state_message: message.to_owned(),
+    }
+}

@@ -1,0 +1,291 @@
+//! What callers are told. Every reason is in docs/ERRORS.md.
+
+use std::time::Duration;
+
+use rpc::status::{FieldViolation, FieldViolations, Refusal};
+use tonic::{Code, Status};
+
+use crate::names::{BindingName, BranchResource, LeaseId};
+use crate::text::one_line;
+use crate::{keeper, leases, logins, neon, reconcile, roles};
+
+/// What a caller waits who came too early, in milliseconds.
+const RETRY_SOON_MS: u64 = 500;
+/// What a caller waits while something is down, in milliseconds.
+const RETRY_DOWN_MS: u64 = 2_000;
+
+/// Why a call is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The request is not valid.
+    #[error("the request is not valid")]
+    Invalid(FieldViolations),
+    /// broker.toml declares no such service or version.
+    #[error("broker.toml does not declare {name}")]
+    BindingNotFound {
+        /// The field that named it.
+        field: &'static str,
+        /// The name.
+        name: BindingName,
+    },
+    /// The project has no such branch.
+    #[error("the project has no branch {0}")]
+    BranchNotFound(BranchResource),
+    /// The binding is being prepared.
+    #[error("{name} is not ready yet: {message}")]
+    BindingNotReady {
+        /// The binding.
+        name: BindingName,
+        /// What keeps it.
+        message: String,
+    },
+    /// The binding could not be prepared.
+    #[error("{name} could not be made ready: {message}")]
+    BindingFailed {
+        /// The binding.
+        name: BindingName,
+        /// Why.
+        message: String,
+    },
+    /// A lease.
+    #[error(transparent)]
+    Lease(#[from] leases::Error),
+    /// A lease's connection.
+    #[error("make a connection for {binding}")]
+    Login {
+        /// The binding.
+        binding: BindingName,
+        /// What came instead.
+        #[source]
+        source: logins::Error,
+    },
+    /// Neon.
+    #[error(transparent)]
+    Neon(#[from] neon::Error),
+    /// A plan or an apply.
+    #[error(transparent)]
+    Keeper(Box<keeper::Error>),
+}
+
+impl From<FieldViolations> for Error {
+    fn from(violations: FieldViolations) -> Self {
+        Error::Invalid(violations)
+    }
+}
+
+impl From<FieldViolation> for Error {
+    fn from(violation: FieldViolation) -> Self {
+        let mut violations = FieldViolations::new();
+        violations.add(violation);
+        Error::Invalid(violations)
+    }
+}
+
+impl From<keeper::Error> for Error {
+    fn from(error: keeper::Error) -> Self {
+        Error::Keeper(Box::new(error))
+    }
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Status {
+        // None of these holds a secret: credentials are types that do not print.
+        let message = one_line(&error);
+        if let Error::Login { .. } | Error::Neon(_) | Error::Lease(leases::Error::State(_)) = error
+        {
+            // The keeper logs what it meets itself; the rest is the caller's doing.
+            tracing::warn!(error = %message, "a call failed");
+        }
+        let refusal = match error {
+            Error::Invalid(violations) => return violations.into(),
+            Error::BindingNotFound { field, name } => {
+                Refusal::new(Code::NotFound, "BINDING_NOT_FOUND", message)
+                    .resource("broker.v1.Binding", name.to_string())
+                    .violation(FieldViolation::new(field, "is not declared in broker.toml"))
+            }
+            Error::BranchNotFound(name) => {
+                Refusal::new(Code::NotFound, "BRANCH_NOT_FOUND", message)
+                    .resource("broker.v1.Branch", name.to_string())
+                    .violation(FieldViolation::new(
+                        "name",
+                        "is not a branch of the project",
+                    ))
+            }
+            Error::BindingNotReady { name, .. } => {
+                Refusal::new(Code::Unavailable, "BINDING_NOT_READY", message)
+                    .resource("broker.v1.Binding", name.to_string())
+                    .retry_after(Duration::from_millis(RETRY_SOON_MS))
+            }
+            Error::BindingFailed { name, .. } => {
+                Refusal::new(Code::FailedPrecondition, "BINDING_FAILED", message)
+                    .resource("broker.v1.Binding", name.to_string())
+            }
+            Error::Lease(error) => lease(error, message),
+            Error::Login { source, .. } => login(source, message),
+            Error::Neon(error) => neon(&error, message),
+            Error::Keeper(error) => keeper(*error, message),
+        };
+        refusal.into()
+    }
+}
+
+fn lease(error: leases::Error, message: String) -> Refusal {
+    match error {
+        leases::Error::NotFound(id) => lease_not_found(id, message),
+        leases::Error::RequestIdReused(_) => {
+            Refusal::new(Code::InvalidArgument, "REQUEST_ID_REUSED", message).violation(
+                FieldViolation::new(
+                    "request_id",
+                    "was used with another request; make a new one",
+                ),
+            )
+        }
+        leases::Error::State(_) => state_unavailable(message),
+    }
+}
+
+fn lease_not_found(id: LeaseId, message: String) -> Refusal {
+    Refusal::new(Code::NotFound, "LEASE_NOT_FOUND", message)
+        .resource("broker.v1.Lease", id.to_string())
+}
+
+fn login(error: logins::Error, message: String) -> Refusal {
+    match error {
+        logins::Error::Role(roles::Error::NotOurs { .. }) => {
+            Refusal::new(Code::FailedPrecondition, "ROLE_NOT_OURS", message)
+        }
+        logins::Error::Role(roles::Error::Postgres(error)) => {
+            database(error.is_transient(), message)
+        }
+        logins::Error::Uri(_) => database(false, message),
+    }
+}
+
+fn neon(error: &neon::Error, message: String) -> Refusal {
+    match error {
+        neon::Error::WrongKey(_) | neon::Error::NoProject { .. } => {
+            Refusal::new(Code::FailedPrecondition, "NEON_ACCESS_DENIED", message)
+        }
+        neon::Error::Api { .. } if !error.is_transient() => {
+            Refusal::new(Code::FailedPrecondition, "NEON_REFUSED", message)
+        }
+        neon::Error::NoDatabase { .. } => {
+            Refusal::new(Code::FailedPrecondition, "DATABASE_NOT_FOUND", message)
+        }
+        neon::Error::OperationFailed { .. } => {
+            Refusal::new(Code::FailedPrecondition, "NEON_OPERATION_FAILED", message)
+        }
+        neon::Error::Api { .. }
+        | neon::Error::OperationSlow { .. }
+        | neon::Error::BranchSlow { .. } => {
+            let down = Duration::from_millis(RETRY_DOWN_MS);
+            Refusal::new(Code::Unavailable, "NEON_UNAVAILABLE", message)
+                .retry_after(error.retry_after().unwrap_or(down))
+        }
+    }
+}
+
+fn keeper(error: keeper::Error, message: String) -> Refusal {
+    match error {
+        keeper::Error::Config(_) => {
+            Refusal::new(Code::FailedPrecondition, "CONFIG_INVALID", message)
+        }
+        keeper::Error::Running => Refusal::new(Code::Aborted, "APPLY_RUNNING", message)
+            .retry_after(Duration::from_millis(RETRY_SOON_MS)),
+        keeper::Error::Reconcile(error) => reconcile(error, message),
+        keeper::Error::Binding { binding, source } => {
+            reconcile(source, message).resource("broker.v1.Binding", binding.to_string())
+        }
+        keeper::Error::State(_) => state_unavailable(message),
+        keeper::Error::Interrupted(_) => Refusal::new(Code::Internal, "APPLY_INTERRUPTED", message),
+    }
+}
+
+fn reconcile(error: reconcile::Error, message: String) -> Refusal {
+    let transient = error.is_transient();
+    match error {
+        reconcile::Error::Neon(error) => neon(&error, message),
+        reconcile::Error::FailedLook { .. } => database(transient, message),
+        reconcile::Error::FailedMigrate { .. } => step(transient, "MIGRATION_FAILED", message),
+        reconcile::Error::FailedSeed { .. } => step(transient, "SEED_FAILED", message),
+        reconcile::Error::FailedGrant { source, .. } => match source {
+            roles::Error::NotOurs { .. } => step(false, "ROLE_NOT_OURS", message),
+            roles::Error::Postgres(_) => database(transient, message),
+        },
+        reconcile::Error::ParentNotFound { .. } => step(false, "PARENT_NOT_FOUND", message),
+        reconcile::Error::ParentNotReady { .. } => step(transient, "PARENT_NOT_READY", message),
+        reconcile::Error::Ahead { .. } => step(false, "BRANCH_AHEAD", message),
+        reconcile::Error::BudgetExceeded { .. } => {
+            step(false, "CONNECTION_BUDGET_EXCEEDED", message)
+        }
+    }
+}
+
+/// A step of an apply: what may pass is UNAVAILABLE, the rest waits for
+/// somebody.
+fn step(transient: bool, reason: &'static str, message: String) -> Refusal {
+    match transient {
+        true => Refusal::new(Code::Unavailable, reason, message)
+            .retry_after(Duration::from_millis(RETRY_DOWN_MS)),
+        false => Refusal::new(Code::FailedPrecondition, reason, message),
+    }
+}
+
+fn database(transient: bool, message: String) -> Refusal {
+    match transient {
+        true => step(true, "DATABASE_UNAVAILABLE", message),
+        false => step(false, "DATABASE_REFUSED", message),
+    }
+}
+
+fn state_unavailable(message: String) -> Refusal {
+    step(true, "STATE_UNAVAILABLE", message)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use tonic_types::StatusExt as _;
+
+    use super::*;
+
+    /// Quoted words in capitals of a source: its reasons.
+    fn reasons(source: &str) -> Vec<&str> {
+        let is_reason = |word: &&str| {
+            word.contains('_') && word.chars().all(|c| c.is_ascii_uppercase() || c == '_')
+        };
+        source.split('"').filter(is_reason).collect()
+    }
+
+    #[test]
+    fn every_reason_is_documented() {
+        let documented = include_str!("../../../docs/ERRORS.md");
+        let reasons = reasons(include_str!("error.rs"));
+        assert!(reasons.contains(&"BINDING_NOT_READY"), "{reasons:?}");
+        for reason in reasons {
+            assert!(documented.contains(&format!("`{reason}`")), "{reason}");
+        }
+    }
+
+    #[test]
+    fn what_waiting_helps_says_for_how_long() {
+        let name = || "services/users/versions/v1".parse().unwrap();
+        let message = || "its branch is being prepared".to_owned();
+        let early = Error::BindingNotReady {
+            name: name(),
+            message: message(),
+        };
+        let early = Status::from(early);
+        assert_eq!(early.code(), Code::Unavailable);
+        assert!(early.get_details_retry_info().is_some());
+        let failed = Error::BindingFailed {
+            name: name(),
+            message: message(),
+        };
+        let failed = Status::from(failed);
+        assert_eq!(failed.code(), Code::FailedPrecondition);
+        assert!(failed.get_details_retry_info().is_none());
+        let info = failed.get_details_error_info().unwrap();
+        assert_eq!(info.reason, "BINDING_FAILED");
+    }
+}

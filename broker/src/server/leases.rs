@@ -1,0 +1,171 @@
+//! LeaseService.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::Stream;
+use proto::broker::v1 as pb;
+use proto::broker::v1::lease_service_server::LeaseService;
+use secrecy::ExposeSecret as _;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::branches::time;
+use super::{Broker, Error, request, watch};
+use crate::bindings::{Binding, Status as BindingStatus, Target};
+use crate::leases::{self, Lease};
+use crate::logins::Login;
+use crate::names::{BindingName, BranchResource, LeaseId};
+use crate::roles::Access;
+
+#[tonic::async_trait]
+impl LeaseService for Broker {
+    type WatchBindingStream =
+        Pin<Box<dyn Stream<Item = Result<pb::WatchBindingResponse, Status>> + Send>>;
+
+    async fn acquire_lease(
+        &self,
+        request: Request<pb::AcquireLeaseRequest>,
+    ) -> Result<Response<pb::AcquireLeaseResponse>, Status> {
+        let (asked, request_id) = request::acquire(request.into_inner())?;
+        let (binding, target) = self.ready("binding", &asked.binding)?;
+        // A repeated request is refused or answered before a role is made.
+        self.leases
+            .repeated(request_id, &asked)
+            .map_err(Error::from)?;
+        let login = self.login(&binding, &target, &asked).await?;
+        let lease = self
+            .leases
+            .acquire(asked, request_id, login.grant.clone())
+            .await
+            .map_err(Error::from)?;
+        let leases::Request {
+            binding: name,
+            holder,
+            ..
+        } = &lease.request;
+        tracing::info!(lease = %lease.id, binding = %name, %holder, "lease acquired");
+        Ok(Response::new(pb::AcquireLeaseResponse {
+            connection: Some(connection(&binding, &login, lease.request.pooled)),
+            lease: Some(wire(&lease)),
+        }))
+    }
+
+    async fn renew_lease(
+        &self,
+        request: Request<pb::RenewLeaseRequest>,
+    ) -> Result<Response<pb::RenewLeaseResponse>, Status> {
+        let request = request.into_inner();
+        let mut violations = rpc::status::FieldViolations::new();
+        let id = violations.take(request::name::<LeaseId>("name", &request.name));
+        let ttl = violations.take(request::ttl(request.ttl));
+        let (Some(id), Some(ttl)) = (id, ttl) else {
+            return Err(Error::from(violations).into());
+        };
+        let lease = self.leases.get(id).map_err(Error::from)?;
+        if self.bindings.get(&lease.request.binding).is_none() {
+            // broker.toml dropped the binding: nothing is left to renew.
+            return Err(Error::from(leases::Error::NotFound(id)).into());
+        }
+        let lease = self.leases.renew(id, ttl).await.map_err(Error::from)?;
+        Ok(Response::new(pb::RenewLeaseResponse {
+            lease: Some(wire(&lease)),
+        }))
+    }
+
+    async fn release_lease(
+        &self,
+        request: Request<pb::ReleaseLeaseRequest>,
+    ) -> Result<Response<pb::ReleaseLeaseResponse>, Status> {
+        let id: LeaseId = request::name("name", &request.into_inner().name).map_err(Error::from)?;
+        if self.leases.release(id).await.map_err(Error::from)? {
+            tracing::info!(lease = %id, "lease released");
+        }
+        Ok(Response::new(pb::ReleaseLeaseResponse {}))
+    }
+
+    async fn watch_binding(
+        &self,
+        request: Request<Streaming<pb::WatchBindingRequest>>,
+    ) -> Result<Response<Self::WatchBindingStream>, Status> {
+        let stream = watch::open(self.clone(), request.into_inner()).await?;
+        Ok(Response::new(Box::pin(stream)))
+    }
+}
+
+impl Broker {
+    /// A declared binding and what it leads to.
+    fn ready(
+        &self,
+        field: &'static str,
+        name: &BindingName,
+    ) -> Result<(Arc<Binding>, Arc<Target>), Error> {
+        let name = name.clone();
+        let Some(binding) = self.bindings.get(&name) else {
+            return Err(Error::BindingNotFound { field, name });
+        };
+        match (&binding.status, &binding.target) {
+            (BindingStatus::Ready, Some(target)) => {
+                let target = Arc::clone(target);
+                Ok((binding, target))
+            }
+            (BindingStatus::Failed(message), _) => Err(Error::BindingFailed {
+                name,
+                message: message.clone(),
+            }),
+            (BindingStatus::Preparing(message), _) => Err(Error::BindingNotReady {
+                name,
+                message: message.clone(),
+            }),
+            (BindingStatus::Ready, None) => Err(Error::BindingNotReady {
+                name,
+                message: "its branch is being prepared".to_owned(),
+            }),
+        }
+    }
+
+    /// The connection that such a lease gets.
+    pub(super) async fn login(
+        &self,
+        binding: &Binding,
+        target: &Target,
+        asked: &leases::Request,
+    ) -> Result<Login, Error> {
+        self.logins
+            .login(binding, target, asked.access, asked.pooled)
+            .await
+            .map_err(|source| Error::Login {
+                binding: asked.binding.clone(),
+                source,
+            })
+    }
+}
+
+/// A connection on the wire: the one place where a password leaves.
+pub(super) fn connection(binding: &Binding, login: &Login, pooled: bool) -> pb::Connection {
+    let spec = &binding.spec;
+    pb::Connection {
+        uri: login.uri.expose_secret().to_owned(),
+        database: spec.service.database.clone(),
+        schema: spec.service.schema.clone(),
+        role: login.grant.role.clone(),
+        connection_limit: i32::try_from(spec.connections).unwrap_or(i32::MAX),
+        pooled,
+    }
+}
+
+fn wire(lease: &Lease) -> pb::Lease {
+    let access = match lease.request.access {
+        Access::ReadOnly => pb::Access::ReadOnly,
+        Access::ReadWrite => pb::Access::ReadWrite,
+    };
+    pb::Lease {
+        name: lease.id.to_string(),
+        binding: lease.request.binding.to_string(),
+        branch: BranchResource(lease.grant.branch.clone()).to_string(),
+        access: access.into(),
+        generation: lease.grant.generation,
+        expire_time: Some(time(lease.expire_time)),
+        holder: lease.request.holder.clone(),
+        pooled: lease.request.pooled,
+    }
+}

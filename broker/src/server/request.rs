@@ -1,0 +1,168 @@
+//! What arrives, decoded.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use proto::broker::v1 as pb;
+use proto::broker::v1::acquire_lease_request::Target;
+use rpc::page::{self, PageTokens};
+use rpc::status::{FieldViolation, FieldViolations};
+use uuid::Uuid;
+
+use super::Error;
+use crate::leases;
+use crate::names::{BindingName, InvalidName, LeaseId};
+use crate::roles::Access;
+
+/// The longest name that a holder may give itself, in characters.
+const HOLDER_CHARS_MAX: usize = 200;
+
+/// A page of a list whose items have names that order it.
+pub(super) struct Page {
+    list: &'static str,
+    size: usize,
+    /// The name of the last item of the page before.
+    after: Option<String>,
+}
+
+impl Page {
+    /// Decodes page_size and page_token of that list.
+    pub(super) fn of(
+        tokens: &PageTokens,
+        list: &'static str,
+        page_size: i32,
+        page_token: &str,
+    ) -> Result<Page, Error> {
+        let mut violations = FieldViolations::new();
+        let size = violations.take(page::page_size(page_size));
+        let after = violations.take(tokens.decode(list, "", page_token));
+        violations.into_result()?;
+        Ok(Page {
+            list,
+            size: size.unwrap_or(page::PAGE_SIZE_DEFAULT),
+            // Signed by us, so it is text again.
+            after: after
+                .flatten()
+                .map(|cursor| String::from_utf8_lossy(&cursor).into_owned()),
+        })
+    }
+
+    /// This page of the sorted items, and the token of the next.
+    pub(super) fn cut<T>(
+        &self,
+        tokens: &PageTokens,
+        items: impl IntoIterator<Item = T>,
+        name: impl Fn(&T) -> &str,
+    ) -> (Vec<T>, String) {
+        let mut rest = items
+            .into_iter()
+            .filter(|item| self.after.as_deref().is_none_or(|after| name(item) > after));
+        let page: Vec<T> = rest.by_ref().take(self.size).collect();
+        let token = match (page.last(), rest.next()) {
+            (Some(last), Some(_)) => tokens.encode(self.list, "", name(last)),
+            _ => String::new(),
+        };
+        (page, token)
+    }
+}
+
+/// A resource name in that field.
+pub(super) fn name<T>(field: &'static str, text: &str) -> Result<T, FieldViolation>
+where
+    T: FromStr<Err = InvalidName>,
+{
+    text.parse().map_err(|error: InvalidName| {
+        let expected = error.expected;
+        FieldViolation::new(field, format!("must be {expected}"))
+    })
+}
+
+/// A lease's ttl, in the field `ttl`.
+pub(super) fn ttl(ttl: Option<prost_types::Duration>) -> Result<Option<Duration>, FieldViolation> {
+    let Some(ttl) = ttl else { return Ok(None) };
+    Duration::try_from(ttl)
+        .ok()
+        .filter(|ttl| !ttl.is_zero())
+        .map(Some)
+        .ok_or_else(|| FieldViolation::new("ttl", "must be positive; leave it out for the default"))
+}
+
+/// What AcquireLease asks for, and the id of the request.
+pub(super) fn acquire(
+    request: pb::AcquireLeaseRequest,
+) -> Result<(leases::Request, Option<Uuid>), Error> {
+    let mut violations = FieldViolations::new();
+    let target = match &request.target {
+        Some(Target::Binding(binding)) => name::<BindingName>("binding", binding),
+        None => Err(FieldViolation::new(
+            "binding",
+            "must say what the lease is for: services/{service}/versions/{version}",
+        )),
+    };
+    let binding = violations.take(target);
+    let access = violations.take(access(request.access));
+    let ttl = violations.take(ttl(request.ttl));
+    let request_id = violations.take(request_id(&request.request_id));
+    let holder_fits = request.holder.chars().count() <= HOLDER_CHARS_MAX
+        && !request.holder.chars().any(char::is_control);
+    violations.check(
+        holder_fits,
+        "holder",
+        format!("must be at most {HOLDER_CHARS_MAX} characters, no control characters"),
+    );
+    match (binding, access, ttl, request_id) {
+        (Some(binding), Some(access), Some(ttl), Some(request_id)) if violations.is_empty() => {
+            let asked = leases::Request {
+                binding,
+                access,
+                pooled: request.pooled,
+                holder: request.holder,
+                ttl,
+            };
+            Ok((asked, request_id))
+        }
+        _ => Err(violations.into()),
+    }
+}
+
+/// What WatchBinding's first request names.
+pub(super) enum Watched {
+    /// A binding: to observe.
+    Binding(BindingName),
+    /// A lease: to follow its connection.
+    Lease(LeaseId),
+}
+
+/// Decodes a WatchBinding request.
+pub(super) fn watched(request: &pb::WatchBindingRequest) -> Result<Watched, Error> {
+    let watched = match (request.binding.as_str(), request.lease.as_str()) {
+        ("", "") => Err(FieldViolation::new(
+            "binding",
+            "must name what to watch, unless lease does",
+        )),
+        (binding, "") => name("binding", binding).map(Watched::Binding),
+        ("", lease) => name("lease", lease).map(Watched::Lease),
+        _ => Err(FieldViolation::new(
+            "lease",
+            "must be empty when binding is given",
+        )),
+    };
+    Ok(watched?)
+}
+
+fn access(access: i32) -> Result<Access, FieldViolation> {
+    match pb::Access::try_from(access) {
+        Ok(pb::Access::Unspecified | pb::Access::ReadWrite) => Ok(Access::ReadWrite),
+        Ok(pb::Access::ReadOnly) => Ok(Access::ReadOnly),
+        Err(_) => Err(FieldViolation::new("access", "must be one of Access")),
+    }
+}
+
+fn request_id(text: &str) -> Result<Option<Uuid>, FieldViolation> {
+    match text {
+        "" => Ok(None),
+        text => Uuid::try_parse(text)
+            .map(Some)
+            .map_err(|_| FieldViolation::new("request_id", "must be a UUID")),
+    }
+}

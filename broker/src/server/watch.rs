@@ -1,0 +1,157 @@
+//! WatchBinding: a binding's state at once, and again whenever it changes.
+//!
+//! Nothing is queued: the stream looks at the newest state when its reader is
+//! ready for one, so a slow reader misses what lay between and nothing more.
+
+use std::sync::Arc;
+
+use futures_util::{Stream, stream};
+use proto::broker::v1 as pb;
+use rpc::status::FieldViolation;
+use tokio::sync::watch::Receiver;
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+
+use super::leases::connection;
+use super::request::{Watched, watched};
+use super::{Broker, Error};
+use crate::bindings::Binding;
+use crate::leases;
+use crate::names::{BindingName, BranchResource, LeaseId};
+
+/// Reads the first request and opens the watch that it asks for.
+pub(super) async fn open(
+    broker: Broker,
+    mut requests: Streaming<pb::WatchBindingRequest>,
+) -> Result<impl Stream<Item = Result<pb::WatchBindingResponse, Status>>, Status> {
+    let first = requests.message().await?.unwrap_or_default();
+    let (binding, lease) = match watched(&first)? {
+        Watched::Binding(name) => (name, None),
+        Watched::Lease(id) => {
+            let ending = broker.leases.ending(id);
+            let lease = broker.leases.get(id).map_err(Error::from)?;
+            (lease.request.binding, Some((id, ending)))
+        }
+    };
+    let state = broker
+        .bindings
+        .watch(&binding)
+        .ok_or_else(|| Error::BindingNotFound {
+            field: "binding",
+            name: binding.clone(),
+        })?;
+    let mut watch = Watch {
+        broker,
+        binding,
+        lease,
+        state,
+        first,
+        requests: Some(requests),
+    };
+    watch.state.mark_changed();
+    Ok(stream::unfold(Some(watch), |watch| async {
+        let mut watch = watch?;
+        match watch.next().await {
+            Ok(answer) => Some((Ok(answer), Some(watch))),
+            Err(status) => Some((Err(status), None)),
+        }
+    }))
+}
+
+struct Watch {
+    broker: Broker,
+    binding: BindingName,
+    lease: Option<(LeaseId, CancellationToken)>,
+    state: Receiver<Arc<Binding>>,
+    first: pb::WatchBindingRequest,
+    /// None once the caller has said all it will say.
+    requests: Option<Streaming<pb::WatchBindingRequest>>,
+}
+
+impl Watch {
+    /// The next answer, or how the watch ends.
+    async fn next(&mut self) -> Result<pb::WatchBindingResponse, Status> {
+        loop {
+            let ended = async {
+                match &self.lease {
+                    Some((id, ending)) => {
+                        ending.cancelled().await;
+                        *id
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                id = ended => return Err(Error::from(leases::Error::NotFound(id)).into()),
+                request = heard(&mut self.requests) => self.hear(request?)?,
+                changed = self.state.changed() => match changed {
+                    Ok(()) => return self.answer().await,
+                    Err(_) => {
+                        return Err(Error::BindingNotFound {
+                            field: "binding",
+                            name: self.binding.clone(),
+                        }
+                        .into());
+                    }
+                },
+            }
+        }
+    }
+
+    /// A later request may repeat the name and nothing else; the end of them is
+    /// no end of the watch.
+    fn hear(&mut self, request: Option<pb::WatchBindingRequest>) -> Result<(), Status> {
+        match request {
+            None => {
+                self.requests = None;
+                Ok(())
+            }
+            Some(request) if request == pb::WatchBindingRequest::default() => Ok(()),
+            Some(request) if request == self.first => Ok(()),
+            Some(request) => {
+                let field = match request.lease == self.first.lease {
+                    true => "binding",
+                    false => "lease",
+                };
+                let message = "must stay what the first request named; open another watch";
+                Err(Error::from(FieldViolation::new(field, message)).into())
+            }
+        }
+    }
+
+    async fn answer(&mut self) -> Result<pb::WatchBindingResponse, Status> {
+        let binding = Arc::clone(&self.state.borrow_and_update());
+        let mut current = None;
+        if let Some(target) = &binding.target {
+            let mut connected = None;
+            if let Some((id, _)) = self.lease {
+                let lease = self.broker.leases.get(id).map_err(Error::from)?;
+                let login = self.broker.login(&binding, target, &lease.request).await?;
+                connected = Some(connection(&binding, &login, lease.request.pooled));
+                if lease.grant != login.grant {
+                    self.broker.leases.moved(id, login.grant);
+                }
+            }
+            current = Some(pb::BindingTarget {
+                generation: target.generation,
+                branch: BranchResource(target.branch.clone()).to_string(),
+                connection: connected,
+                reason: target.reason.clone(),
+            });
+        }
+        Ok(pb::WatchBindingResponse {
+            binding: self.binding.to_string(),
+            current,
+        })
+    }
+}
+
+async fn heard(
+    requests: &mut Option<Streaming<pb::WatchBindingRequest>>,
+) -> Result<Option<pb::WatchBindingRequest>, Status> {
+    match requests {
+        Some(requests) => requests.message().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,154 @@
+//! The emulator's own work on a branch, as the superuser.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+
+use neon_api::types::EndpointType;
+use neon_api::{BranchId, ProjectId};
+use tokio::sync::OwnedMutexGuard;
+use tokio_postgres::Client;
+
+use super::Engine;
+use super::jobs::JobError;
+use super::ports::free_port;
+use crate::postgres::{Cluster, Listen, Server, Settings, admin, remove_leftovers};
+use crate::state::StoreError;
+
+impl Engine {
+    /// Holds a branch's folder: nobody else starts, stops, copies or removes it
+    /// meanwhile.
+    pub(super) async fn hold(&self, branch: &BranchId) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(locks.entry(branch.clone()).or_default())
+        };
+        lock.lock_owned().await
+    }
+
+    /// Runs an errand as the superuser on the branch, which the caller holds. A
+    /// branch that is suspended, or has no endpoint, gets a server for the
+    /// errand alone, which nobody else can reach.
+    pub(super) async fn with_admin<T, E, F>(
+        &self,
+        project: &ProjectId,
+        branch: &BranchId,
+        errand: F,
+    ) -> Result<T, E>
+    where
+        E: From<JobError>,
+        F: AsyncFnOnce(Client, u16) -> Result<T, E>,
+    {
+        if let Some(server) = self.writer_of(project, branch) {
+            let client = self.admin(server.port()).await?;
+            return errand(client, server.port()).await;
+        }
+        let cluster = self.cluster(branch);
+        let listen = Listen::SocketOnly(free_port(|_| false).map_err(JobError::from)?);
+        self.prepare(&cluster, listen, BTreeMap::new()).await?;
+        let log = self.data.join("log").join(format!("{branch}.log"));
+        let server = Server::start(&cluster, listen, &log)
+            .await
+            .map_err(JobError::from)?;
+        let result = match self.admin(server.port()).await {
+            Ok(client) => errand(client, server.port()).await,
+            Err(error) => Err(error.into()),
+        };
+        server.stop().await.map_err(JobError::from)?;
+        result
+    }
+
+    /// The server that writes the branch, if it runs.
+    pub(super) fn writer_of(&self, project: &ProjectId, branch: &BranchId) -> Option<Arc<Server>> {
+        let endpoint = self.store.read(|state| {
+            let project = state.projects.get(project)?;
+            let record = project.endpoints.values().find(|record| {
+                record.endpoint.branch_id == *branch
+                    && record.endpoint.endpoint_type == EndpointType::ReadWrite
+            })?;
+            Some(record.endpoint.id.clone())
+        })?;
+        self.server(&endpoint)
+    }
+
+    /// Makes roles and databases that the branch's Postgres lacks.
+    pub(super) async fn bring_catalog_up(
+        &self,
+        project: &ProjectId,
+        branch: &BranchId,
+        server: &Server,
+    ) -> Result<(), JobError> {
+        let record = self.store.read(|state| {
+            let record = state.projects.get(project)?.branches.get(branch)?;
+            record.catalog_is_behind.then(|| record.clone())
+        });
+        let Some(record) = record else { return Ok(()) };
+        let client = self.admin(server.port()).await?;
+        admin::ensure_neon_superuser(&client).await?;
+        for role in record.roles.values() {
+            let password = role.password.as_ref().map(neon_api::Secret::expose);
+            admin::ensure_role(&client, &role.name, password).await?;
+        }
+        for database in record.databases.values() {
+            admin::ensure_database(
+                &client,
+                &self.sockets,
+                server.port(),
+                &database.name,
+                &database.owner_name,
+            )
+            .await?;
+        }
+        Ok(self.change(|state| {
+            if let Some(record) = state
+                .projects
+                .get_mut(project)
+                .and_then(|project| project.branches.get_mut(branch))
+            {
+                record.catalog_is_behind = false;
+            }
+            Ok::<_, StoreError>(())
+        })?)
+    }
+
+    pub(super) async fn admin(&self, port: u16) -> Result<Client, JobError> {
+        Ok(admin::connect(&self.sockets, port, "postgres").await?)
+    }
+
+    pub(super) fn sockets(&self) -> &std::path::Path {
+        &self.sockets
+    }
+
+    pub(super) fn cluster(&self, branch: &BranchId) -> Cluster {
+        Cluster {
+            data: self.folder(branch),
+            installation: self.installation.clone(),
+            user: self.user.clone(),
+            sockets: self.sockets.clone(),
+        }
+    }
+
+    /// Ends what an earlier run left there and writes the configuration.
+    pub(super) async fn prepare(
+        &self,
+        cluster: &Cluster,
+        listen: Listen,
+        extra: BTreeMap<String, String>,
+    ) -> Result<(), JobError> {
+        let cluster = cluster.clone();
+        let certificates = self.certificates.clone();
+        let prepared = tokio::task::spawn_blocking(move || {
+            // A server that was killed left backends, or all of itself.
+            if cluster.data.join("postmaster.pid").exists() {
+                remove_leftovers(&cluster.data)?;
+            }
+            cluster.configure(&Settings {
+                listen,
+                certificate: &certificates.certificate,
+                key: &certificates.key,
+                extra: &extra,
+            })?;
+            Ok(())
+        });
+        prepared.await.map_err(|_| JobError::Cancelled)?
+    }
+}
