@@ -147,6 +147,11 @@ string_id!(
     "endpoint id"
 );
 string_id!(
+    /// A snapshot: `snap-calm-sea-a1b2c3d4`.
+    SnapshotId,
+    "snapshot id"
+);
+string_id!(
     /// An organization: `org-calm-sea-12345678`.
     OrganizationId,
     "organization id"

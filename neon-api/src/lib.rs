@@ -57,5 +57,7 @@ mod error;
 pub use client::{CONNECT_TIMEOUT, NeonClient, REQUEST_TIMEOUT, Timeouts};
 #[cfg(feature = "client")]
 pub use error::{ClientSetupError, Error, Phase, Route};
-pub use ids::{BranchId, EndpointId, IdError, IdProblem, OperationId, OrganizationId, ProjectId};
+pub use ids::{
+    BranchId, EndpointId, IdError, IdProblem, OperationId, OrganizationId, ProjectId, SnapshotId,
+};
 pub use secret::Secret;

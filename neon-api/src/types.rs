@@ -7,6 +7,7 @@
 #[macro_use]
 mod string_enum;
 
+mod account;
 mod annotation;
 mod branch;
 mod branch_request;
@@ -23,7 +24,14 @@ mod project_request;
 mod project_settings;
 mod role;
 mod schema;
+mod snapshot;
 
+pub use account::{
+    ActiveRegionsResponse, ApiKeyCreateRequest, ApiKeyCreateResponse, ApiKeyCreatorData,
+    ApiKeyListItem, ApiKeyRevokeResponse, AuthDetailsResponse, AuthMethod,
+    AvailablePreloadLibraries, AvailablePreloadLibrary, CurrentUserAuthAccount,
+    CurrentUserInfoResponse, Organization, OrganizationsResponse, RegionResponse,
+};
 pub use annotation::{AnnotationData, AnnotationObjectData, AnnotationValueData};
 pub use branch::{
     Branch, BranchCreator, BranchOperations, BranchRecoveryInfo, BranchResponse,
@@ -74,6 +82,11 @@ pub use role::{
 pub use schema::{
     BranchSchemaCompareResponse, BranchSchemaJson, BranchSchemaQuery, BranchSchemaResponse,
     SchemaColumn, SchemaCompareQuery, SchemaConstraint, SchemaFormat, SchemaReference, SchemaTable,
+};
+pub use snapshot::{
+    FinalizeRestoreRequest, RestoredSnapshot, Snapshot, SnapshotCreateQuery, SnapshotOperations,
+    SnapshotResponse, SnapshotRestoreRequest, SnapshotUpdate, SnapshotUpdateRequest,
+    SnapshotsResponse,
 };
 
 /// Reads `null` as the type's default: the API's server writes an empty list or

@@ -19,6 +19,8 @@ use tracing::{info, warn};
 use crate::api;
 use crate::certificates::{CertificateError, Certificates};
 use crate::engine::Engine;
+use crate::faults::Faults;
+use crate::limits::Limits;
 use crate::postgres::{FindError, Installation, ServerUser, UserError};
 use crate::state::{Store, StoreError};
 
@@ -44,6 +46,30 @@ pub struct Config {
     /// Who runs Postgres where the emulator is root. `None`: postgres, else
     /// nobody.
     pub postgres_user: Option<String>,
+    /// How much of everything there may be.
+    pub limits: Limits,
+    /// For tests: the clock is moved by the seconds that this file holds.
+    pub test_clock: Option<PathBuf>,
+    /// Whether there are routes to ask for faults, at `/admin/v1`.
+    pub admin: bool,
+}
+
+impl Config {
+    /// What has to be said; the rest is as the command line has it when nothing
+    /// is given.
+    #[must_use]
+    pub fn new(listen: SocketAddr, data: PathBuf, key: Secret) -> Self {
+        Self {
+            listen,
+            data,
+            key,
+            postgres_bin: None,
+            postgres_user: None,
+            limits: Limits::default(),
+            admin: false,
+            test_clock: None,
+        }
+    }
 }
 
 /// Why the emulator did not start.
@@ -110,6 +136,7 @@ pub enum StartError {
 pub struct Emulator {
     engine: Arc<Engine>,
     address: SocketAddr,
+    faults: Faults,
     stop: watch::Sender<bool>,
     served: tokio::task::JoinHandle<io::Result<()>>,
     _folder: DataFolder,
@@ -131,6 +158,18 @@ impl Emulator {
                 address: config.listen,
             });
         }
+        if let Some(path) = &config.test_clock {
+            warn!(
+                file = %path.display(),
+                "UNSAFE: the time is moved by what this file says (--unsafe-test-clock); it is for tests only"
+            );
+        }
+        crate::time::move_by_file(config.test_clock.clone()).map_err(|reason| {
+            StartError::Folder {
+                path: config.test_clock.clone().unwrap_or_default(),
+                reason,
+            }
+        })?;
         // First, so that a taken port costs nothing.
         let listener = TcpListener::bind(config.listen).await;
         let (listener, address) = listener
@@ -169,7 +208,15 @@ impl Emulator {
             data = %data.display(),
             "starting; data survives the death of any process, not a power cut (fsync is off)"
         );
-        let engine = Engine::new(store, data, sockets, installation, user, certificates);
+        let engine = Engine::new(
+            store,
+            data,
+            sockets,
+            installation,
+            user,
+            certificates,
+            config.limits,
+        );
         engine.resume().await.map_err(state_error)?;
         if let Err(error) = first_project(&engine).await {
             engine.stop().await;
@@ -177,7 +224,7 @@ impl Emulator {
         }
 
         let (stop, mut stopped) = watch::channel(false);
-        let router = api::router(Arc::clone(&engine), config.key);
+        let (router, faults) = api::router(Arc::clone(&engine), config.key, config.admin);
         let served = tokio::spawn(async move {
             axum::serve(listener, router)
                 .with_graceful_shutdown(async move {
@@ -189,6 +236,7 @@ impl Emulator {
         Ok(Self {
             engine,
             address,
+            faults,
             stop,
             served,
             _folder: folder.keep(),
@@ -199,6 +247,12 @@ impl Emulator {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What is to go wrong, and what was asked of the API.
+    #[must_use]
+    pub fn faults(&self) -> Faults {
+        self.faults.clone()
     }
 
     /// The id of the first project.
@@ -224,6 +278,7 @@ impl Emulator {
 }
 
 async fn first_project(engine: &Arc<Engine>) -> Result<(), StartError> {
+    // One that was deleted is replaced: an emulator that starts has a project.
     if let Some(project) = engine.store().read(|state| state.first_project.clone()) {
         engine.settled(&project).await;
         return Ok(());

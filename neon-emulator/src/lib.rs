@@ -5,10 +5,13 @@
 //! loopback port of its own, with TLS and SCRAM. docs/ARCHITECTURE.md has the
 //! rooms and the invariants.
 
+mod account;
 mod api;
 mod certificates;
 mod emulator;
 mod engine;
+pub mod faults;
+mod limits;
 mod names;
 mod new;
 mod operations;
@@ -17,4 +20,5 @@ mod state;
 mod time;
 
 pub use emulator::{Config, Emulator, StartError};
+pub use limits::Limits;
 pub use postgres::{FindError, Installation, ServerUser, UserError};

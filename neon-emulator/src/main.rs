@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use neon_api::Secret;
-use neon_emulator::{Config, Emulator};
+use neon_emulator::{Config, Emulator, Limits};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::warn;
 use tracing_subscriber::EnvFilter;
@@ -44,6 +44,19 @@ struct Serve {
     /// nobody.
     #[arg(long, env = "NEON_EMULATOR_POSTGRES_USER")]
     postgres_user: Option<String>,
+    #[command(flatten)]
+    limits: Limits,
+    /// For tests only: add the seconds that FILE holds to the time.
+    #[arg(long, value_name = "FILE", hide = true)]
+    unsafe_test_clock: Option<PathBuf>,
+    /// Have routes for tests, at /admin/v1: faults on request, and what was
+    /// asked of the API.
+    #[arg(
+        long,
+        env = "NEON_EMULATOR_ADMIN",
+        value_parser = clap::builder::FalseyValueParser::new()
+    )]
+    admin: bool,
 }
 
 #[tokio::main]
@@ -75,6 +88,9 @@ async fn serve(arguments: Serve) -> anyhow::Result<()> {
         key: Secret::from(key),
         postgres_bin: arguments.postgres_bin,
         postgres_user: arguments.postgres_user,
+        limits: arguments.limits,
+        test_clock: arguments.unsafe_test_clock,
+        admin: arguments.admin,
     });
     // A signal that comes meanwhile is acted upon after the start: half started,
     // there would be servers that nobody stops.

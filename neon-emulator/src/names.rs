@@ -33,9 +33,19 @@ pub(crate) fn endpoint_id() -> String {
     format!("ep-{}-{}", words(), characters(LOWER_AND_DIGITS, 8))
 }
 
+/// snap-cool-dawn-a1b2c3d4
+pub(crate) fn snapshot_id() -> String {
+    format!("snap-{}-{}", words(), characters(LOWER_AND_DIGITS, 8))
+}
+
 /// A name for a branch that was created without one: br-… would be an id.
 pub(crate) fn branch_name() -> String {
     format!("{}-{}", words(), characters(LOWER_AND_DIGITS, 6))
+}
+
+/// napi_ and 64 letters or digits.
+pub(crate) fn api_key() -> String {
+    format!("napi_{}", characters(LOWER_AND_DIGITS, 64))
 }
 
 /// npg_ and 12 letters or digits: 71 bits.

@@ -17,9 +17,9 @@ use crate::api::ApiError;
 use crate::engine::free_port;
 use crate::state::{BranchRecord, EndpointRecord, Job, ProjectRecord};
 use crate::time::now;
-use crate::{names, operations};
+use crate::{account, names, operations};
 
-const REGION: &str = "aws-us-east-2";
+pub(crate) const REGION: &str = "aws-us-east-2";
 const PLATFORM: &str = "aws";
 const ROLE: &str = "neondb_owner";
 const DATABASE: &str = "neondb";
@@ -61,7 +61,7 @@ pub(crate) fn project(
         proxy_host: "127.0.0.1".to_owned(),
         branch_logical_size_limit: 0,
         branch_logical_size_limit_bytes: 0,
-        store_passwords: true,
+        store_passwords: wanted.store_passwords.unwrap_or(true),
         maintenance_starts_at: None,
         creation_source: "console".to_owned(),
         history_retention_seconds: wanted.history_retention_seconds.unwrap_or(HISTORY_SECONDS),
@@ -74,7 +74,7 @@ pub(crate) fn project(
         owner_id: "local".to_owned(),
         owner: None,
         compute_last_active_at: None,
-        org_id: None,
+        org_id: Some(account::organization()?),
         maintenance_scheduled_for: None,
         hipaa_enabled_at: None,
         effective_project_permission: None,
@@ -105,7 +105,9 @@ pub(crate) fn project(
         project,
         branches: BTreeMap::from([(branch_id.clone(), branch)]),
         endpoints: BTreeMap::from([(endpoint_id.clone(), endpoint)]),
+        snapshots: BTreeMap::new(),
         operations: Vec::new(),
+        deleted: false,
     };
     let chain = Uuid::new_v4();
     let _ = record.schedule(vec![
@@ -202,6 +204,7 @@ pub(crate) fn branch(
             })
             .unwrap_or_default(),
         catalog_is_behind: false,
+        restored_lsn: None,
         deleted: false,
     }
 }

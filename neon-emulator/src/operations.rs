@@ -1,10 +1,10 @@
 //! Operations as they are when they are scheduled.
 
 use neon_api::types::{Operation, OperationAction, OperationStatus};
-use neon_api::{BranchId, EndpointId, OperationId, ProjectId};
+use neon_api::{BranchId, EndpointId, OperationId, ProjectId, SnapshotId};
 use uuid::Uuid;
 
-use crate::state::{Job, OperationRecord};
+use crate::state::{Job, OperationRecord, ProjectRecord};
 use crate::time::now;
 
 /// An operation that is still to be done.
@@ -35,4 +35,44 @@ pub(crate) fn record(
         job,
         chain,
     }
+}
+
+/// Deletes a branch with its endpoints: gone at once for callers, its data when
+/// the operations have finished.
+pub(crate) fn delete_branch(project: &mut ProjectRecord, id: &BranchId) -> Vec<Operation> {
+    let at = now();
+    if let Some(record) = project.branches.get_mut(id) {
+        record.deleted = true;
+        record.branch.updated_at = at;
+    }
+    for endpoint in project.endpoints.values_mut() {
+        endpoint.deleted |= endpoint.endpoint.branch_id == *id;
+    }
+    let operation = record(
+        &project.project.id,
+        Some(id),
+        None,
+        OperationAction::DeleteTimeline,
+        Job::DeleteBranch { branch: id.clone() },
+        Uuid::new_v4(),
+    );
+    project.schedule(vec![operation])
+}
+
+/// Deletes a snapshot.
+pub(crate) fn delete_snapshot(project: &mut ProjectRecord, id: &SnapshotId) -> Vec<Operation> {
+    if let Some(record) = project.snapshots.get_mut(id) {
+        record.deleted = true;
+    }
+    let operation = record(
+        &project.project.id,
+        None,
+        None,
+        OperationAction::DeleteTimeline,
+        Job::DeleteSnapshot {
+            snapshot: id.clone(),
+        },
+        Uuid::new_v4(),
+    );
+    project.schedule(vec![operation])
 }

@@ -17,17 +17,23 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use jiff::Timestamp;
 use neon_api::types::{
     AnnotationData, Branch, Database, Endpoint, EndpointType, Operation, OperationStatus, Project,
-    Role,
+    Role, Snapshot,
 };
-use neon_api::{BranchId, EndpointId, ProjectId};
+use neon_api::{BranchId, EndpointId, ProjectId, SnapshotId};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
 
-/// Of the format of the file.
-const VERSION: u32 = 1;
+use crate::account::ApiKeyRecord;
+
+/// Of the format of the file. 2 has API keys, a project's deletion, restores,
+/// snapshots.
+const VERSION: u32 = 2;
+/// The oldest format that can be read: what it lacks has defaults.
+const VERSION_MIN: u32 = 1;
 /// Finished operations that a project remembers.
 const OPERATIONS_KEPT_MAX: usize = 1_000;
 
@@ -40,6 +46,15 @@ pub(crate) struct State {
     pub(crate) next_database_id: i64,
     /// The project that the emulator itself made at its first start.
     pub(crate) first_project: Option<ProjectId>,
+    /// By their number. The keys themselves are not here.
+    #[serde(default)]
+    pub(crate) api_keys: BTreeMap<i64, ApiKeyRecord>,
+    /// The number of the next API key.
+    #[serde(default = "first_number")]
+    pub(crate) next_api_key_id: i64,
+    /// When the folder was made: the account's beginning.
+    #[serde(default = "crate::time::now")]
+    pub(crate) created_at: Timestamp,
 }
 
 /// A project and all that is in it.
@@ -48,12 +63,17 @@ pub(crate) struct ProjectRecord {
     pub(crate) project: Project,
     pub(crate) branches: BTreeMap<BranchId, BranchRecord>,
     pub(crate) endpoints: BTreeMap<EndpointId, EndpointRecord>,
+    #[serde(default)]
+    pub(crate) snapshots: BTreeMap<SnapshotId, SnapshotRecord>,
     /// Oldest first.
     pub(crate) operations: Vec<OperationRecord>,
+    /// It was deleted, and its folders are being removed.
+    #[serde(default)]
+    pub(crate) deleted: bool,
 }
 
 /// A branch.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BranchRecord {
     pub(crate) branch: Branch,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -63,6 +83,23 @@ pub(crate) struct BranchRecord {
     pub(crate) databases: BTreeMap<String, Database>,
     /// Roles and databases above are not yet in its Postgres: a new root
     /// branch, or one whose passwords are to differ from its parent's.
+    pub(crate) catalog_is_behind: bool,
+    /// While it is restored: where its source stood, once the new data lies
+    /// beside the old.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) restored_lsn: Option<String>,
+    /// It was deleted, and its folder is being removed.
+    pub(crate) deleted: bool,
+}
+
+/// A snapshot.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct SnapshotRecord {
+    pub(crate) snapshot: Snapshot,
+    /// What its data have, with passwords.
+    pub(crate) roles: BTreeMap<String, Role>,
+    pub(crate) databases: BTreeMap<String, Database>,
+    /// As the branch's, when it was taken.
     pub(crate) catalog_is_behind: bool,
     /// It was deleted, and its folder is being removed.
     pub(crate) deleted: bool,
@@ -93,6 +130,17 @@ pub(crate) enum Job {
     CreateRoot { branch: BranchId },
     /// Clone the parent's data.
     CreateBranch { branch: BranchId },
+    /// Clone the source's data, and take all rows out of it.
+    CreateSchemaBranch { branch: BranchId, source: BranchId },
+    /// Put a clone of the source in the place of the branch's data. The state
+    /// has the branch as it is to be; `before` is put back when that fails.
+    RestoreBranch {
+        branch: BranchId,
+        source: BranchId,
+        before: Box<BranchRecord>,
+        /// The new branch that gets the old data.
+        preserve: Option<BranchId>,
+    },
     /// Start the endpoint's server.
     StartCompute { endpoint: EndpointId },
     /// Stop it.
@@ -106,6 +154,60 @@ pub(crate) enum Job {
     },
     /// Stop the branch's servers and remove its folder.
     DeleteBranch { branch: BranchId },
+    /// Clone the branch's data into the snapshot.
+    CreateSnapshot {
+        snapshot: SnapshotId,
+        branch: BranchId,
+    },
+    /// Clone the snapshot's data into the branch.
+    RestoreSnapshot {
+        snapshot: SnapshotId,
+        branch: BranchId,
+    },
+    /// Give the target's name and endpoints to the branch that takes its place.
+    FinalizeRestore {
+        branch: BranchId,
+        target: BranchId,
+        /// What the target is called from then on.
+        old_name: String,
+    },
+    /// Remove its folder.
+    DeleteSnapshot { snapshot: SnapshotId },
+    /// Delete every branch of the project, then the project.
+    DeleteProject,
+}
+
+impl Job {
+    /// True for a branch that is needed, or made, beside the operation's own.
+    fn also_concerns(&self, id: &BranchId) -> bool {
+        match self {
+            Self::CreateSchemaBranch { source, .. } => source == id,
+            Self::FinalizeRestore { target, .. } => target == id,
+            Self::RestoreBranch {
+                source, preserve, ..
+            } => source == id || preserve.as_ref() == Some(id),
+            Self::CreateRoot { .. }
+            | Self::CreateBranch { .. }
+            | Self::StartCompute { .. }
+            | Self::SuspendCompute { .. }
+            | Self::DeleteEndpoint { .. }
+            | Self::ApplyConfig { .. }
+            | Self::DeleteBranch { .. }
+            | Self::CreateSnapshot { .. }
+            | Self::RestoreSnapshot { .. }
+            | Self::DeleteSnapshot { .. }
+            | Self::DeleteProject => false,
+        }
+    }
+
+    fn snapshot(&self) -> Option<&SnapshotId> {
+        match self {
+            Self::CreateSnapshot { snapshot, .. }
+            | Self::RestoreSnapshot { snapshot, .. }
+            | Self::DeleteSnapshot { snapshot } => Some(snapshot),
+            _ => None,
+        }
+    }
 }
 
 /// A change to the roles and databases of a branch. The state has it already;
@@ -191,7 +293,7 @@ pub(crate) enum StoreError {
 impl Store {
     /// Reads the file; one that is missing is an empty state.
     pub(crate) fn open(path: PathBuf) -> Result<Self, StoreError> {
-        let state = match fs::read(&path) {
+        let mut state: State = match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| StoreError::Damaged {
                 path: path.clone(),
                 source,
@@ -201,15 +303,20 @@ impl Store {
                 projects: BTreeMap::new(),
                 next_database_id: 1,
                 first_project: None,
+                api_keys: BTreeMap::new(),
+                next_api_key_id: first_number(),
+                created_at: crate::time::now(),
             },
             Err(source) => return Err(StoreError::Read { path, source }),
         };
-        if state.version != VERSION {
+        if !(VERSION_MIN..=VERSION).contains(&state.version) {
             return Err(StoreError::OtherFormat {
                 path,
                 found: state.version,
             });
         }
+        // An older emulator would lose what it does not know.
+        state.version = VERSION;
         Ok(Self {
             path,
             state: Mutex::new(state),
@@ -317,6 +424,15 @@ impl ProjectRecord {
             .find(|record| !record.operation.status.is_final())
     }
 
+    /// Gives the children of one branch to another.
+    pub(crate) fn move_children(&mut self, from: &BranchId, to: &BranchId) {
+        for record in self.branches.values_mut() {
+            if record.branch.parent_id.as_ref() == Some(from) {
+                record.branch.parent_id = Some(to.clone());
+            }
+        }
+    }
+
     /// Every port that an endpoint has.
     pub(crate) fn ports(&self) -> impl Iterator<Item = u16> {
         self.endpoints.values().map(|record| record.port)
@@ -326,8 +442,27 @@ impl ProjectRecord {
     pub(crate) fn is_busy(&self, branch: &BranchId) -> bool {
         self.operations.iter().any(|record| {
             !record.operation.status.is_final()
-                && record.operation.branch_id.as_ref() == Some(branch)
+                && (record.operation.branch_id.as_ref() == Some(branch)
+                    || record.job.also_concerns(branch))
         })
+    }
+
+    /// True while an operation on the snapshot is still to be done.
+    pub(crate) fn is_snapshot_busy(&self, snapshot: &SnapshotId) -> bool {
+        self.operations.iter().any(|record| {
+            !record.operation.status.is_final() && record.job.snapshot() == Some(snapshot)
+        })
+    }
+
+    /// Snapshots that are not deleted.
+    pub(crate) fn live_snapshots(&self) -> impl Iterator<Item = &SnapshotRecord> {
+        self.snapshots.values().filter(|record| !record.deleted)
+    }
+
+    /// Branches that are not deleted, of this parent.
+    pub(crate) fn children(&self, parent: &BranchId) -> impl Iterator<Item = &BranchRecord> {
+        self.live_branches()
+            .filter(move |record| record.branch.parent_id.as_ref() == Some(parent))
     }
 
     /// Appends operations, forgets the oldest finished ones, and returns the
@@ -354,6 +489,15 @@ impl ProjectRecord {
         operations
     }
 
+    /// What was scheduled and has not begun is never done.
+    pub(crate) fn cancel_scheduled(&mut self) {
+        for record in &mut self.operations {
+            if record.operation.status == OperationStatus::Scheduling {
+                record.operation.status = OperationStatus::Cancelled;
+            }
+        }
+    }
+
     /// The operations of a chain after one that failed are never done.
     pub(crate) fn cancel_chain(&mut self, chain: Uuid) {
         for record in &mut self.operations {
@@ -362,4 +506,8 @@ impl ProjectRecord {
             }
         }
     }
+}
+
+fn first_number() -> i64 {
+    1
 }

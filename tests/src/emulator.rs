@@ -38,10 +38,20 @@ impl EmulatorProcess {
     /// # Errors
     /// When it does not start.
     pub async fn start_at(data: &Path, listen: &str) -> anyhow::Result<Self> {
+        Self::start_with(data, listen, &[]).await
+    }
+
+    /// Starts one with these flags as well.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn start_with(data: &Path, listen: &str, flags: &[&str]) -> anyhow::Result<Self> {
         let data_text = data.to_str().context("the folder's name is UTF-8")?;
+        let mut arguments = vec!["serve", "--listen", listen, "--data", data_text];
+        arguments.extend(flags);
         let mut process = Process::start(
             "neon-emulator",
-            &["serve", "--listen", listen, "--data", data_text],
+            &arguments,
             &[("NEON_API_KEY", API_KEY)],
             &data.with_extension("log"),
         )?;
@@ -60,6 +70,15 @@ impl EmulatorProcess {
             client,
             project,
         })
+    }
+
+    /// Starts one on a folder, at a free port, with the routes that
+    /// [`Faults`](crate::Faults) needs.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn start_with_admin(data: &Path) -> anyhow::Result<Self> {
+        Self::start_with(data, &crate::free_address()?, &["--admin"]).await
     }
 
     /// A client that shows the right key.

@@ -12,7 +12,9 @@
 
 mod binaries;
 mod emulator;
+mod faults;
 mod folder;
+mod http;
 mod ports;
 mod postgres;
 mod process;
@@ -21,7 +23,9 @@ mod wait;
 
 pub use binaries::binary;
 pub use emulator::{API_KEY, EmulatorProcess};
+pub use faults::{FaultId, Faults, Request};
 pub use folder::Folder;
+pub use http::{Answer, Http};
 pub use ports::free_address;
 pub use postgres::connect;
 pub use process::Process;

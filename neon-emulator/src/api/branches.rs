@@ -1,96 +1,27 @@
-//! Branches: listed, created, changed, deleted.
-
-use std::cmp::Ordering;
+//! Branches: looked at, created, changed, deleted.
 
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use neon_api::BranchId;
 use neon_api::types::{
-    BranchCreateRequest, BranchListQuery, BranchOperations, BranchResponse, BranchSortField,
-    BranchUpdateRequest, BranchesResponse, Change, CreatedBranch, CursorPagination, InitSource,
-    OperationAction, SortOrder,
+    BranchCreateRequest, BranchOperations, BranchResponse, BranchUpdateRequest, Change,
+    CreatedBranch, InitSource, OperationAction,
 };
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Shared;
 use super::connection::details;
 use super::error::{ApiError, ApiResult};
-use super::extract::{Body, InBranch, InProject, Names, OptionalBody, Parameters};
-use super::{endpoints, projects};
+use super::extract::{Body, InBranch, InProject, Names, OptionalBody};
+use super::{branch_limits, endpoints, expiry, projects};
+use crate::limits::Limits;
 use crate::state::{BranchRecord, Job, OperationRecord, ProjectRecord};
 use crate::time::now;
 use crate::{names, new, operations};
 
-const PAGE_DEFAULT: u32 = 100;
-const PAGE_MAX: u32 = 10_000;
 const NAME_CHARACTERS_MAX: usize = 256;
-
-pub(super) async fn list(
-    engine: Shared,
-    Names(names): Names<InProject>,
-    Parameters(query): Parameters<BranchListQuery>,
-) -> ApiResult<Json<BranchesResponse>> {
-    let order = Order::of(&query)?;
-    let limit = query.limit.unwrap_or(PAGE_DEFAULT);
-    if !(1..=PAGE_MAX).contains(&limit) {
-        return Err(ApiError::bad_request(format!(
-            "limit must be 1 to {PAGE_MAX}"
-        )));
-    }
-    let after = query.cursor.as_deref().map(Cursor::parse).transpose()?;
-    engine.store().read(|state| {
-        let project = projects::find(state, &names.project_id)?;
-        let mut found = matching(project, query.search.as_deref());
-        found.sort_by(|a, b| order.compare(&order.key(a), &order.key(b)));
-        if let Some(after) = &after {
-            found.retain(|record| order.compare(&order.key(record), after) == Ordering::Greater);
-        }
-        let more = found.len() > limit as usize;
-        found.truncate(limit as usize);
-        let next = found
-            .last()
-            .filter(|_| more)
-            .map(|last| order.key(last).text());
-        Ok(Json(BranchesResponse {
-            branches: found.iter().map(|record| record.branch.clone()).collect(),
-            annotations: found
-                .iter()
-                .filter_map(|record| Some((record.branch.id.clone(), record.annotation.clone()?)))
-                .collect(),
-            pagination: Some(CursorPagination {
-                next,
-                sort_by: Some(order.field.to_string()),
-                sort_order: Some(if order.ascending { "asc" } else { "desc" }.to_owned()),
-            }),
-        }))
-    })
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct CountQuery {
-    search: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-pub(super) struct CountResponse {
-    count: usize,
-}
-
-pub(super) async fn count(
-    engine: Shared,
-    Names(names): Names<InProject>,
-    Parameters(query): Parameters<CountQuery>,
-) -> ApiResult<Json<CountResponse>> {
-    engine.store().read(|state| {
-        let project = projects::find(state, &names.project_id)?;
-        let count = matching(project, query.search.as_deref()).len();
-        Ok(Json(CountResponse { count }))
-    })
-}
+const ANNOTATIONS_MAX: usize = 50;
 
 pub(super) async fn get(
     engine: Shared,
@@ -118,7 +49,7 @@ pub(super) async fn create(
 ) -> ApiResult<(StatusCode, Json<CreatedBranch>)> {
     let created = engine.change(|state| -> ApiResult<_> {
         let project = projects::find_mut(state, &names.project_id)?;
-        create_in(project, request)
+        create_in(project, engine.limits(), request)
     })?;
     Ok((StatusCode::CREATED, Json(created)))
 }
@@ -130,15 +61,19 @@ pub(super) async fn update(
 ) -> ApiResult<Json<BranchOperations>> {
     let wanted = request.branch;
     if let Some(name) = &wanted.name {
-        check_name(name)?;
-    }
-    if !matches!(wanted.expires_at, Change::Keep) {
-        return Err(no_expiry());
+        check_name("branch.name", name)?;
     }
     engine.change(|state| {
         let project = projects::find_mut(state, &names.project_id)?;
         if let Some(name) = &wanted.name {
             check_free(project, name, Some(&names.branch_id))?;
+        }
+        let record = find(project, &names.branch_id)?;
+        if wanted.protected == Some(true) && !record.branch.protected {
+            branch_limits::check_protected(project, engine.limits())?;
+        }
+        if matches!(wanted.expires_at, Change::Set(_)) {
+            expiry::check_childless(project, &record.branch)?;
         }
         let record = find_mut(project, &names.branch_id)?;
         if let Some(name) = wanted.name {
@@ -146,6 +81,16 @@ pub(super) async fn update(
         }
         if let Some(protected) = wanted.protected {
             record.branch.protected = protected;
+        }
+        match wanted.expires_at {
+            Change::Keep => {}
+            Change::Clear => expiry::clear(&mut record.branch),
+            Change::Set(time) => expiry::set(&mut record.branch, time)?,
+        }
+        if record.branch.protected && record.branch.expires_at.is_some() {
+            return Err(ApiError::unprocessable(
+                "branch.protected: a branch that expires cannot be protected",
+            ));
         }
         record.branch.updated_at = now();
         Ok(Json(BranchOperations {
@@ -165,24 +110,8 @@ pub(super) async fn delete(engine: Shared, Names(names): Names<InBranch>) -> Api
         if project.is_busy(&names.branch_id) {
             return Err(ApiError::locked());
         }
-        let chain = Uuid::new_v4();
-        let record = find_mut(project, &names.branch_id)?;
-        record.deleted = true;
-        record.branch.updated_at = now();
         let branch = record.branch.clone();
-        for endpoint in project.endpoints.values_mut() {
-            endpoint.deleted |= endpoint.endpoint.branch_id == names.branch_id;
-        }
-        let operations = project.schedule(vec![operations::record(
-            &names.project_id,
-            Some(&names.branch_id),
-            None,
-            OperationAction::DeleteTimeline,
-            Job::DeleteBranch {
-                branch: names.branch_id.clone(),
-            },
-            chain,
-        )]);
+        let operations = operations::delete_branch(project, &names.branch_id);
         Ok(Json(BranchOperations { branch, operations }).into_response())
     })
 }
@@ -193,7 +122,11 @@ pub(super) async fn set_default(
 ) -> ApiResult<Json<BranchOperations>> {
     engine.change(|state| {
         let project = projects::find_mut(state, &names.project_id)?;
-        find(project, &names.branch_id)?;
+        if find(project, &names.branch_id)?.branch.expires_at.is_some() {
+            return Err(ApiError::unprocessable(
+                "a branch that expires cannot be the default branch",
+            ));
+        }
         let at = now();
         for record in project.branches.values_mut() {
             let default = record.branch.id == names.branch_id;
@@ -230,6 +163,7 @@ pub(super) fn find_mut<'a>(
 
 fn create_in(
     project: &mut ProjectRecord,
+    limits: &Limits,
     request: BranchCreateRequest,
 ) -> ApiResult<CreatedBranch> {
     let wanted = request.branch.unwrap_or_default();
@@ -238,17 +172,31 @@ fn create_in(
             "branch.parent_lsn and branch.parent_timestamp: this emulator keeps no history yet; branch from the parent's head",
         ));
     }
-    if !matches!(wanted.init_source, None | Some(InitSource::ParentData)) {
-        return Err(ApiError::unprocessable(
-            "branch.init_source: this emulator knows parent-data alone so far",
-        ));
-    }
-    if wanted.expires_at.is_some() {
-        return Err(no_expiry());
+    let schema_only = match &wanted.init_source {
+        None | Some(InitSource::ParentData) => false,
+        Some(InitSource::SchemaOnly) => true,
+        Some(other) => {
+            return Err(ApiError::bad_request(format!(
+                "branch.init_source must be parent-data or schema-only, not {other:?}"
+            )));
+        }
+    };
+    if request
+        .annotation_value
+        .as_ref()
+        .is_some_and(|value| value.len() > ANNOTATIONS_MAX)
+    {
+        return Err(ApiError::bad_request(format!(
+            "annotation_value must have at most {ANNOTATIONS_MAX} properties"
+        )));
     }
     let name = wanted.name.unwrap_or_else(names::branch_name);
-    check_name(&name)?;
+    check_name("branch.name", &name)?;
     check_free(project, &name, None)?;
+    branch_limits::check(project, limits, schema_only)?;
+    if wanted.protected == Some(true) {
+        branch_limits::check_protected(project, limits)?;
+    }
     let parent = match &wanted.parent_id {
         Some(id) => project
             .branch(id)
@@ -257,6 +205,9 @@ fn create_in(
             .default_branch()
             .ok_or_else(|| ApiError::not_found("default branch"))?,
     };
+    if !schema_only {
+        expiry::check_parent("branch.parent_id", parent)?;
+    }
     // Its data is still being made or changed.
     if project.is_busy(&parent.branch.id) {
         return Err(ApiError::locked());
@@ -265,6 +216,13 @@ fn create_in(
     let id: BranchId = new::id(names::branch_id())?;
     let mut record = new::branch(&project.project.id, &id, Some(parent), name);
     record.branch.protected = wanted.protected.unwrap_or(false);
+    if let Some(time) = wanted.expires_at {
+        expiry::set(&mut record.branch, time)?;
+    }
+    if schema_only {
+        record.branch.parent_id = None;
+        record.branch.init_source = Some(InitSource::SchemaOnly);
+    }
     record.annotation = request
         .annotation_value
         .map(|value| new::annotation(&id, value));
@@ -277,7 +235,13 @@ fn create_in(
         Some(&id),
         None,
         OperationAction::CreateBranch,
-        Job::CreateBranch { branch: id.clone() },
+        match schema_only {
+            false => Job::CreateBranch { branch: id.clone() },
+            true => Job::CreateSchemaBranch {
+                branch: id.clone(),
+                source: parent.branch.id.clone(),
+            },
+        },
         chain,
     )];
     let endpoints = endpoints::create_with_branch(project, &id, &request.endpoints)?;
@@ -350,12 +314,12 @@ fn check_deletable(project: &ProjectRecord, record: &BranchRecord) -> ApiResult<
             "a protected branch cannot be deleted",
         ));
     }
-    if branch.parent_id.is_none() {
+    // Others without a parent are made so, and may go.
+    if branch.parent_id.is_none() && branch.init_source.is_none() {
         return Err(ApiError::unprocessable("a root branch cannot be deleted"));
     }
     let children: Vec<&str> = project
-        .live_branches()
-        .filter(|child| child.branch.parent_id.as_ref() == Some(&branch.id))
+        .children(&branch.id)
         .map(|child| child.branch.name.as_str())
         .collect();
     if children.is_empty() {
@@ -368,16 +332,22 @@ fn check_deletable(project: &ProjectRecord, record: &BranchRecord) -> ApiResult<
     )))
 }
 
-fn check_name(name: &str) -> ApiResult<()> {
+/// Checks the name that a branch is to have.
+pub(super) fn check_name(field: &str, name: &str) -> ApiResult<()> {
     if (1..=NAME_CHARACTERS_MAX).contains(&name.chars().count()) {
         return Ok(());
     }
     Err(ApiError::bad_request(format!(
-        "branch.name must have 1 to {NAME_CHARACTERS_MAX} characters"
+        "{field} must have 1 to {NAME_CHARACTERS_MAX} characters"
     )))
 }
 
-fn check_free(project: &ProjectRecord, name: &str, except: Option<&BranchId>) -> ApiResult<()> {
+/// Checks that no other branch has the name.
+pub(super) fn check_free(
+    project: &ProjectRecord,
+    name: &str,
+    except: Option<&BranchId>,
+) -> ApiResult<()> {
     let taken = project
         .live_branches()
         .any(|record| record.branch.name == name && Some(&record.branch.id) != except);
@@ -388,81 +358,4 @@ fn check_free(project: &ProjectRecord, name: &str, except: Option<&BranchId>) ->
         ApiError::conflict(format!("branch already exists; branch_name:{name:?}"))
             .with_code("BRANCH_ALREADY_EXISTS"),
     )
-}
-
-fn no_expiry() -> ApiError {
-    ApiError::unprocessable("branch.expires_at: this emulator deletes no branch by itself yet")
-}
-
-fn matching<'a>(project: &'a ProjectRecord, search: Option<&str>) -> Vec<&'a BranchRecord> {
-    let search = search.unwrap_or_default();
-    project
-        .live_branches()
-        .filter(|record| {
-            record.branch.name.contains(search) || record.branch.id.as_str().contains(search)
-        })
-        .collect()
-}
-
-/// How a list is sorted.
-struct Order {
-    field: BranchSortField,
-    ascending: bool,
-}
-
-/// A place in a sorted list: the sort key and, where that is not unique, the id.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-struct Cursor(String, String);
-
-impl Order {
-    fn of(query: &BranchListQuery) -> ApiResult<Self> {
-        let field = query.sort_by.clone().unwrap_or(BranchSortField::UpdatedAt);
-        if let BranchSortField::Unknown(text) = &field {
-            return Err(ApiError::bad_request(format!(
-                "sort_by must be name, created_at or updated_at, not {text:?}"
-            )));
-        }
-        let ascending = match &query.sort_order {
-            Some(SortOrder::Ascending) => true,
-            Some(SortOrder::Descending) | None => false,
-            Some(SortOrder::Unknown(text)) => {
-                return Err(ApiError::bad_request(format!(
-                    "sort_order must be asc or desc, not {text:?}"
-                )));
-            }
-        };
-        Ok(Self { field, ascending })
-    }
-
-    fn key(&self, record: &BranchRecord) -> Cursor {
-        let branch = &record.branch;
-        // Padded, so that text sorts as the time does.
-        let time = |at: jiff::Timestamp| format!("{:020}", at.as_nanosecond());
-        let key = match self.field {
-            BranchSortField::Name => branch.name.clone(),
-            BranchSortField::CreatedAt => time(branch.created_at),
-            BranchSortField::UpdatedAt | BranchSortField::Unknown(_) => time(branch.updated_at),
-        };
-        Cursor(key, branch.id.to_string())
-    }
-
-    fn compare(&self, a: &Cursor, b: &Cursor) -> Ordering {
-        if self.ascending { a.cmp(b) } else { b.cmp(a) }
-    }
-}
-
-impl Cursor {
-    fn parse(text: &str) -> ApiResult<Self> {
-        URL_SAFE_NO_PAD
-            .decode(text)
-            .ok()
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .ok_or_else(|| ApiError::bad_request("cursor: this list did not hand it out"))
-    }
-
-    fn text(&self) -> String {
-        // Two strings always serialise.
-        let bytes = serde_json::to_vec(self).unwrap_or_default();
-        URL_SAFE_NO_PAD.encode(bytes)
-    }
 }

@@ -72,7 +72,10 @@ pub(super) async fn create(
 ) -> ApiResult<(StatusCode, Json<EndpointOperations>)> {
     let wanted = request.endpoint;
     check_type(&wanted.endpoint_type)?;
-    check_suspend_timeout(wanted.suspend_timeout_seconds)?;
+    check_suspend_timeout(
+        "endpoint.suspend_timeout_seconds",
+        wanted.suspend_timeout_seconds,
+    )?;
     settings::check("endpoint.settings", wanted.settings.as_ref())?;
     let answer = engine.change(|state| -> ApiResult<_> {
         let project = projects::find_mut(state, &names.project_id)?;
@@ -124,7 +127,10 @@ pub(super) async fn update(
     Body(request): Body<EndpointUpdateRequest>,
 ) -> ApiResult<Json<EndpointOperations>> {
     let wanted = request.endpoint;
-    check_suspend_timeout(wanted.suspend_timeout_seconds)?;
+    check_suspend_timeout(
+        "endpoint.suspend_timeout_seconds",
+        wanted.suspend_timeout_seconds,
+    )?;
     settings::check("endpoint.settings", wanted.settings.as_ref())?;
     if wanted.branch_id.is_some() {
         return Err(ApiError::unprocessable(
@@ -241,7 +247,10 @@ pub(super) fn create_with_branch(
         .iter()
         .map(|options| {
             check_type(&options.endpoint_type)?;
-            check_suspend_timeout(options.suspend_timeout_seconds)?;
+            check_suspend_timeout(
+                "endpoints.suspend_timeout_seconds",
+                options.suspend_timeout_seconds,
+            )?;
             settings::check("endpoints.settings", options.settings.as_ref())?;
             let mut record = new::endpoint(
                 &project.project.id,
@@ -377,12 +386,13 @@ fn check_type(endpoint_type: &EndpointType) -> ApiResult<()> {
     }
 }
 
-fn check_suspend_timeout(seconds: Option<i64>) -> ApiResult<()> {
+/// Checks after how much idleness an endpoint is to suspend.
+pub(super) fn check_suspend_timeout(field: &str, seconds: Option<i64>) -> ApiResult<()> {
     match seconds {
         None | Some(-1 | 0) => Ok(()),
         Some(seconds) if SUSPEND_SECONDS.contains(&seconds) => Ok(()),
         Some(seconds) => Err(ApiError::bad_request(format!(
-            "endpoint.suspend_timeout_seconds must be -1, 0 or 60 to 604800, not {seconds}"
+            "{field} must be -1, 0 or 60 to 604800, not {seconds}"
         ))),
     }
 }

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
-use neon_api::{BranchId, EndpointId, OperationId, ProjectId};
+use neon_api::{BranchId, EndpointId, OperationId, OrganizationId, ProjectId, SnapshotId};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -61,6 +61,28 @@ pub(crate) struct InDatabase {
 pub(crate) struct InOperation {
     pub(crate) project_id: ProjectId,
     pub(crate) operation_id: OperationId,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct InSnapshot {
+    pub(crate) project_id: ProjectId,
+    pub(crate) snapshot_id: SnapshotId,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct InOrganization {
+    pub(crate) org_id: OrganizationId,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct OfApiKey {
+    pub(crate) key_id: i64,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct OfOrganizationApiKey {
+    pub(crate) org_id: OrganizationId,
+    pub(crate) key_id: i64,
 }
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {

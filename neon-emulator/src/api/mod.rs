@@ -1,17 +1,29 @@
 //! The Neon API over HTTP. A handler checks the request, changes the state, and
 //! answers; the engine does the rest.
 
+mod account;
+mod admin;
+mod api_keys;
+mod branch_limits;
+mod branch_list;
 mod branches;
 mod connection;
 mod databases;
 mod endpoints;
 mod error;
+mod expiry;
 mod extract;
+mod faults;
+mod guard;
 mod operations;
+mod project_settings;
 mod projects;
+mod restore;
 mod roles;
 mod schema;
 mod settings;
+mod snapshot_restore;
+mod snapshots;
 
 use std::sync::Arc;
 
@@ -19,14 +31,17 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, patch, post};
 use axum::{Json, Router};
 use neon_api::Secret;
 use neon_api::types::GeneralError;
 use uuid::Uuid;
 
 use crate::engine::Engine;
+use crate::faults::Faults;
 pub(crate) use error::ApiError;
+pub(crate) use faults::Probe;
+use guard::Guard;
 
 pub(crate) use projects::create_first as create_first_project;
 
@@ -36,8 +51,33 @@ const NEON_REQUEST_ID: HeaderName = HeaderName::from_static("x-neon-ret-request-
 /// What every handler gets.
 pub(crate) type Shared = State<Arc<Engine>>;
 
-/// All routes, below `/api/v2`, behind the API key.
-pub(crate) fn router(engine: Arc<Engine>, key: Secret) -> Router {
+/// Where Neon's routes begin.
+pub(crate) const API_PREFIX: &str = "/api/v2";
+
+/// All routes, behind the API key: Neon's, and those for tests if they are asked
+/// for.
+pub(crate) fn router(engine: Arc<Engine>, key: Secret, with_admin: bool) -> (Router, Faults) {
+    let guard = Arc::new(Guard {
+        engine: Arc::clone(&engine),
+        key,
+    });
+    let queue = Arc::clone(engine.faults());
+    let api = Router::new()
+        .nest(API_PREFIX, api(&engine, &guard))
+        .with_state(engine);
+    let faults = Faults::new(queue, api.clone());
+    let mut router = api;
+    if with_admin {
+        let admin =
+            admin::router(faults.clone()).layer(from_fn_with_state(guard, guard::check_key));
+        router = router.nest("/admin/v1", admin);
+    }
+    let router = router.fallback(no_route).layer(from_fn(add_request_id));
+    (router, faults)
+}
+
+/// Neon's routes.
+fn api(engine: &Arc<Engine>, guard: &Arc<Guard>) -> Router<Arc<Engine>> {
     let branch = Router::new()
         .route(
             "/",
@@ -45,9 +85,13 @@ pub(crate) fn router(engine: Arc<Engine>, key: Secret) -> Router {
                 .patch(branches::update)
                 .delete(branches::delete),
         )
+        .route("/restore", post(restore::restore))
+        .route("/snapshot", post(snapshots::create))
+        .route("/finalize_restore", post(snapshot_restore::finalize))
         .route("/set_as_default", post(branches::set_default))
         .route("/endpoints", get(endpoints::list_of_branch))
         .route("/schema", get(schema::get))
+        .route("/compare_schema", get(schema::compare))
         .route("/databases", get(databases::list).post(databases::create))
         .route(
             "/databases/{database_name}",
@@ -70,26 +114,57 @@ pub(crate) fn router(engine: Arc<Engine>, key: Secret) -> Router {
         .route("/suspend", post(endpoints::suspend))
         .route("/restart", post(endpoints::restart));
     let project = Router::new()
-        .route("/", get(projects::get))
+        .route(
+            "/",
+            get(projects::get)
+                .patch(projects::update)
+                .delete(projects::delete),
+        )
+        .route(
+            "/available_preload_libraries",
+            get(account::preload_libraries),
+        )
         .route("/operations", get(operations::list))
         .route("/operations/{operation_id}", get(operations::get))
         .route("/connection_uri", get(connection::uri))
-        .route("/branches", get(branches::list).post(branches::create))
-        .route("/branches/count", get(branches::count))
+        .route("/branches", get(branch_list::list).post(branches::create))
+        .route("/branches/count", get(branch_list::count))
         .nest("/branches/{branch_id}", branch)
+        .route("/snapshots", get(snapshots::list))
+        .route(
+            "/snapshots/{snapshot_id}",
+            patch(snapshots::update).delete(snapshots::delete),
+        )
+        .route(
+            "/snapshots/{snapshot_id}/restore",
+            post(snapshot_restore::restore),
+        )
         .route("/endpoints", get(endpoints::list).post(endpoints::create))
         .nest("/endpoints/{endpoint_id}", endpoint);
-    let api = Router::new()
+    Router::new()
         .route("/projects", get(projects::list).post(projects::create))
+        .route("/projects/shared", get(projects::list_shared))
+        .route("/api_keys", get(api_keys::list).post(api_keys::create))
+        .route("/api_keys/{key_id}", delete(api_keys::revoke))
+        .route("/auth", get(account::auth))
+        .route("/regions", get(account::regions))
+        .route("/users/me", get(account::user))
+        .route("/users/me/organizations", get(account::organizations))
+        .route("/organizations/{org_id}", get(account::organization))
+        .route(
+            "/organizations/{org_id}/api_keys",
+            get(api_keys::list_of_organization).post(api_keys::create_of_organization),
+        )
+        .route(
+            "/organizations/{org_id}/api_keys/{key_id}",
+            delete(api_keys::revoke_of_organization),
+        )
         .nest("/projects/{project_id}", project)
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
-        .layer(from_fn_with_state(Arc::new(key), check_key));
-    Router::new()
-        .nest("/api/v2", api)
-        .fallback(no_route)
-        .with_state(engine)
-        .layer(from_fn(add_request_id))
+        .layer(from_fn_with_state(Arc::clone(engine), faults::inject))
+        .layer(from_fn_with_state(Arc::clone(guard), guard::check_key))
+        .layer(from_fn_with_state(Arc::clone(engine), faults::record))
 }
 
 async fn no_route() -> ApiError {
@@ -101,37 +176,6 @@ async fn no_method() -> ApiError {
         StatusCode::METHOD_NOT_ALLOWED,
         "this route does not have this method",
     )
-}
-
-async fn check_key(State(key): State<Arc<Secret>>, request: Request, next: Next) -> Response {
-    let given = request
-        .headers()
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.strip_prefix("Bearer "));
-    match given {
-        Some(given) if same(given.trim().as_bytes(), key.expose().trim().as_bytes()) => {
-            next.run(request).await
-        }
-        Some(_) => {
-            ApiError::new(StatusCode::UNAUTHORIZED, "the API key is not valid").into_response()
-        }
-        None => ApiError::new(
-            StatusCode::UNAUTHORIZED,
-            "an API key is required: Authorization: Bearer $NEON_API_KEY",
-        )
-        .into_response(),
-    }
-}
-
-/// Takes as long for a near miss as for a wild guess.
-fn same(left: &[u8], right: &[u8]) -> bool {
-    left.len() == right.len()
-        && left
-            .iter()
-            .zip(right)
-            .fold(0, |difference, (a, b)| difference | (a ^ b))
-            == 0
 }
 
 /// Gives every answer its request id: the caller's, or a new one.
@@ -148,7 +192,13 @@ async fn add_request_id(request: Request, next: Next) -> Response {
             request_id: id.to_str().ok().map(str::to_owned),
             ..error
         };
-        response = (response.status(), Json(body)).into_response();
+        let mut whole = (response.status(), Json(body)).into_response();
+        // Retry-After and the like stay; the body is a new one.
+        let mut headers = std::mem::take(response.headers_mut());
+        headers.remove(header::CONTENT_LENGTH);
+        headers.remove(header::CONTENT_TYPE);
+        whole.headers_mut().extend(headers);
+        response = whole;
     }
     response.headers_mut().insert(NEON_REQUEST_ID, id);
     response

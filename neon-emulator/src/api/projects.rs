@@ -1,21 +1,25 @@
-//! Projects: listed, looked at, created.
+//! Projects: listed, looked at, created, changed, deleted.
 
 use axum::Json;
 use axum::http::StatusCode;
 use neon_api::ProjectId;
 use neon_api::types::{
-    CreatedProject, Pagination, Project, ProjectCreateRequest, ProjectListItem, ProjectListQuery,
-    ProjectResponse, ProjectsResponse,
+    CreatedProject, OperationAction, Pagination, Project, ProjectCreateRequest, ProjectListItem,
+    ProjectListQuery, ProjectOperations, ProjectResponse, ProjectUpdateRequest, ProjectsResponse,
 };
+use uuid::Uuid;
 
 use super::Shared;
+use super::account::check_organization;
 use super::connection::details;
 use super::error::{ApiError, ApiResult};
 use super::extract::{Body, InProject, Names, Parameters};
-use super::{databases, roles};
+use super::{databases, project_settings, roles};
 use crate::engine::Engine;
-use crate::new;
-use crate::state::{ProjectRecord, State};
+use crate::new::REGION;
+use crate::state::{Job, ProjectRecord, State};
+use crate::time::now;
+use crate::{new, operations};
 
 const PAGE_DEFAULT: u32 = 10;
 const PAGE_MAX: u32 = 400;
@@ -25,17 +29,18 @@ pub(super) async fn list(
     engine: Shared,
     Parameters(query): Parameters<ProjectListQuery>,
 ) -> ApiResult<Json<ProjectsResponse>> {
-    let limit = query.limit.unwrap_or(PAGE_DEFAULT);
-    if !(1..=PAGE_MAX).contains(&limit) {
-        return Err(ApiError::bad_request(format!(
-            "limit must be 1 to {PAGE_MAX}"
-        )));
+    let limit = check_limit(query.limit)?;
+    check_organization(query.org_id.as_ref())?;
+    if query.recoverable == Some(true) {
+        // What is deleted here is gone.
+        return Ok(Json(ProjectsResponse::default()));
     }
     let search = query.search.unwrap_or_default();
     let (projects, more) = engine.store().read(|state| {
         let mut found = state
             .projects
             .values()
+            .filter(|record| !record.deleted)
             .map(|record| &record.project)
             .filter(|project| {
                 project.name.contains(&search) || project.id.as_str().contains(&search)
@@ -61,6 +66,14 @@ pub(super) async fn list(
     }))
 }
 
+/// None: nobody else has projects here.
+pub(super) async fn list_shared(
+    Parameters(query): Parameters<ProjectListQuery>,
+) -> ApiResult<Json<ProjectsResponse>> {
+    check_limit(query.limit)?;
+    Ok(Json(ProjectsResponse::default()))
+}
+
 pub(super) async fn get(
     engine: Shared,
     Names(names): Names<InProject>,
@@ -80,6 +93,83 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(created)))
 }
 
+pub(super) async fn update(
+    engine: Shared,
+    Names(names): Names<InProject>,
+    Body(request): Body<ProjectUpdateRequest>,
+) -> ApiResult<Json<ProjectOperations>> {
+    let wanted = request.project;
+    check_name("project.name", wanted.name.as_deref())?;
+    project_settings::check(
+        wanted.default_endpoint_settings.as_ref(),
+        wanted.settings.as_ref(),
+        wanted.history_retention_seconds,
+    )?;
+    engine.change(|state| {
+        let project = &mut find_mut(state, &names.project_id)?.project;
+        if let Some(settings) = wanted.settings {
+            project_settings::merge(project.settings.get_or_insert_default(), settings)?;
+        }
+        if let Some(name) = wanted.name {
+            project.name = name;
+        }
+        if wanted.default_endpoint_settings.is_some() {
+            project.default_endpoint_settings = wanted.default_endpoint_settings;
+        }
+        if let Some(seconds) = wanted.history_retention_seconds {
+            project.history_retention_seconds = seconds;
+        }
+        project.updated_at = now();
+        Ok(Json(ProjectOperations {
+            project: project.clone(),
+            operations: Vec::new(),
+        }))
+    })
+}
+
+/// Gone at once for callers; its worker stops what runs and removes the
+/// folders.
+pub(super) async fn delete(
+    engine: Shared,
+    Names(names): Names<InProject>,
+) -> ApiResult<Json<ProjectResponse>> {
+    engine.change(|state| {
+        let record = find_mut(state, &names.project_id)?;
+        let mut branches = record.live_branches();
+        if let Some(protected) = branches.find(|record| record.branch.protected) {
+            return Err(ApiError::unprocessable(format!(
+                "project {} cannot be deleted: branch {} is protected",
+                names.project_id, protected.branch.name
+            )));
+        }
+        drop(branches);
+        record.deleted = true;
+        for branch in record.branches.values_mut() {
+            branch.deleted = true;
+        }
+        for endpoint in record.endpoints.values_mut() {
+            endpoint.deleted = true;
+        }
+        record.cancel_scheduled();
+        let _ = record.schedule(vec![operations::record(
+            &names.project_id,
+            None,
+            None,
+            OperationAction::DeleteTimeline,
+            Job::DeleteProject,
+            Uuid::new_v4(),
+        )]);
+        let project = record.project.clone();
+        state
+            .api_keys
+            .retain(|_, key| key.owner.project() != Some(&names.project_id));
+        if state.first_project.as_ref() == Some(&names.project_id) {
+            state.first_project = None;
+        }
+        Ok(Json(ProjectResponse { project }))
+    })
+}
+
 /// The project that a new emulator begins with.
 pub(crate) fn create_first(engine: &Engine) -> ApiResult<ProjectId> {
     let mut request = ProjectCreateRequest::named("local");
@@ -96,6 +186,7 @@ pub(super) fn find<'a>(state: &'a State, id: &ProjectId) -> ApiResult<&'a Projec
     state
         .projects
         .get(id)
+        .filter(|project| !project.deleted)
         .ok_or_else(|| ApiError::not_found("project"))
 }
 
@@ -107,6 +198,7 @@ pub(super) fn find_mut<'a>(
     state
         .projects
         .get_mut(id)
+        .filter(|project| !project.deleted)
         .ok_or_else(|| ApiError::not_found("project"))
 }
 
@@ -117,11 +209,7 @@ fn create_project(engine: &Engine, request: ProjectCreateRequest) -> ApiResult<C
         ("project.name", wanted.name.as_deref()),
         ("project.branch.name", branch.name.as_deref()),
     ] {
-        if name.is_some_and(|name| !(1..=NAME_CHARACTERS_MAX).contains(&name.chars().count())) {
-            return Err(ApiError::bad_request(format!(
-                "{field} must have 1 to {NAME_CHARACTERS_MAX} characters"
-            )));
-        }
+        check_name(field, name)?;
     }
     if let Some(name) = &branch.role_name {
         roles::check_new_name("project.branch.role_name", name)?;
@@ -129,6 +217,21 @@ fn create_project(engine: &Engine, request: ProjectCreateRequest) -> ApiResult<C
     if let Some(name) = &branch.database_name {
         databases::check_new_name("project.branch.database_name", name)?;
     }
+    check_organization(wanted.org_id.as_ref())?;
+    if let Some(region) = wanted
+        .region_id
+        .as_deref()
+        .filter(|region| *region != REGION)
+    {
+        return Err(ApiError::bad_request(format!(
+            "project.region_id: this emulator has {REGION} alone, not {region:?}"
+        )));
+    }
+    project_settings::check(
+        wanted.default_endpoint_settings.as_ref(),
+        wanted.settings.as_ref(),
+        wanted.history_retention_seconds,
+    )?;
     let major = engine.installation().major();
     if wanted
         .pg_version
@@ -139,11 +242,38 @@ fn create_project(engine: &Engine, request: ProjectCreateRequest) -> ApiResult<C
         )));
     }
     engine.change(|state| {
+        let live = state.projects.values().filter(|record| !record.deleted);
+        if live.count() >= engine.limits().projects as usize {
+            return Err(ApiError::unprocessable(format!(
+                "the account may have {} projects",
+                engine.limits().projects
+            ))
+            .with_code("PROJECTS_LIMIT_EXCEEDED"));
+        }
         let record = new::project(&wanted, major, &mut state.next_database_id)?;
         let created = created(&record);
         state.projects.insert(record.project.id.clone(), record);
         Ok(created)
     })
+}
+
+fn check_limit(limit: Option<u32>) -> ApiResult<u32> {
+    let limit = limit.unwrap_or(PAGE_DEFAULT);
+    if (1..=PAGE_MAX).contains(&limit) {
+        return Ok(limit);
+    }
+    Err(ApiError::bad_request(format!(
+        "limit must be 1 to {PAGE_MAX}"
+    )))
+}
+
+fn check_name(field: &str, name: Option<&str>) -> ApiResult<()> {
+    if name.is_none_or(|name| (1..=NAME_CHARACTERS_MAX).contains(&name.chars().count())) {
+        return Ok(());
+    }
+    Err(ApiError::bad_request(format!(
+        "{field} must have 1 to {NAME_CHARACTERS_MAX} characters"
+    )))
 }
 
 fn created(record: &ProjectRecord) -> CreatedProject {

@@ -114,6 +114,12 @@ pub(super) async fn reveal(
 ) -> ApiResult<Json<RolePasswordResponse>> {
     engine.store().read(|state| {
         let project = projects::find(state, &names.project_id)?;
+        if !project.project.store_passwords {
+            return Err(ApiError::new(
+                StatusCode::PRECONDITION_FAILED,
+                "Storing passwords is disabled",
+            ));
+        }
         let role = find(branches::find(project, &names.branch_id)?, &names.role_name)?;
         let password = role
             .password

@@ -1,14 +1,24 @@
-//! The schema of a database, as pg_dump writes it.
+//! The schema of a database: as pg_dump writes it, as tables, and compared with
+//! another branch's.
 
 use axum::Json;
 use axum::http::StatusCode;
-use neon_api::types::{BranchSchemaQuery, BranchSchemaResponse, SchemaFormat};
+use neon_api::BranchId;
+use neon_api::types::{
+    BranchSchemaCompareResponse, BranchSchemaQuery, BranchSchemaResponse, SchemaCompareQuery,
+    SchemaFormat,
+};
+use similar::TextDiff;
 
 use super::Shared;
 use super::error::{ApiError, ApiResult};
 use super::extract::{InBranch, Names, Parameters};
 use super::{branches, projects};
 use crate::engine::SchemaError;
+use crate::state::ProjectRecord;
+
+/// Unchanged lines around a change.
+const CONTEXT_LINES: usize = 3;
 
 pub(super) async fn get(
     engine: Shared,
@@ -16,39 +26,105 @@ pub(super) async fn get(
     Parameters(query): Parameters<BranchSchemaQuery>,
 ) -> ApiResult<Json<BranchSchemaResponse>> {
     if query.lsn.is_some() || query.timestamp.is_some() {
-        return Err(ApiError::unprocessable(
-            "lsn and timestamp: this emulator keeps no history yet; leave them out for the head",
-        ));
+        return Err(no_history("lsn and timestamp"));
     }
-    if !matches!(query.format, None | Some(SchemaFormat::Sql)) {
-        return Err(ApiError::unprocessable(
-            "format: this emulator writes sql alone so far",
-        ));
-    }
+    let as_json = match &query.format {
+        None | Some(SchemaFormat::Sql) => false,
+        Some(SchemaFormat::Json) => true,
+        Some(SchemaFormat::Unknown(text)) => {
+            return Err(ApiError::bad_request(format!(
+                "format must be sql or json, not {text:?}"
+            )));
+        }
+    };
     engine.store().read(|state| {
         let project = projects::find(state, &names.project_id)?;
-        let branch = branches::find(project, &names.branch_id)?;
-        if !branch.databases.contains_key(&query.db_name) {
-            return Err(ApiError::not_found("database"));
-        }
-        if project.is_busy(&names.branch_id) {
-            return Err(ApiError::locked());
-        }
-        Ok(())
+        check(project, &names.branch_id, &query.db_name)
     })?;
-    let sql = engine
-        .schema(&names.project_id, &names.branch_id, &query.db_name)
+    if !as_json {
+        let sql = dump(&engine, &names, &names.branch_id, &query.db_name).await?;
+        return Ok(Json(BranchSchemaResponse {
+            sql: Some(sql),
+            json: None,
+        }));
+    }
+    let tables = engine
+        .schema_tables(&names.project_id, &names.branch_id, &query.db_name)
         .await
-        .map_err(|error| match error {
-            SchemaError::NoPgDump { .. } => {
-                ApiError::new(StatusCode::NOT_IMPLEMENTED, error.to_string())
-            }
-            SchemaError::Branch(_) | SchemaError::Run(_) | SchemaError::Failed { .. } => {
-                ApiError::internal(&error)
-            }
-        })?;
+        .map_err(|error| ApiError::internal(&error))?;
     Ok(Json(BranchSchemaResponse {
-        sql: Some(sql),
-        json: None,
+        sql: None,
+        json: Some(tables),
     }))
+}
+
+/// The base is the parent where none is named.
+pub(super) async fn compare(
+    engine: Shared,
+    Names(names): Names<InBranch>,
+    Parameters(query): Parameters<SchemaCompareQuery>,
+) -> ApiResult<Json<BranchSchemaCompareResponse>> {
+    if query.lsn.is_some()
+        || query.timestamp.is_some()
+        || query.base_lsn.is_some()
+        || query.base_timestamp.is_some()
+    {
+        return Err(no_history("lsn, timestamp, base_lsn and base_timestamp"));
+    }
+    let base = engine.store().read(|state| {
+        let project = projects::find(state, &names.project_id)?;
+        check(project, &names.branch_id, &query.db_name)?;
+        let parent = &branches::find(project, &names.branch_id)?.branch.parent_id;
+        let base = query.base_branch_id.as_ref().or(parent.as_ref());
+        let base = base.ok_or_else(|| {
+            ApiError::bad_request("base_branch_id is required: the branch has no parent")
+        })?;
+        check(project, base, &query.db_name)?;
+        Ok::<_, ApiError>(base.clone())
+    })?;
+    let from = dump(&engine, &names, &base, &query.db_name).await?;
+    let to = dump(&engine, &names, &names.branch_id, &query.db_name).await?;
+    let diff = TextDiff::from_lines(&from, &to)
+        .unified_diff()
+        .context_radius(CONTEXT_LINES)
+        .header(
+            &format!("a/{}", query.db_name),
+            &format!("b/{}", query.db_name),
+        )
+        .to_string();
+    Ok(Json(BranchSchemaCompareResponse { diff: Some(diff) }))
+}
+
+fn check(project: &ProjectRecord, branch: &BranchId, database: &str) -> ApiResult<()> {
+    let record = branches::find(project, branch)?;
+    if !record.databases.contains_key(database) {
+        return Err(ApiError::not_found("database"));
+    }
+    match project.is_busy(branch) {
+        true => Err(ApiError::locked()),
+        false => Ok(()),
+    }
+}
+
+async fn dump(
+    engine: &Shared,
+    names: &InBranch,
+    branch: &BranchId,
+    database: &str,
+) -> ApiResult<String> {
+    let dump = engine.schema(&names.project_id, branch, database).await;
+    dump.map_err(|error| match error {
+        SchemaError::NoPgDump { .. } => {
+            ApiError::new(StatusCode::NOT_IMPLEMENTED, error.to_string())
+        }
+        SchemaError::Branch(_) | SchemaError::Run(_) | SchemaError::Failed { .. } => {
+            ApiError::internal(&error)
+        }
+    })
+}
+
+fn no_history(fields: &str) -> ApiError {
+    ApiError::unprocessable(format!(
+        "{fields}: this emulator keeps no history yet; leave them out for the head"
+    ))
 }

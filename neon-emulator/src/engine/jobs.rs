@@ -11,10 +11,12 @@ use uuid::Uuid;
 
 use super::Engine;
 use super::ports::FreePortError;
+use super::restore::remove;
 use crate::operations;
 use crate::postgres::admin::{self, AdminError};
 use crate::postgres::{
-    CloneError, ClusterError, LeftoverError, ServerError, checkpoint_lsn, clone_idle, clone_running,
+    CloneError, Cluster, ClusterError, LeftoverError, ServerError, checkpoint_lsn, clone_idle,
+    clone_running, empty,
 };
 use crate::state::{CatalogChange, Job, StoreError};
 use crate::time::now;
@@ -42,10 +44,19 @@ pub(crate) enum JobError {
         #[source]
         source: std::io::Error,
     },
+    #[error("could not rename {} to {}", from.display(), to.display())]
+    Rename {
+        from: PathBuf,
+        to: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("what it was for is gone")]
     Gone,
     #[error("its task ended early")]
     Cancelled,
+    #[error("{0}")]
+    AskedFor(String),
 }
 
 impl Engine {
@@ -61,11 +72,39 @@ impl Engine {
         match job {
             Job::CreateRoot { branch } => self.create_root(project, branch).await,
             Job::CreateBranch { branch } => self.create_branch(project, branch).await,
+            Job::CreateSchemaBranch { branch, source } => {
+                self.create_schema_branch(project, branch, source).await
+            }
+            Job::RestoreBranch {
+                branch,
+                source,
+                before: _,
+                preserve,
+            } => {
+                self.restore_branch(project, branch, source, preserve.as_ref())
+                    .await
+            }
             Job::StartCompute { endpoint } => self.start_endpoint(project, endpoint).await,
             Job::SuspendCompute { endpoint } => self.stop_endpoint(project, endpoint).await,
             Job::DeleteEndpoint { endpoint } => self.delete_endpoint(project, endpoint).await,
             Job::ApplyConfig { branch, change } => self.apply(project, branch, change).await,
             Job::DeleteBranch { branch } => self.delete_branch(project, branch).await,
+            Job::CreateSnapshot { snapshot, branch } => {
+                self.create_snapshot(project, snapshot, branch).await
+            }
+            Job::RestoreSnapshot { snapshot, branch } => {
+                self.restore_snapshot(project, snapshot, branch).await
+            }
+            Job::FinalizeRestore {
+                branch,
+                target,
+                old_name,
+            } => {
+                self.finalize_restore(project, branch, target, old_name)
+                    .await
+            }
+            Job::DeleteSnapshot { snapshot } => self.delete_snapshot(project, snapshot).await,
+            Job::DeleteProject => self.delete_project(project).await,
         }
     }
 
@@ -73,9 +112,14 @@ impl Engine {
     /// branch, and a role or database is what it was before.
     pub(super) async fn discard_half_made(&self, project: &ProjectId, job: &Job) {
         let discarded = match job {
-            Job::CreateRoot { branch } | Job::CreateBranch { branch } => {
-                self.delete_branch(project, branch).await
-            }
+            Job::CreateRoot { branch }
+            | Job::CreateBranch { branch }
+            | Job::CreateSchemaBranch { branch, .. }
+            | Job::RestoreSnapshot { branch, .. } => self.delete_branch(project, branch).await,
+            Job::CreateSnapshot { snapshot, .. } => self.delete_snapshot(project, snapshot).await,
+            Job::RestoreBranch {
+                before, preserve, ..
+            } => self.undo_restore(project, before, preserve.as_ref()).await,
             Job::ApplyConfig { branch, change } => self.change(|state| -> Result<_, JobError> {
                 if let Some(record) = state
                     .projects
@@ -90,9 +134,12 @@ impl Engine {
                 let idle = self.set_endpoint_idle(project, endpoint, None);
                 idle.map_err(JobError::from)
             }
-            Job::SuspendCompute { .. } | Job::DeleteEndpoint { .. } | Job::DeleteBranch { .. } => {
-                Ok(())
-            }
+            Job::SuspendCompute { .. }
+            | Job::DeleteEndpoint { .. }
+            | Job::DeleteBranch { .. }
+            | Job::FinalizeRestore { .. }
+            | Job::DeleteSnapshot { .. }
+            | Job::DeleteProject => Ok(()),
         };
         if let Err(error) = discarded {
             error!(
@@ -109,7 +156,15 @@ impl Engine {
         self.store().read(|state| {
             let project = state.projects.get(project)?;
             match job {
-                Job::CreateRoot { .. } => None,
+                // A restore holds its source first, then the branch.
+                Job::CreateRoot { .. }
+                | Job::DeleteProject
+                | Job::RestoreBranch { .. }
+                | Job::RestoreSnapshot { .. }
+                | Job::FinalizeRestore { .. }
+                | Job::DeleteSnapshot { .. } => None,
+                Job::CreateSnapshot { branch, .. } => Some(branch.clone()),
+                Job::CreateSchemaBranch { source, .. } => Some(source.clone()),
                 Job::CreateBranch { branch } => {
                     project.branches.get(branch)?.branch.parent_id.clone()
                 }
@@ -167,31 +222,51 @@ impl Engine {
                 record.branch.parent_id.clone()
             })
             .ok_or(JobError::Gone)?;
-        let (cluster, from) = (self.cluster(branch), self.folder(&parent));
+        let lsn = self.copy(project, &parent, self.cluster(branch)).await?;
+        self.branch_is_ready(project, branch, Some(lsn))
+    }
+
+    async fn create_schema_branch(
+        &self,
+        project: &ProjectId,
+        branch: &BranchId,
+        source: &BranchId,
+    ) -> Result<(), JobError> {
+        self.copy(project, source, self.cluster(branch)).await?;
+        self.with_admin(project, branch, async |client, port| {
+            Ok::<_, JobError>(empty::remove_rows(&client, self.sockets(), port).await?)
+        })
+        .await?;
+        self.branch_is_ready(project, branch, None)
+    }
+
+    /// Clones a branch's data into a cluster of its own, and says where in the
+    /// branch's history it stands. The caller holds the branch.
+    pub(super) async fn copy(
+        &self,
+        project: &ProjectId,
+        source: &BranchId,
+        cluster: Cluster,
+    ) -> Result<String, JobError> {
+        let from = self.folder(source);
         {
             let cluster = cluster.clone();
             blocking(move || Ok(cluster.make_empty_folder()?)).await?;
         }
-        let lsn = match self.writer_of(project, &parent) {
-            Some(server) => {
-                let client = admin::connect(self.sockets(), server.port(), "postgres").await?;
-                let major = self.installation().major();
-                clone_running(client, major, from, cluster.data, cluster.user)
-                    .await?
-                    .lsn
-            }
-            None => {
-                blocking(move || {
-                    clone_idle(&from, &cluster.data, &cluster.user)?;
-                    Ok(checkpoint_lsn(&from)?)
-                })
-                .await?
-            }
+        let Some(server) = self.writer_of(project, source) else {
+            return blocking(move || {
+                clone_idle(&from, &cluster.data, &cluster.user)?;
+                Ok(checkpoint_lsn(&from)?)
+            })
+            .await;
         };
-        self.branch_is_ready(project, branch, Some(lsn))
+        let client = admin::connect(self.sockets(), server.port(), "postgres").await?;
+        let major = self.installation().major();
+        let point = clone_running(client, major, from, cluster.data, cluster.user).await?;
+        Ok(point.lsn)
     }
 
-    fn branch_is_ready(
+    pub(super) fn branch_is_ready(
         &self,
         project: &ProjectId,
         branch: &BranchId,
@@ -232,31 +307,38 @@ impl Engine {
     }
 
     async fn delete_branch(&self, project: &ProjectId, branch: &BranchId) -> Result<(), JobError> {
-        let endpoints: Vec<EndpointId> = self.store().read(|state| {
-            state
-                .projects
-                .get(project)
-                .into_iter()
-                .flat_map(|project| project.endpoints.values())
-                .filter(|record| record.endpoint.branch_id == *branch)
-                .map(|record| record.endpoint.id.clone())
-                .collect()
-        });
+        let endpoints = self.endpoints_of(project, branch);
         for endpoint in &endpoints {
             self.delete_endpoint(project, endpoint).await?;
         }
         let path = self.folder(branch);
-        blocking(move || match std::fs::remove_dir_all(&path) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                Err(JobError::Remove { path, source })
-            }
-            _ => Ok(()),
-        })
-        .await?;
+        blocking(move || remove(&path)).await?;
+        self.remove_beside(branch).await?;
         Ok(self.change(|state| {
             if let Some(project) = state.projects.get_mut(project) {
                 project.branches.remove(branch);
             }
+            Ok::<_, StoreError>(())
+        })?)
+    }
+
+    async fn delete_project(&self, project: &ProjectId) -> Result<(), JobError> {
+        let branches: Vec<BranchId> = self.store().read(|state| {
+            let record = state.projects.get(project);
+            record
+                .into_iter()
+                .flat_map(|record| record.branches.keys().cloned())
+                .collect()
+        });
+        for snapshot in &self.snapshots_of(project) {
+            self.delete_snapshot(project, snapshot).await?;
+        }
+        for branch in &branches {
+            let _held = self.hold(branch).await;
+            self.delete_branch(project, branch).await?;
+        }
+        Ok(self.change(|state| {
+            state.projects.remove(project);
             Ok::<_, StoreError>(())
         })?)
     }
@@ -306,7 +388,8 @@ impl Engine {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+/// Work that would hold up the runtime.
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, JobError> + Send + 'static,
 ) -> Result<T, JobError> {
     tokio::task::spawn_blocking(work)

@@ -5,10 +5,14 @@
 //! killed goes on with what the state says is still to be done.
 
 mod errands;
+mod faults;
 mod jobs;
 mod ports;
+mod reaper;
+mod restore;
 mod schema;
 mod servers;
+mod snapshots;
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -16,8 +20,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use neon_api::types::{EndpointState, OperationAction, OperationStatus};
-use neon_api::{BranchId, EndpointId, OperationId, ProjectId};
+use neon_api::types::{BranchState, EndpointState, OperationAction, OperationStatus};
+use neon_api::{BranchId, EndpointId, OperationId, ProjectId, SnapshotId};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
@@ -25,6 +29,8 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::certificates::Certificates;
+use crate::faults::FaultQueue;
+use crate::limits::Limits;
 use crate::operations;
 use crate::postgres::{Installation, Server, ServerUser, remove_leftovers};
 use crate::state::{EndpointRecord, Job, OperationRecord, ProjectRecord, State, Store, StoreError};
@@ -47,6 +53,7 @@ pub(crate) struct Engine {
     installation: Installation,
     user: ServerUser,
     certificates: Certificates,
+    limits: Limits,
     servers: Mutex<HashMap<EndpointId, Arc<Server>>>,
     /// One for each branch: who works on its folder holds it.
     locks: Mutex<HashMap<BranchId, Arc<tokio::sync::Mutex<()>>>>,
@@ -55,6 +62,7 @@ pub(crate) struct Engine {
     /// Counts the changes that may concern a worker.
     changes: watch::Sender<u64>,
     stopping: watch::Sender<bool>,
+    faults: Arc<FaultQueue>,
 }
 
 impl Engine {
@@ -65,6 +73,7 @@ impl Engine {
         installation: Installation,
         user: ServerUser,
         certificates: Certificates,
+        limits: Limits,
     ) -> Arc<Self> {
         Arc::new(Self {
             store,
@@ -73,11 +82,13 @@ impl Engine {
             installation,
             user,
             certificates,
+            limits,
             servers: Mutex::default(),
             locks: Mutex::default(),
             tasks: TaskTracker::new(),
             changes: watch::Sender::new(0),
             stopping: watch::Sender::new(false),
+            faults: Arc::default(),
         })
     }
 
@@ -98,8 +109,15 @@ impl Engine {
         })?;
         let active: Vec<(ProjectId, EndpointId)> = self.store.read(|state| {
             projects_with_endpoints(state)
-                .filter(|(_, record)| {
+                .filter(|(project, record)| {
                     let endpoint = &record.endpoint;
+                    // Its data are being exchanged; it is started after that.
+                    if project
+                        .branch(&endpoint.branch_id)
+                        .is_some_and(|branch| branch.branch.current_state == BranchState::Resetting)
+                    {
+                        return false;
+                    }
                     // Idle and pending: it was to run, and could not.
                     endpoint.current_state == EndpointState::Active
                         || (endpoint.current_state == EndpointState::Idle
@@ -130,6 +148,7 @@ impl Engine {
         for project in projects {
             self.spawn_worker(project);
         }
+        self.tasks.spawn(Arc::clone(self).reap());
         Ok(())
     }
 
@@ -155,6 +174,11 @@ impl Engine {
     /// The programs that run the branches.
     pub(crate) fn installation(&self) -> &Installation {
         &self.installation
+    }
+
+    /// How much of everything there may be.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Changes the state; what was scheduled by it is begun.
@@ -232,7 +256,7 @@ impl Engine {
         let id = record.operation.id;
         self.set_status(project, id, OperationStatus::Running, None)?;
         let started = std::time::Instant::now();
-        let result = self.run(project, &record.job).await;
+        let result = self.run_with_fault(project, &record).await;
         if *self.stopping.borrow() && result.is_err() {
             // The next run does it again.
             return self.set_status(project, id, OperationStatus::Scheduling, None);
@@ -346,6 +370,32 @@ pub(crate) fn chain(error: &dyn Error) -> String {
 
 /// Deletions that failed are tried again: their records are still there.
 fn finish_deletions(project: &mut ProjectRecord) {
+    if project.deleted {
+        let is_scheduled = project
+            .operations
+            .iter()
+            .any(|record| record.job == Job::DeleteProject && !record.operation.status.is_final());
+        if !is_scheduled {
+            project.schedule(vec![operations::record(
+                &project.project.id.clone(),
+                None,
+                None,
+                OperationAction::DeleteTimeline,
+                Job::DeleteProject,
+                Uuid::new_v4(),
+            )]);
+        }
+        return;
+    }
+    let snapshots: Vec<SnapshotId> = project
+        .snapshots
+        .iter()
+        .filter(|(id, record)| record.deleted && !project.is_snapshot_busy(id))
+        .map(|(id, _)| id.clone())
+        .collect();
+    for snapshot in snapshots {
+        operations::delete_snapshot(project, &snapshot);
+    }
     let left: Vec<BranchId> = project
         .branches
         .values()

@@ -1,16 +1,17 @@
-//! pg_dump, for the schema of a branch.
+//! The schema of a branch: as pg_dump writes it, and as tables.
 
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 
+use neon_api::types::BranchSchemaJson;
 use neon_api::{BranchId, ProjectId};
 use thiserror::Error;
 use tokio::process::Command;
 
 use super::Engine;
 use super::jobs::JobError;
-use crate::postgres::SUPERUSER;
+use crate::postgres::{SUPERUSER, admin, schema};
 
 /// Why there is no schema to answer with.
 #[derive(Debug, Error)]
@@ -26,6 +27,28 @@ pub(crate) enum SchemaError {
 }
 
 impl Engine {
+    /// The tables of a database.
+    pub(crate) async fn schema_tables(
+        self: &Arc<Self>,
+        project: &ProjectId,
+        branch: &BranchId,
+        database: &str,
+    ) -> Result<BranchSchemaJson, JobError> {
+        let engine = Arc::clone(self);
+        let (project, branch, database) = (project.clone(), branch.clone(), database.to_owned());
+        // In a task of its own, as below.
+        let tables = self.tasks.spawn(async move {
+            let _held = engine.hold(&branch).await;
+            engine
+                .with_admin(&project, &branch, async |_, port| {
+                    let client = admin::connect(engine.sockets(), port, &database).await?;
+                    Ok::<_, JobError>(schema::tables(&client).await?)
+                })
+                .await
+        });
+        tables.await.map_err(|_| JobError::Cancelled)?
+    }
+
     /// The schema of a database as SQL, without what differs from run to run.
     pub(crate) async fn schema(
         self: &Arc<Self>,

@@ -22,7 +22,7 @@ pub(crate) struct AdminError {
 }
 
 impl AdminError {
-    fn at(attempt: impl Into<String>) -> impl FnOnce(tokio_postgres::Error) -> Self {
+    pub(super) fn at(attempt: impl Into<String>) -> impl FnOnce(tokio_postgres::Error) -> Self {
         let attempt = attempt.into();
         |source| Self { attempt, source }
     }
@@ -240,6 +240,15 @@ pub(crate) async fn end_sessions(client: &Client, role: &str) -> Result<(), Admi
         .await
         .map(|_| ())
         .map_err(AdminError::at(format!("end the sessions of role {role}")))
+}
+
+/// Where the server's log ends, as an LSN.
+pub(crate) async fn current_lsn(client: &Client) -> Result<String, AdminError> {
+    client
+        .query_one("SELECT pg_current_wal_lsn()::text", &[])
+        .await
+        .and_then(|row| row.try_get(0))
+        .map_err(AdminError::at("read the current LSN"))
 }
 
 /// The size of all databases together, in bytes.

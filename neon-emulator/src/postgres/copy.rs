@@ -82,6 +82,8 @@ pub(crate) fn clone_idle(parent: &Path, child: &Path, user: &ServerUser) -> Resu
     // A stopped parent's WAL has its last checkpoint.
     tree.add(parent, Path::new("pg_wal"), &|_| true)?;
     tree.copy(parent, child, user)?;
+    // A clone that was never started has yet to replay from there.
+    copy_file(parent, child, Path::new("backup_label"), user)?;
     copy_file(parent, child, Path::new(CONTROL), user)
 }
 

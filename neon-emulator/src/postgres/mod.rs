@@ -5,8 +5,10 @@
 pub(crate) mod admin;
 mod cluster;
 mod copy;
+pub(crate) mod empty;
 mod install;
 mod process;
+pub(crate) mod schema;
 mod server;
 mod user;
 

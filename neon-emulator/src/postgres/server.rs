@@ -159,6 +159,13 @@ impl Server {
         })
     }
 
+    /// Kills it, as a crash would, and waits for the end.
+    pub(crate) async fn kill(&self) {
+        self.signal(Signal::SIGKILL);
+        // An error means that the reaper is gone, and so is the process.
+        let _ = self.exited.clone().wait_for(|exited| *exited).await;
+    }
+
     fn signal(&self, signal: Signal) {
         // Pid 0 would be our own process group.
         if self.is_running() && self.pid.as_raw() > 0 {

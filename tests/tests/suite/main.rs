@@ -3,12 +3,18 @@
 #![allow(missing_docs)]
 
 mod broker_apply;
+mod broker_faults;
 mod broker_leases;
 mod broker_start;
 mod coverage;
 mod details;
+mod emulator_account;
 mod emulator_api;
 mod emulator_engine;
+mod emulator_faults;
+mod emulator_restore;
+mod emulator_schema;
+mod emulator_snapshots;
 mod emulator_start;
 mod system;
 mod users;

@@ -1,0 +1,125 @@
+//! The account: who calls, its organization, its regions.
+
+use axum::{Extension, Json};
+use neon_api::OrganizationId;
+use neon_api::types::{
+    ActiveRegionsResponse, AuthDetailsResponse, AuthMethod, AvailablePreloadLibraries,
+    CurrentUserAuthAccount, CurrentUserInfoResponse, Organization, OrganizationsResponse,
+    RegionResponse,
+};
+use serde::Deserialize;
+
+use super::error::{ApiError, ApiResult};
+use super::extract::{InOrganization, InProject, Names, Parameters};
+use super::guard::Caller;
+use super::{Shared, projects};
+use crate::account::{self, KeyOwner, PLAN, USER_EMAIL, USER_ID, USER_NAME};
+use crate::engine::Engine;
+use crate::new::REGION;
+
+pub(super) async fn auth(
+    Extension(Caller(owner)): Extension<Caller>,
+) -> ApiResult<Json<AuthDetailsResponse>> {
+    Ok(Json(match owner {
+        KeyOwner::User => AuthDetailsResponse {
+            account_id: USER_ID.to_string(),
+            auth_method: AuthMethod::ApiKeyUser,
+            auth_data: None,
+        },
+        KeyOwner::Organization { .. } => AuthDetailsResponse {
+            account_id: account::organization()?.to_string(),
+            auth_method: AuthMethod::ApiKeyOrganization,
+            auth_data: None,
+        },
+    }))
+}
+
+pub(super) async fn user(engine: Shared) -> Json<CurrentUserInfoResponse> {
+    let limits = engine.limits();
+    Json(CurrentUserInfoResponse {
+        active_seconds_limit: 0,
+        auth_accounts: vec![CurrentUserAuthAccount {
+            email: USER_EMAIL.to_owned(),
+            image: String::new(),
+            login: USER_NAME.to_owned(),
+            name: USER_NAME.to_owned(),
+            provider: "keycloak".to_owned(),
+        }],
+        email: USER_EMAIL.to_owned(),
+        id: USER_ID,
+        image: String::new(),
+        login: USER_NAME.to_owned(),
+        name: USER_NAME.to_owned(),
+        last_name: String::new(),
+        projects_limit: limits.projects.into(),
+        branches_limit: limits.branches.into(),
+        max_autoscaling_limit: 0.0,
+        plan: PLAN.to_owned(),
+    })
+}
+
+pub(super) async fn organizations(engine: Shared) -> ApiResult<Json<OrganizationsResponse>> {
+    Ok(Json(OrganizationsResponse {
+        organizations: vec![organization_of(&engine)?],
+    }))
+}
+
+pub(super) async fn organization(
+    engine: Shared,
+    Names(names): Names<InOrganization>,
+) -> ApiResult<Json<Organization>> {
+    check_organization(Some(&names.org_id))?;
+    Ok(Json(organization_of(&engine)?))
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct RegionsQuery {
+    org_id: Option<OrganizationId>,
+}
+
+pub(super) async fn regions(
+    Parameters(query): Parameters<RegionsQuery>,
+) -> ApiResult<Json<ActiveRegionsResponse>> {
+    check_organization(query.org_id.as_ref())?;
+    Ok(Json(ActiveRegionsResponse {
+        regions: vec![RegionResponse {
+            region_id: REGION.to_owned(),
+            name: "AWS US East 2 (Ohio)".to_owned(),
+            default: true,
+            geo_lat: "39.96".to_owned(),
+            geo_long: "-83.00".to_owned(),
+        }],
+    }))
+}
+
+/// None: `shared_preload_libraries` is not for callers here.
+pub(super) async fn preload_libraries(
+    engine: Shared,
+    Names(names): Names<InProject>,
+) -> ApiResult<Json<AvailablePreloadLibraries>> {
+    engine
+        .store()
+        .read(|state| projects::find(state, &names.project_id).map(|_| ()))?;
+    Ok(Json(AvailablePreloadLibraries::default()))
+}
+
+/// Checks that an organization, where one is named, is the one that there is.
+pub(super) fn check_organization(id: Option<&OrganizationId>) -> ApiResult<()> {
+    match id {
+        Some(id) if *id != account::organization()? => Err(ApiError::not_found("organization")),
+        _ => Ok(()),
+    }
+}
+
+fn organization_of(engine: &Engine) -> ApiResult<Organization> {
+    let created_at = engine.store().read(|state| state.created_at);
+    Ok(Organization {
+        id: account::organization()?,
+        name: "Local".to_owned(),
+        handle: "local".to_owned(),
+        plan: PLAN.to_owned(),
+        created_at,
+        managed_by: "console".to_owned(),
+        updated_at: created_at,
+    })
+}

@@ -1,0 +1,293 @@
+//! Restore: a branch gets another's data, and keeps its id, its endpoints and
+//! its passwords.
+
+use axum::Json;
+use neon_api::BranchId;
+use neon_api::types::{
+    BranchOperations, BranchRestoreRequest, BranchState, EndpointState, InitSource, Operation,
+    OperationAction, Role,
+};
+use uuid::Uuid;
+
+use super::branches::{check_free, check_name, find, find_mut};
+use super::error::{ApiError, ApiResult};
+use super::extract::{Body, InBranch, Names};
+use super::{Shared, branch_limits, expiry, projects};
+use crate::engine::Engine;
+use crate::limits::Limits;
+use crate::state::{BranchRecord, Job, OperationRecord, ProjectRecord};
+use crate::time::now;
+use crate::{names, new, operations};
+
+pub(super) async fn restore(
+    engine: Shared,
+    Names(names): Names<InBranch>,
+    Body(request): Body<BranchRestoreRequest>,
+) -> ApiResult<Json<BranchOperations>> {
+    if let Some(name) = &request.preserve_under_name {
+        check_name("preserve_under_name", name)?;
+    }
+    engine.store().read(|state| {
+        let project = projects::find(state, &names.project_id)?;
+        check(project, &names.branch_id, &request)
+    })?;
+    check_point(&engine, &names, &request).await?;
+    engine.change(|state| {
+        let project = projects::find_mut(state, &names.project_id)?;
+        check(project, &names.branch_id, &request)?;
+        let plan = Plan {
+            branch: names.branch_id,
+            source: request.source_branch_id,
+            preserve: match request.preserve_under_name {
+                Some(name) => Some((new::id(names::branch_id())?, name)),
+                None => None,
+            },
+        };
+        plan.schedule(project, engine.limits()).map(Json)
+    })
+}
+
+/// What is to be done.
+struct Plan {
+    branch: BranchId,
+    source: BranchId,
+    /// The new branch that gets the old data, and its name.
+    preserve: Option<(BranchId, String)>,
+}
+
+fn check(project: &ProjectRecord, id: &BranchId, request: &BranchRestoreRequest) -> ApiResult<()> {
+    let record = find(project, id)?;
+    let source = project
+        .branch(&request.source_branch_id)
+        .ok_or_else(|| ApiError::not_found("source branch"))?;
+    let is_own_source = source.branch.id == *id;
+    let has_point = request.source_lsn.is_some() || request.source_timestamp.is_some();
+    if request.source_lsn.is_some() && request.source_timestamp.is_some() {
+        return Err(ApiError::bad_request(
+            "source_lsn and source_timestamp cannot be used together",
+        ));
+    }
+    if is_own_source && !has_point {
+        return Err(ApiError::bad_request(
+            "source_timestamp or source_lsn is required where source_branch_id is the branch itself",
+        ));
+    }
+    if record.branch.protected {
+        return Err(ApiError::unprocessable(
+            "a protected branch cannot be restored",
+        ));
+    }
+    if record.branch.parent_id.is_none() && !is_own_source {
+        return Err(ApiError::unprocessable(
+            "a root branch cannot be restored from another branch",
+        ));
+    }
+    match &request.preserve_under_name {
+        Some(name) => check_free(project, name, None)?,
+        None if is_own_source => {
+            return Err(ApiError::bad_request(
+                "preserve_under_name is required where source_branch_id is the branch itself",
+            ));
+        }
+        None => {
+            if project.children(id).next().is_some() {
+                return Err(ApiError::unprocessable(
+                    "preserve_under_name is required: the branch has children",
+                ));
+            }
+            expiry::check_parent("source_branch_id", source)?;
+        }
+    }
+    let mut children = project.children(id);
+    let is_busy = [id, &source.branch.id]
+        .into_iter()
+        .any(|id| project.is_busy(id))
+        || children.any(|child| project.is_busy(&child.branch.id));
+    match is_busy {
+        true => Err(ApiError::locked()),
+        false => Ok(()),
+    }
+}
+
+/// There is no history yet: a point that is given has to be the source's head.
+async fn check_point(
+    engine: &Engine,
+    names: &InBranch,
+    request: &BranchRestoreRequest,
+) -> ApiResult<()> {
+    let past = |field: &str| {
+        ApiError::unprocessable(format!(
+            "{field}: this emulator keeps no history yet; leave it out for the head"
+        ))
+    };
+    if request.source_timestamp.is_some_and(|time| time < now()) {
+        return Err(past("source_timestamp"));
+    }
+    let Some(lsn) = &request.source_lsn else {
+        return Ok(());
+    };
+    let wanted = position(lsn).ok_or_else(|| {
+        ApiError::bad_request(format!("source_lsn: {lsn:?} is no LSN, as 0/1DE2850 is"))
+    })?;
+    let head = engine
+        .head_lsn(&names.project_id, &request.source_branch_id)
+        .await
+        .map_err(|error| ApiError::internal(&error))?;
+    match position(&head) {
+        Some(head) if wanted >= head => Ok(()),
+        _ => Err(past("source_lsn")),
+    }
+}
+
+/// `0/1DE2850` as a number.
+fn position(lsn: &str) -> Option<u64> {
+    let (high, low) = lsn.split_once('/')?;
+    let part = |text: &str| {
+        let is_hex = (1..=8).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());
+        is_hex.then(|| u64::from_str_radix(text, 16).ok()).flatten()
+    };
+    Some(part(high)? << 32 | part(low)?)
+}
+
+impl Plan {
+    fn schedule(self, project: &mut ProjectRecord, limits: &Limits) -> ApiResult<BranchOperations> {
+        let before = find(project, &self.branch)?.clone();
+        let source = find(project, &self.source)?.clone();
+        if let Some((id, name)) = &self.preserve {
+            branch_limits::check(project, limits, before.branch.parent_id.is_none())?;
+            let preserved = preserved(&before, id, name);
+            project.branches.insert(id.clone(), preserved);
+            project.move_children(&self.branch, id);
+        }
+        let preserve = self.preserve.map(|(id, _)| id);
+        let record = find_mut(project, &self.branch)?;
+        let at = now();
+        inherit(record, &before, &source);
+        record.branch.parent_id = Some(preserve.clone().unwrap_or_else(|| self.source.clone()));
+        record.branch.parent_lsn = None;
+        record.branch.parent_timestamp = None;
+        record.branch.current_state = BranchState::Resetting;
+        record.branch.pending_state = Some(BranchState::Ready);
+        record.branch.state_changed_at = at;
+        record.branch.updated_at = at;
+        record.branch.last_reset_at = Some(at);
+        record.branch.logical_size = source.branch.logical_size;
+        record.catalog_is_behind = true;
+        expiry::rearm(&mut record.branch);
+        let branch = record.branch.clone();
+        let operations = schedule(
+            project,
+            &self.branch,
+            Job::RestoreBranch {
+                branch: self.branch.clone(),
+                source: self.source,
+                before: Box::new(before),
+                preserve,
+            },
+        );
+        Ok(BranchOperations { branch, operations })
+    }
+}
+
+/// The restore, then the start of what ran before.
+fn schedule(project: &mut ProjectRecord, branch: &BranchId, job: Job) -> Vec<Operation> {
+    let chain = Uuid::new_v4();
+    let id = &project.project.id;
+    let mut scheduled: Vec<OperationRecord> = vec![operations::record(
+        id,
+        Some(branch),
+        None,
+        OperationAction::CreateBranch,
+        job,
+        chain,
+    )];
+    let active = project.live_endpoints().filter(|record| {
+        let endpoint = &record.endpoint;
+        endpoint.branch_id == *branch
+            && (endpoint.current_state == EndpointState::Active
+                || endpoint.pending_state == Some(EndpointState::Active))
+    });
+    scheduled.extend(active.map(|record| {
+        let endpoint = record.endpoint.id.clone();
+        operations::record(
+            id,
+            Some(branch),
+            Some(&endpoint),
+            OperationAction::StartCompute,
+            Job::StartCompute {
+                endpoint: endpoint.clone(),
+            },
+            chain,
+        )
+    }));
+    project.schedule(scheduled)
+}
+
+/// The branch that the old data become: where it was in the tree, without what
+/// makes the other one special.
+fn preserved(before: &BranchRecord, id: &BranchId, name: &str) -> BranchRecord {
+    let at = now();
+    let mut record = before.clone();
+    record.annotation = None;
+    let branch = &mut record.branch;
+    branch.id = id.clone();
+    name.clone_into(&mut branch.name);
+    branch.default = false;
+    branch.primary = Some(false);
+    branch.current_state = BranchState::Init;
+    branch.pending_state = Some(BranchState::Ready);
+    branch.state_changed_at = at;
+    branch.created_at = at;
+    branch.updated_at = at;
+    // Not the project's first branch, which can never be deleted.
+    branch.init_source.get_or_insert(InitSource::ParentData);
+    expiry::clear(branch);
+    for role in record.roles.values_mut() {
+        role.branch_id = id.clone();
+    }
+    for database in record.databases.values_mut() {
+        database.branch_id = id.clone();
+    }
+    record
+}
+
+/// The source's roles and databases. A role that the branch had keeps its
+/// password: connection strings stay as they are.
+fn inherit(record: &mut BranchRecord, before: &BranchRecord, source: &BranchRecord) {
+    let id = &before.branch.id;
+    let roles = source.roles.iter().map(|(name, role)| {
+        let own = before.roles.get(name).and_then(|own| own.password.clone());
+        let password = role.password.clone().map(|inherited| match own {
+            Some(own) => own,
+            None if source.branch.protected => names::password().into(),
+            None => inherited,
+        });
+        let role = Role {
+            branch_id: id.clone(),
+            password,
+            ..role.clone()
+        };
+        (name.clone(), role)
+    });
+    record.roles = roles.collect();
+    let databases = source.databases.iter().map(|(name, database)| {
+        let mut database = database.clone();
+        database.branch_id = id.clone();
+        (name.clone(), database)
+    });
+    record.databases = databases.collect();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_are_compared_as_numbers() {
+        assert_eq!(position("0/1DE2850"), Some(0x1DE_2850));
+        assert!(position("1/0") > position("0/FFFFFFFF"));
+        for text in ["", "/", "0/", "0/+1", "0/123456789", "x/1", "0-1"] {
+            assert_eq!(position(text), None, "{text}");
+        }
+    }
+}

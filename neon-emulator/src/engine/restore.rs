@@ -1,0 +1,335 @@
+//! Restore: a clone of the source takes the place of a branch's data.
+//!
+//! The clone is made beside the data while the branch serves. Then its servers
+//! are stopped, and two renames exchange the folders. Each step can be done
+//! again: where a killed emulator was is seen by which folders are there, and
+//! the state knows when the clone is whole.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use neon_api::types::BranchState;
+use neon_api::{BranchId, EndpointId, ProjectId};
+
+use super::Engine;
+use super::jobs::{JobError, blocking};
+use crate::postgres::{Cluster, admin, checkpoint_lsn};
+use crate::state::{BranchRecord, StoreError};
+use crate::time::now;
+
+/// The folders that a restore works with.
+#[derive(Debug, Clone)]
+struct Folders {
+    /// Where the branch's data are.
+    branch: PathBuf,
+    /// Where the clone is made.
+    new: PathBuf,
+    /// Where the old data go.
+    old: PathBuf,
+    /// The old data are a branch's from then on.
+    keep_old: bool,
+}
+
+impl Engine {
+    pub(super) async fn restore_branch(
+        &self,
+        project: &ProjectId,
+        branch: &BranchId,
+        source: &BranchId,
+        preserve: Option<&BranchId>,
+    ) -> Result<(), JobError> {
+        let folders = self.folders(branch, preserve);
+        {
+            let folders = folders.clone();
+            blocking(move || folders.take_back_if_lost()).await?;
+        }
+        let lsn = match self.restored_lsn(project, branch)? {
+            Some(lsn) if folders.is_cloned() => lsn,
+            _ => {
+                let _held = self.hold(source).await;
+                let cluster = Cluster {
+                    data: folders.new.clone(),
+                    ..self.cluster(branch)
+                };
+                let lsn = self.copy(project, source, cluster).await?;
+                self.note_restored_lsn(project, branch, &lsn)?;
+                lsn
+            }
+        };
+        let _held = self.hold(branch).await;
+        for endpoint in self.endpoints_of(project, branch) {
+            self.stop_endpoint(project, &endpoint).await?;
+        }
+        blocking(move || folders.exchange()).await?;
+        self.restore_is_done(project, branch, preserve, lsn)
+    }
+
+    /// Everything is as it was before the restore.
+    pub(super) async fn undo_restore(
+        &self,
+        project: &ProjectId,
+        before: &BranchRecord,
+        preserve: Option<&BranchId>,
+    ) -> Result<(), JobError> {
+        let branch = &before.branch.id;
+        let _held = self.hold(branch).await;
+        let folders = self.folders(branch, preserve);
+        blocking(move || folders.undo()).await?;
+        self.change(|state| {
+            let Some(project) = state.projects.get_mut(project) else {
+                return Ok(());
+            };
+            if let Some(preserve) = preserve {
+                project.branches.remove(preserve);
+                project.move_children(preserve, branch);
+            }
+            project.branches.insert(branch.clone(), before.clone());
+            Ok(())
+        })
+    }
+
+    /// Where a branch stands now, as an LSN.
+    pub(crate) async fn head_lsn(
+        &self,
+        project: &ProjectId,
+        branch: &BranchId,
+    ) -> Result<String, JobError> {
+        let _held = self.hold(branch).await;
+        if let Some(server) = self.writer_of(project, branch) {
+            let client = self.admin(server.port()).await?;
+            return Ok(admin::current_lsn(&client).await?);
+        }
+        let folder = self.folder(branch);
+        blocking(move || Ok(checkpoint_lsn(&folder)?)).await
+    }
+
+    pub(super) fn endpoints_of(&self, project: &ProjectId, branch: &BranchId) -> Vec<EndpointId> {
+        self.store().read(|state| {
+            let endpoints = state
+                .projects
+                .get(project)
+                .into_iter()
+                .flat_map(|project| project.endpoints.values());
+            endpoints
+                .filter(|record| record.endpoint.branch_id == *branch)
+                .map(|record| record.endpoint.id.clone())
+                .collect()
+        })
+    }
+
+    /// Removes what a restore that was cut off left beside a branch.
+    pub(super) async fn remove_beside(&self, branch: &BranchId) -> Result<(), JobError> {
+        let folders = self.folders(branch, None);
+        blocking(move || folders.remove_beside()).await
+    }
+
+    fn folders(&self, branch: &BranchId, preserve: Option<&BranchId>) -> Folders {
+        // No id has a dot.
+        let beside = |suffix| {
+            let mut name = self.folder(branch).into_os_string();
+            name.push(suffix);
+            PathBuf::from(name)
+        };
+        Folders {
+            branch: self.folder(branch),
+            new: beside(".new"),
+            old: preserve.map_or_else(|| beside(".old"), |preserve| self.folder(preserve)),
+            keep_old: preserve.is_some(),
+        }
+    }
+
+    fn restored_lsn(
+        &self,
+        project: &ProjectId,
+        branch: &BranchId,
+    ) -> Result<Option<String>, JobError> {
+        self.store().read(|state| {
+            let project = state.projects.get(project).ok_or(JobError::Gone)?;
+            let record = project.branch(branch).ok_or(JobError::Gone)?;
+            Ok(record.restored_lsn.clone())
+        })
+    }
+
+    fn note_restored_lsn(
+        &self,
+        project: &ProjectId,
+        branch: &BranchId,
+        lsn: &str,
+    ) -> Result<(), JobError> {
+        self.change(|state| {
+            if let Some(record) = state
+                .projects
+                .get_mut(project)
+                .and_then(|project| project.branches.get_mut(branch))
+            {
+                record.restored_lsn = Some(lsn.to_owned());
+            }
+            Ok(())
+        })
+    }
+
+    fn restore_is_done(
+        &self,
+        project: &ProjectId,
+        branch: &BranchId,
+        preserve: Option<&BranchId>,
+        lsn: String,
+    ) -> Result<(), JobError> {
+        self.change(|state| {
+            let Some(project) = state.projects.get_mut(project) else {
+                return Ok(());
+            };
+            let at = now();
+            for id in std::iter::once(branch).chain(preserve) {
+                if let Some(record) = project.branches.get_mut(id) {
+                    record.branch.current_state = BranchState::Ready;
+                    record.branch.pending_state = None;
+                    record.branch.state_changed_at = at;
+                    record.branch.updated_at = at;
+                }
+            }
+            if let Some(record) = project.branches.get_mut(branch) {
+                record.restored_lsn = None;
+                record.branch.parent_lsn = Some(lsn);
+                record.branch.parent_timestamp = Some(at);
+                // The clone has the source's passwords.
+                record.catalog_is_behind = true;
+            }
+            Ok::<_, StoreError>(())
+        })?;
+        Ok(())
+    }
+}
+
+impl Folders {
+    /// Whatever there is beside the branch itself.
+    fn remove_beside(&self) -> Result<(), JobError> {
+        remove(&self.new)?;
+        remove(&self.old)
+    }
+
+    /// The clone is whole: it waits, or is in place already.
+    fn is_cloned(&self) -> bool {
+        self.new.exists() || self.old.exists()
+    }
+
+    /// An undoing that was cut off leaves the old data alone.
+    fn take_back_if_lost(&self) -> Result<(), JobError> {
+        if !self.branch.exists() && !self.new.exists() && self.old.exists() {
+            rename(&self.old, &self.branch)?;
+        }
+        Ok(())
+    }
+
+    fn exchange(&self) -> Result<(), JobError> {
+        if self.new.exists() {
+            if self.branch.exists() {
+                remove(&self.old)?;
+                rename(&self.branch, &self.old)?;
+            }
+            rename(&self.new, &self.branch)?;
+        }
+        match self.keep_old {
+            true => Ok(()),
+            false => remove(&self.old),
+        }
+    }
+
+    fn undo(&self) -> Result<(), JobError> {
+        let is_exchanged = !self.new.exists() || !self.branch.exists();
+        if is_exchanged && self.old.exists() {
+            remove(&self.branch)?;
+            rename(&self.old, &self.branch)?;
+        }
+        remove(&self.new)
+    }
+}
+
+/// Removes a folder; one that is not there is no error.
+pub(super) fn remove(path: &Path) -> Result<(), JobError> {
+    match fs::remove_dir_all(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(JobError::Remove {
+            path: path.to_owned(),
+            source,
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), JobError> {
+    fs::rename(from, to).map_err(|source| JobError::Rename {
+        from: from.to_owned(),
+        to: to.to_owned(),
+        source,
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Each folder holds a file that says whose data they are.
+    fn folders(root: &Path, keep_old: bool) -> Folders {
+        let folders = Folders {
+            branch: root.join("br"),
+            new: root.join("br.new"),
+            old: root.join(if keep_old { "kept" } else { "br.old" }),
+            keep_old,
+        };
+        for (folder, data) in [(&folders.branch, "before"), (&folders.new, "after")] {
+            fs::create_dir(folder).unwrap();
+            fs::write(folder.join("data"), data).unwrap();
+        }
+        folders
+    }
+
+    fn data(folder: &Path) -> Option<String> {
+        fs::read_to_string(folder.join("data")).ok()
+    }
+
+    /// Cut off after any of its steps, an exchange that is done again, or
+    /// undone, ends as one that was not cut off.
+    #[test]
+    fn an_exchange_can_be_cut_off_anywhere() {
+        for keep_old in [false, true] {
+            for done in 0..3 {
+                for undo in [false, true] {
+                    let root = tempfile::tempdir().unwrap();
+                    let folders = folders(root.path(), keep_old);
+                    if done > 0 {
+                        rename(&folders.branch, &folders.old).unwrap();
+                    }
+                    if done > 1 {
+                        rename(&folders.new, &folders.branch).unwrap();
+                    }
+                    let context = format!("keep {keep_old}, done {done}, undo {undo}");
+                    if undo {
+                        folders.undo().unwrap();
+                        assert_eq!(data(&folders.branch).unwrap(), "before", "{context}");
+                        assert_eq!(data(&folders.old), None, "{context}");
+                    } else {
+                        folders.take_back_if_lost().unwrap();
+                        assert!(folders.is_cloned(), "{context}");
+                        folders.exchange().unwrap();
+                        assert_eq!(data(&folders.branch).unwrap(), "after", "{context}");
+                        let kept = keep_old.then(|| "before".to_owned());
+                        assert_eq!(data(&folders.old), kept, "{context}");
+                    }
+                    assert_eq!(data(&folders.new), None, "{context}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_undoing_that_was_cut_off_loses_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let folders = folders(root.path(), false);
+        rename(&folders.branch, &folders.old).unwrap();
+        remove(&folders.new).unwrap();
+        folders.take_back_if_lost().unwrap();
+        assert_eq!(data(&folders.branch).unwrap(), "before");
+    }
+}

@@ -1,0 +1,147 @@
+//! Snapshots: clones of a branch's folder that nobody runs.
+
+use std::path::PathBuf;
+
+use neon_api::types::{BranchRestoreStatus, InitSource};
+use neon_api::{BranchId, ProjectId, SnapshotId};
+
+use super::Engine;
+use super::jobs::{JobError, blocking};
+use super::restore::remove;
+use crate::names;
+use crate::postgres::{Cluster, clone_idle};
+use crate::state::{ProjectRecord, StoreError};
+use crate::time::now;
+
+impl Engine {
+    /// The caller holds the branch.
+    pub(super) async fn create_snapshot(
+        &self,
+        project: &ProjectId,
+        snapshot: &SnapshotId,
+        branch: &BranchId,
+    ) -> Result<(), JobError> {
+        let cluster = Cluster {
+            data: self.snapshot_folder(snapshot),
+            ..self.cluster(branch)
+        };
+        let lsn = self.copy(project, branch, cluster).await?;
+        self.change(|state| {
+            if let Some(record) = state
+                .projects
+                .get_mut(project)
+                .and_then(|project| project.snapshots.get_mut(snapshot))
+            {
+                record.snapshot.lsn = Some(lsn);
+                record.snapshot.timestamp = Some(now());
+            }
+            Ok(())
+        })
+    }
+
+    pub(super) async fn restore_snapshot(
+        &self,
+        project: &ProjectId,
+        snapshot: &SnapshotId,
+        branch: &BranchId,
+    ) -> Result<(), JobError> {
+        let (from, cluster) = (self.snapshot_folder(snapshot), self.cluster(branch));
+        blocking(move || {
+            cluster.make_empty_folder()?;
+            Ok(clone_idle(&from, &cluster.data, &cluster.user)?)
+        })
+        .await?;
+        self.branch_is_ready(project, branch, None)
+    }
+
+    /// Stops the target's endpoints and gives them to the branch, with its name.
+    pub(super) async fn finalize_restore(
+        &self,
+        project: &ProjectId,
+        branch: &BranchId,
+        target: &BranchId,
+        old_name: &str,
+    ) -> Result<(), JobError> {
+        let endpoints = {
+            let _held = self.hold(target).await;
+            let endpoints = self.endpoints_of(project, target);
+            for endpoint in &endpoints {
+                self.stop_endpoint(project, endpoint).await?;
+            }
+            endpoints
+        };
+        self.change(|state| {
+            let Some(project) = state.projects.get_mut(project) else {
+                return Ok(());
+            };
+            for endpoint in &endpoints {
+                if let Some(record) = project.endpoints.get_mut(endpoint) {
+                    record.endpoint.branch_id = branch.clone();
+                }
+            }
+            exchange(project, branch, target, old_name);
+            Ok::<_, StoreError>(())
+        })?;
+        Ok(())
+    }
+
+    pub(super) async fn delete_snapshot(
+        &self,
+        project: &ProjectId,
+        snapshot: &SnapshotId,
+    ) -> Result<(), JobError> {
+        let path = self.snapshot_folder(snapshot);
+        blocking(move || remove(&path)).await?;
+        self.change(|state| {
+            if let Some(project) = state.projects.get_mut(project) {
+                project.snapshots.remove(snapshot);
+            }
+            Ok(())
+        })
+    }
+
+    pub(super) fn snapshots_of(&self, project: &ProjectId) -> Vec<SnapshotId> {
+        self.store().read(|state| {
+            let record = state.projects.get(project);
+            record
+                .into_iter()
+                .flat_map(|record| record.snapshots.keys().cloned())
+                .collect()
+        })
+    }
+
+    fn snapshot_folder(&self, snapshot: &SnapshotId) -> PathBuf {
+        self.data.join("snapshots").join(snapshot.as_str())
+    }
+}
+
+/// The branch gets the target's name and its place as the default branch.
+fn exchange(project: &mut ProjectRecord, branch: &BranchId, target: &BranchId, old_name: &str) {
+    let at = now();
+    let is_taken = project
+        .live_branches()
+        .any(|record| record.branch.name == old_name && record.branch.id != *branch);
+    let old_name = match is_taken {
+        // Since it was asked for.
+        true => names::branch_name(),
+        false => old_name.to_owned(),
+    };
+    let Some(old) = project.branches.get_mut(target).map(|old| &mut old.branch) else {
+        return;
+    };
+    let name = std::mem::replace(&mut old.name, old_name);
+    let default = std::mem::replace(&mut old.default, false);
+    old.primary = Some(false);
+    old.updated_at = at;
+    // Replaced, it may be deleted, the project's first branch as well.
+    old.init_source.get_or_insert(InitSource::ParentData);
+    if let Some(record) = project.branches.get_mut(branch) {
+        let new = &mut record.branch;
+        new.name = name;
+        new.default = default;
+        new.primary = Some(default);
+        new.updated_at = at;
+        new.restored_as = Some(target.to_string());
+        new.restore_status = Some(BranchRestoreStatus::Finalized);
+    }
+}

@@ -1,0 +1,107 @@
+//! Schemas of the emulator's branches: as SQL, as tables, and compared.
+
+use neon_api::types::SchemaCompareQuery;
+use serde_json::{Value, json};
+use suite::{EmulatorProcess, Folder, Http};
+
+#[tokio::test]
+async fn a_schema_is_told_as_tables() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let emulator = EmulatorProcess::start(&folder.join("data")).await?;
+    let main = emulator.main_branch().await?;
+    emulator
+        .connect(&main)
+        .await?
+        .batch_execute(
+            "CREATE SCHEMA shop; \
+             CREATE TABLE shop.item (id bigint PRIMARY KEY, name varchar(20), \
+               shout text GENERATED ALWAYS AS (upper(name)) STORED); \
+             CREATE TABLE \"Order\" (item bigint NOT NULL REFERENCES shop.item, \
+               count int CHECK (count > 0))",
+        )
+        .await?;
+    let http = Http::of(&emulator);
+    let path = format!("/projects/{}/branches/{main}/schema", emulator.project());
+    let found = format!("{path}?db_name=neondb&format=json");
+    let found = http.expect(200, "GET", &found, Value::Null).await?;
+    assert_eq!(
+        found.at("/json/tables"),
+        &json!([
+            {
+                "schema": "public", "name": "Order",
+                "columns": [
+                    {"name": "item", "type": "bigint", "nullable": false, "generated": false},
+                    {"name": "count", "type": "integer", "nullable": true, "generated": false},
+                ],
+                "constraints": [
+                    {"type": "CHECK", "columns": ["count"], "name": "Order_count_check"},
+                    {
+                        "type": "FOREIGN KEY", "columns": ["item"], "name": "Order_item_fkey",
+                        "referenced_table": {"schema": "shop", "table": "item", "columns": ["id"]},
+                    },
+                ],
+            },
+            {
+                "schema": "shop", "name": "item",
+                "columns": [
+                    {"name": "id", "type": "bigint", "nullable": false, "generated": false},
+                    {
+                        "name": "name", "type": "character varying(20)",
+                        "nullable": true, "generated": false,
+                    },
+                    {"name": "shout", "type": "text", "nullable": true, "generated": true},
+                ],
+                "constraints": [
+                    {"type": "PRIMARY KEY", "columns": ["id"], "name": "item_pkey"},
+                ],
+            },
+        ])
+    );
+    for (query, status, word) in [
+        ("?db_name=neondb&format=xml", 400, "format"),
+        ("?db_name=none&format=json", 404, "database"),
+        ("?format=json", 400, "db_name"),
+    ] {
+        let refused = format!("{path}{query}");
+        let refused = http.expect(status, "GET", &refused, Value::Null).await?;
+        assert!(refused.text("/message").contains(word), "{refused:?}");
+    }
+    emulator.stop().await
+}
+
+#[tokio::test]
+async fn two_branches_are_compared() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let emulator = EmulatorProcess::start(&folder.join("data")).await?;
+    let (client, project) = (emulator.client(), emulator.project());
+    let main = emulator.main_branch().await?;
+    let dev = emulator.branch("dev", None).await?.branch.id;
+    let query = SchemaCompareQuery::database("neondb");
+    let same = client.compare_branch_schema(project, &dev, &query).await?;
+    assert_eq!(same.diff.as_deref(), Some(""));
+    emulator
+        .connect(&dev)
+        .await?
+        .batch_execute("CREATE TABLE note (text text)")
+        .await?;
+    let added = client.compare_branch_schema(project, &dev, &query).await?;
+    let added = added.diff.unwrap_or_default();
+    assert!(
+        added.starts_with("--- a/neondb\n+++ b/neondb\n@@ "),
+        "{added}"
+    );
+    assert!(added.contains("\n+CREATE TABLE public.note ("), "{added}");
+    // The other way round.
+    let query = query.base(dev);
+    let removed = client.compare_branch_schema(project, &main, &query).await?;
+    let removed = removed.diff.unwrap_or_default();
+    assert!(
+        removed.contains("\n-CREATE TABLE public.note ("),
+        "{removed}"
+    );
+
+    let query = SchemaCompareQuery::database("neondb");
+    let refused = client.compare_branch_schema(project, &main, &query).await;
+    assert!(refused.is_err_and(|error| error.to_string().contains("base_branch_id")));
+    emulator.stop().await
+}
