@@ -1,7 +1,6 @@
 //! broker.toml made true, however often and however interrupted.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use neon_api::types::BranchCreateRequest;
@@ -11,22 +10,71 @@ use tonic::Code;
 
 use crate::details::refused;
 
+/// What is seen of an apply when its broker is killed.
+#[derive(Debug, Clone, Copy)]
+enum Moment {
+    /// Neon has the branch; the broker may not know it yet.
+    Branch(&'static str),
+    /// The broker has logged this many steps.
+    Steps(usize),
+}
+
+/// Every place at which an apply can be cut off. The whole has eight steps: a
+/// branch, its revision, its seed and its rights, twice.
+const MOMENTS: [Moment; 9] = [
+    Moment::Branch("api_v1_branch"),
+    Moment::Steps(1),
+    Moment::Steps(2),
+    Moment::Steps(3),
+    Moment::Branch("api_v2_branch"),
+    Moment::Steps(5),
+    Moment::Steps(6),
+    Moment::Steps(7),
+    Moment::Steps(4),
+];
+
 /// Killed at a different moment each round, the next broker finishes the work;
 /// nothing is done twice.
 #[tokio::test]
 async fn an_interrupted_apply_is_finished() -> anyhow::Result<()> {
-    for round in 0..count(5, 30) {
+    for round in 0..count(MOMENTS.len(), 3 * MOMENTS.len()) {
+        let moment = MOMENTS[round % MOMENTS.len()];
         let folder = Folder::new()?;
         let emulator = EmulatorProcess::start(&folder.join("data")).await?;
         let config = suite::example_config();
         let broker = Broker::start(&folder, &emulator, &config).await?;
-        // The whole takes about a second.
-        tokio::time::sleep(Duration::from_millis(40 + (round as u64 * 170) % 1_200)).await;
+        let steps = || {
+            broker
+                .process
+                .log()
+                .matches("broker::reconcile::apply:")
+                .count()
+        };
+        eventually("the moment to kill it", async || match moment {
+            Moment::Branch(name) => {
+                let found = emulator
+                    .client()
+                    .list_all_branches(emulator.project(), Some(name))
+                    .await?;
+                ensure!(!found.branches.is_empty(), "{name} is not there");
+                Ok(())
+            }
+            Moment::Steps(wanted) => {
+                ensure!(
+                    steps() >= wanted,
+                    "{} steps: {}",
+                    steps(),
+                    broker.process.log()
+                );
+                Ok(())
+            }
+        })
+        .await?;
         let broker = broker.kill_and_start().await?;
         broker.is_ready().await?;
         check_world(&emulator)
             .await
-            .with_context(|| format!("round {round}: {}", broker.process.log()))?;
+            .with_context(|| format!("{moment:?}: {}", broker.process.log()))?;
         let plan = broker.config().await?.plan(PlanRequest {}).await?;
         assert!(plan.into_inner().steps.is_empty(), "nothing is left to do");
         broker.process.stop().await?;
