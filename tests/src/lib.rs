@@ -11,6 +11,7 @@
 //! ```
 
 mod binaries;
+mod config;
 mod emulator;
 mod folder;
 mod ports;
@@ -20,6 +21,7 @@ mod system;
 mod wait;
 
 pub use binaries::binary;
+pub use config::Config;
 pub use emulator::{API_KEY, EmulatorProcess};
 pub use folder::Folder;
 pub use ports::free_address;

@@ -1,11 +1,9 @@
 //! broker.toml made true, however often and however interrupted.
 
-use std::path::{Path, PathBuf};
-
 use anyhow::{Context, ensure};
 use neon_api::types::BranchCreateRequest;
 use proto::broker::v1::{ApplyRequest, PlanRequest, StepAction};
-use suite::{Broker, EmulatorProcess, Folder, count, eventually};
+use suite::{Broker, Config, EmulatorProcess, Folder, count, eventually};
 use tonic::Code;
 
 use crate::details::refused;
@@ -206,7 +204,7 @@ async fn a_broken_revision_fails_its_binding_alone() -> anyhow::Result<()> {
     let emulator = EmulatorProcess::start(&folder.join("data")).await?;
     let config = Config::copy(&folder)?;
     let broken = config
-        .folder
+        .folder()
         .join("migrations/users/2026-03-01-000000_broken");
     std::fs::create_dir(&broken)?;
     std::fs::write(
@@ -296,7 +294,7 @@ async fn pools_that_do_not_fit_are_refused() -> anyhow::Result<()> {
     config.write(
         &config
             .text()?
-            .replacen("connections = 40", "connections = 4000", 1),
+            .replacen("connections = 24", "connections = 4000", 1),
     )?;
     let broker = Broker::start(&folder, &emulator, &config.path()).await?;
     let message = eventually("v1 has failed", async || {
@@ -312,7 +310,7 @@ async fn pools_that_do_not_fit_are_refused() -> anyhow::Result<()> {
         Ok(binding.state_message)
     })
     .await?;
-    assert!(message.contains("4000"), "{message}");
+    assert!(message.contains("8000"), "{message}");
     assert!(message.contains("max_connections"), "{message}");
     broker.process.kill().await?;
     emulator.stop().await
@@ -358,48 +356,6 @@ async fn check_world(emulator: &EmulatorProcess) -> anyhow::Result<()> {
             .query_one("SELECT count(*) FROM branch_broker.seeds", &[])
             .await?;
         ensure!(row.get::<_, i64>(0) == marks, "marks of seeds");
-    }
-    Ok(())
-}
-
-/// A broker.toml of the test's own, with migrations beside it.
-struct Config {
-    folder: PathBuf,
-}
-
-impl Config {
-    fn copy(folder: &Folder) -> anyhow::Result<Self> {
-        let target = folder.join("config");
-        let source = suite::example_config();
-        let root = source.parent().context("a folder")?;
-        copy_folder(&root.join("migrations"), &target.join("migrations"))?;
-        std::fs::copy(&source, target.join("broker.toml"))?;
-        Ok(Self { folder: target })
-    }
-
-    fn path(&self) -> PathBuf {
-        self.folder.join("broker.toml")
-    }
-
-    fn text(&self) -> anyhow::Result<String> {
-        Ok(std::fs::read_to_string(self.path())?)
-    }
-
-    fn write(&self, text: &str) -> anyhow::Result<()> {
-        Ok(std::fs::write(self.path(), text)?)
-    }
-}
-
-fn copy_folder(from: &Path, to: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy_folder(&entry.path(), &target)?;
-        } else {
-            std::fs::copy(entry.path(), target)?;
-        }
     }
     Ok(())
 }

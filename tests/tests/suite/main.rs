@@ -3,12 +3,16 @@
 #![allow(missing_docs)]
 
 mod broker_apply;
+mod broker_bad_days;
 mod broker_leases;
+mod broker_roles;
 mod broker_start;
 mod coverage;
 mod details;
 mod emulator_api;
 mod emulator_engine;
 mod emulator_start;
+mod given_up;
+mod pool_follows;
 mod system;
 mod users;
