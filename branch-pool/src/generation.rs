@@ -15,7 +15,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::mpsc;
 
 use crate::error::UriError;
-use crate::lease::Grant;
+use crate::lease::Destination;
 use crate::target::Target;
 use crate::{Binding, Error, Options};
 
@@ -25,21 +25,25 @@ const SIZE_DEFAULT: usize = 10;
 /// One generation: its pool opens connections when they are first asked for.
 pub(crate) struct Generation {
     pub(crate) number: i64,
+    /// Resource name of the branch.
+    pub(crate) branch: String,
+    target: Arc<Target>,
     uri: SecretString,
     pub(crate) pool: Pool<AsyncPgConnection>,
 }
 
 impl Generation {
-    /// Makes the pool of a grant. Failures to connect that put the lease in
+    /// Makes the pool of a destination. Failures to connect that put the lease in
     /// doubt are reported to `doubts`.
     ///
     /// Errors: a URI that cannot be used.
     pub(crate) fn open(
-        grant: &Grant,
+        destination: &Destination,
         options: &Options,
         doubts: mpsc::Sender<String>,
     ) -> Result<Self, UriError> {
-        let target = Arc::new(Target::parse(&grant.uri, options)?);
+        let target = Arc::new(Target::parse(&destination.uri, options)?);
+        let connector = Arc::clone(&target);
         let mut config = ManagerConfig::default();
         // Fast asks the server nothing, and is enough: diesel-async 0.9 drops a
         // connection at checkout when its transaction state is broken or its
@@ -47,10 +51,10 @@ impl Generation {
         // be it 57P01, a closed socket or a TLS close, idle or not.
         config.recycling_method = RecyclingMethod::Fast;
         config.custom_setup = Box::new(move |_| {
-            let target = Arc::clone(&target);
+            let connector = Arc::clone(&connector);
             let doubts = doubts.clone();
             async move {
-                target.connect().await.map_err(|failure| {
+                connector.connect().await.map_err(|failure| {
                     if failure.doubts_lease {
                         // Full: the upkeep has one to act on already.
                         let _ = doubts.try_send(failure.reason.clone());
@@ -68,27 +72,37 @@ impl Generation {
             recycle: None,
         };
         let pool = Pool::builder(manager)
-            .max_size(size(grant, options))
+            .max_size(size(destination, options))
             .timeouts(timeouts)
             .runtime(deadpool::Runtime::Tokio1)
             .build()
             .expect("deadpool refuses nothing but timeouts without a runtime");
         Ok(Self {
-            number: grant.lease.generation,
-            uri: grant.uri.clone(),
+            number: destination.generation,
+            branch: destination.branch.clone(),
+            target,
+            uri: destination.uri.clone(),
             pool,
         })
     }
 
-    /// True when the grant leads where this generation's connections lead.
-    pub(crate) fn serves(&self, grant: &Grant) -> bool {
-        self.number == grant.lease.generation
-            && self.uri.expose_secret() == grant.uri.expose_secret()
+    /// Asks Postgres to stop what the connection is busy with.
+    pub(crate) async fn cancel(
+        &self,
+        connection: &AsyncPgConnection,
+    ) -> Result<(), tokio_postgres::Error> {
+        self.target.cancel(&connection.cancel_token()).await
+    }
+
+    /// True when the destination is where this generation's connections lead.
+    pub(crate) fn serves(&self, destination: &Destination) -> bool {
+        self.number == destination.generation
+            && self.uri.expose_secret() == destination.uri.expose_secret()
     }
 
     /// Follows a limit that changed while the connection did not.
-    pub(crate) fn resize(&self, grant: &Grant, options: &Options) {
-        let size = size(grant, options);
+    pub(crate) fn resize(&self, destination: &Destination, options: &Options) {
+        let size = size(destination, options);
         if self.pool.status().max_size != size {
             self.pool.resize(size);
         }
@@ -137,9 +151,9 @@ pub(crate) fn checkout_error(
     })
 }
 
-fn size(grant: &Grant, options: &Options) -> usize {
+fn size(destination: &Destination, options: &Options) -> usize {
     let wanted = options.max_size.map(|size| size.max(1));
-    match (wanted, grant.connection_limit) {
+    match (wanted, destination.connection_limit) {
         (Some(wanted), Some(limit)) => wanted.min(limit),
         (Some(size), None) | (None, Some(size)) => size,
         (None, None) => SIZE_DEFAULT,

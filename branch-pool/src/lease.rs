@@ -1,13 +1,14 @@
-//! The broker, as a holder of leases sees it: three calls, decoded on arrival.
+//! The broker, as a holder of leases sees it: its calls, decoded on arrival.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use futures_util::{StreamExt, stream};
 use proto::broker::v1 as wire;
 use secrecy::SecretString;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::StatusExt;
 use uuid::Uuid;
 use wire::acquire_lease_request::Target;
@@ -23,10 +24,21 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Releasing is a courtesy, since leases end by themselves: nobody waits longer.
 const RELEASE_TIMEOUT_MAX: Duration = Duration::from_secs(2);
 
-/// A lease and the connection that came with it.
+const WATCH: &str = "WatchBinding";
+
+/// A lease and where it leads.
 #[derive(Debug)]
 pub(crate) struct Grant {
     pub(crate) lease: Lease,
+    pub(crate) destination: Destination,
+}
+
+/// Where a lease leads: one generation of its binding.
+#[derive(Debug)]
+pub(crate) struct Destination {
+    pub(crate) generation: i64,
+    /// Resource name of the branch.
+    pub(crate) branch: String,
     /// The connection URI: a secret.
     pub(crate) uri: SecretString,
     /// The most connections to keep open, where the broker says so.
@@ -38,9 +50,6 @@ pub(crate) struct Grant {
 pub(crate) struct Lease {
     /// Resource name: leases/{id}.
     pub(crate) name: String,
-    /// Resource name of the branch.
-    pub(crate) branch: String,
-    pub(crate) generation: i64,
     /// When it ends, by the broker's clock.
     pub(crate) expire_time: SystemTime,
     /// When to stop counting on it.
@@ -106,20 +115,19 @@ impl Broker {
         let call = self.client.acquire_lease(with_deadline(request, limit));
         let answer = answer_of(METHOD, limit, call).await?;
 
-        let connection = required(METHOD, "connection", answer.connection)?;
-        if connection.uri.is_empty() {
-            return Err(invalid(METHOD, "connection.uri"));
-        }
+        let wire = required(METHOD, "lease", answer.lease)?;
         Ok(Grant {
-            lease: self.decode_lease(METHOD, answer.lease)?,
-            uri: SecretString::from(connection.uri),
-            connection_limit: usize::try_from(connection.connection_limit)
-                .ok()
-                .filter(|limit| *limit > 0),
+            destination: Destination::decode(
+                METHOD,
+                wire.generation,
+                wire.branch.clone(),
+                answer.connection,
+            )?,
+            lease: self.decode_lease(METHOD, wire)?,
         })
     }
 
-    /// Renews a lease.
+    /// Renews a lease. It leads where it did: that changes in a watch alone.
     pub(crate) async fn renew(&mut self, name: &str) -> Result<Lease, LeaseError> {
         const METHOD: &str = "RenewLease";
         let request = wire::RenewLeaseRequest {
@@ -129,7 +137,24 @@ impl Broker {
         let limit = self.options.call_timeout;
         let call = self.client.renew_lease(with_deadline(request, limit));
         let answer = answer_of(METHOD, limit, call).await?;
-        self.decode_lease(METHOD, answer.lease)
+        self.decode_lease(METHOD, required(METHOD, "lease", answer.lease)?)
+    }
+
+    /// Opens a watch of where a lease leads. It says so at once, and again
+    /// whenever that changes.
+    pub(crate) async fn watch(&mut self, name: &str) -> Result<Announcements, LeaseError> {
+        let request = wire::WatchBindingRequest {
+            lease: name.to_owned(),
+            ..Default::default()
+        };
+        // Nothing more to say, but not hung up either.
+        let requests = stream::once(std::future::ready(request)).chain(stream::pending());
+        // No deadline travels with it, which would end the watch and not only
+        // its opening.
+        let call = self.client.watch_binding(requests);
+        answer_of(WATCH, self.options.call_timeout, call)
+            .await
+            .map(Announcements)
     }
 
     /// Releases a lease.
@@ -147,12 +172,7 @@ impl Broker {
         self.options.ttl.and_then(|ttl| ttl.try_into().ok())
     }
 
-    fn decode_lease(
-        &self,
-        method: &'static str,
-        lease: Option<wire::Lease>,
-    ) -> Result<Lease, LeaseError> {
-        let lease = required(method, "lease", lease)?;
+    fn decode_lease(&self, method: &'static str, lease: wire::Lease) -> Result<Lease, LeaseError> {
         if lease.name.is_empty() {
             return Err(invalid(method, "lease.name"));
         }
@@ -161,8 +181,6 @@ impl Broker {
             SystemTime::try_from(expire_time).map_err(|_| invalid(method, "lease.expire_time"))?;
         Ok(Lease {
             name: lease.name,
-            branch: lease.branch,
-            generation: lease.generation,
             expire_time,
             expires_at: Instant::now() + clock::remaining(expire_time, self.options.ttl),
         })
@@ -178,7 +196,61 @@ impl fmt::Debug for Broker {
     }
 }
 
+/// An open watch.
+pub(crate) struct Announcements(Streaming<wire::WatchBindingResponse>);
+
+impl Announcements {
+    /// Where the lease leads from now on. `Ok(None)`: the binding is not ready,
+    /// so what was said before stands. The broker hanging up is an error.
+    ///
+    /// Safe to drop and to call again.
+    pub(crate) async fn next(&mut self) -> Result<Option<Destination>, LeaseError> {
+        let status = match self.0.message().await {
+            Ok(Some(answer)) => {
+                let decode = |target: wire::BindingTarget| {
+                    let (generation, branch) = (target.generation, target.branch);
+                    Destination::decode(WATCH, generation, branch, target.connection)
+                };
+                return answer.current.map(decode).transpose();
+            }
+            Ok(None) => Status::unavailable("the broker ended the watch"),
+            Err(status) => status,
+        };
+        Err(LeaseError::FailedCall {
+            method: WATCH,
+            status: Box::new(status),
+        })
+    }
+}
+
+impl Destination {
+    fn decode(
+        method: &'static str,
+        generation: i64,
+        branch: String,
+        connection: Option<wire::Connection>,
+    ) -> Result<Self, LeaseError> {
+        let connection = required(method, "connection", connection)?;
+        if connection.uri.is_empty() {
+            return Err(invalid(method, "connection.uri"));
+        }
+        Ok(Self {
+            generation,
+            branch,
+            uri: SecretString::from(connection.uri),
+            connection_limit: usize::try_from(connection.connection_limit)
+                .ok()
+                .filter(|limit| *limit > 0),
+        })
+    }
+}
+
 impl LeaseError {
+    /// True when the broker knows the lease, or its binding, no more.
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Self::FailedCall { status, .. } if status.code() == Code::NotFound)
+    }
+
     /// True when asking the same again gives the same answer, as long as nobody
     /// changes what the broker is told.
     pub(crate) fn is_permanent(&self) -> bool {

@@ -3,8 +3,9 @@
 //!
 //! A service names the version it is (`users` `v1`) and the broker's address.
 //! The pool asks the broker for a lease, connects as its connection URI says,
-//! and renews the lease in the background for as long as it lives. The service
-//! never sees a connection string and needs no restart when it changes.
+//! and in the background renews the lease and watches where it leads, for as
+//! long as it lives. The service never sees a connection string and needs no
+//! restart when it changes.
 //!
 //! ```no_run
 //! use branch_pool::{Binding, BranchPool, Options};
@@ -34,10 +35,14 @@
 //! What to count on:
 //! - **The broker away**: the pool goes on working until the lease ends, and
 //!   keeps trying with a back-off. [`BranchPool::state`] says so.
-//! - **A new connection** (another branch, rotated credentials): new checkouts
-//!   use it, running ones finish on the old one.
+//! - **A new connection** (the binding moved to another branch, credentials
+//!   rotated): as soon as the broker announces it, new checkouts use it and
+//!   running ones finish on the old one. A move during an outage of the broker
+//!   is heard of when that ends.
 //! - **A connection that died** while it was idle is not handed out: it is
 //!   dropped at checkout, without a query to find out.
+//! - **Work that was given up** half-way: [`Connection::begin`] sees to it that
+//!   the connection is not handed out while it is busy, and that Postgres stops.
 //! - **TLS** as the URI asks, with libpq's meaning of `sslmode`, `sslrootcert`
 //!   and `channel_binding`, on rustls.
 //! - **Secrets**: the connection URI is in no error, log line, state or Debug.
@@ -46,8 +51,11 @@ mod backoff;
 mod binding;
 mod channels;
 mod clock;
+mod connection;
 mod error;
+mod follower;
 mod generation;
+mod holding;
 mod lease;
 mod options;
 mod state;
@@ -57,11 +65,8 @@ mod upkeep;
 mod uri;
 
 use std::fmt;
-use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use diesel_async::AsyncPgConnection;
-use diesel_async::pooled_connection::deadpool::Object;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -71,6 +76,7 @@ use crate::lease::Broker;
 use crate::upkeep::Upkeep;
 
 pub use crate::binding::Binding;
+pub use crate::connection::{Connection, Work};
 pub use crate::error::{Error, LeaseError, UriError};
 pub use crate::options::{Access, Options};
 pub use crate::state::{Phase, PoolState};
@@ -137,10 +143,7 @@ impl BranchPool {
             let generation = self.generation()?;
             match generation.pool.get().await {
                 Ok(object) => {
-                    return Ok(Connection {
-                        object,
-                        generation: generation.number,
-                    });
+                    return Ok(Connection::new(object, generation));
                 }
                 Err(error) => {
                     let shared = &self.shared;
@@ -236,42 +239,6 @@ impl fmt::Debug for BranchPool {
         f.debug_struct("BranchPool")
             .field("binding", &self.shared.binding)
             .field("state", &*self.shared.state.borrow())
-            .finish_non_exhaustive()
-    }
-}
-
-/// A connection of the pool, a [`AsyncPgConnection`] to use with diesel-async
-/// by `&mut`. Goes back to the pool when it is dropped.
-pub struct Connection {
-    object: Object<AsyncPgConnection>,
-    generation: i64,
-}
-
-impl Connection {
-    /// The binding's generation that this connection belongs to.
-    pub fn generation(&self) -> i64 {
-        self.generation
-    }
-}
-
-impl Deref for Connection {
-    type Target = AsyncPgConnection;
-
-    fn deref(&self) -> &AsyncPgConnection {
-        &self.object
-    }
-}
-
-impl DerefMut for Connection {
-    fn deref_mut(&mut self) -> &mut AsyncPgConnection {
-        &mut self.object
-    }
-}
-
-impl fmt::Debug for Connection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection")
-            .field("generation", &self.generation)
             .finish_non_exhaustive()
     }
 }

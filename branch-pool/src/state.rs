@@ -63,8 +63,8 @@ impl PoolState {
         let status = generation.map(|generation| generation.pool.status());
         Self {
             phase,
-            generation: lease.map(|lease| lease.generation),
-            branch: lease.map(|lease| lease.branch.clone()),
+            generation: generation.map(|generation| generation.number),
+            branch: generation.map(|generation| generation.branch.clone()),
             expire_time: lease.map(|lease| lease.expire_time),
             last_error,
             size: status.map_or(0, |status| status.size),

@@ -5,6 +5,7 @@ use std::io;
 
 use diesel_async::AsyncPgConnection;
 use secrecy::{ExposeSecret, SecretString};
+use tokio_postgres::CancelToken;
 use tokio_postgres::config::{Config, Host, SslMode, SslNegotiation};
 use tokio_postgres::error::SqlState;
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -91,6 +92,12 @@ impl Target {
                 reason: chain(&error),
                 doubts_lease: false,
             })
+    }
+
+    /// Asks Postgres, over a connection of its own, to stop what the token's
+    /// connection is busy with.
+    pub(crate) async fn cancel(&self, token: &CancelToken) -> Result<(), tokio_postgres::Error> {
+        token.cancel_query(self.tls.clone()).await
     }
 
     fn is_local(&self) -> bool {

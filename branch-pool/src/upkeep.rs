@@ -1,10 +1,8 @@
-//! The task behind a pool: it holds the lease.
+//! The task behind a pool: it keeps a lease and follows where it leads.
 //!
-//! What is kept here, and who may change it: the lease, the generation and what
-//! is due next belong to this task alone. It tells checkouts what to use
-//! ([`Current`]) and the world how it goes ([`PoolState`]) through two watch
-//! channels that only it writes. Checkouts tell it through `doubts` that a
-//! connection was refused.
+//! What is kept here, and who may change it: what is due next belongs to this
+//! task alone, as does the [`Holding`]. It tells the world how it goes
+//! ([`PoolState`]) through a watch channel that only it writes.
 //!
 //! What comes of what:
 //! - renewed: the same again at about half of what remains;
@@ -12,21 +10,23 @@
 //! - the broker knows the lease no more, it ended, or Postgres refuses its
 //!   connection: a new one, under a request id that stays the same until there
 //!   is an answer;
-//! - the new lease's connection is another one: a new generation for every
-//!   checkout from now on. The old one's idle connections are closed now, its
-//!   running checkouts when they return.
+//! - the lease's [`Follower`] hears, or a new lease has it, that the connection is
+//!   another one: a new generation for every checkout from now on. The old
+//!   one's idle connections are closed now, its running checkouts when they
+//!   return.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use uuid::Uuid;
 
-use crate::channels::{Channels, Current};
+use crate::channels::Channels;
 use crate::error::{LeaseError, chain};
-use crate::generation::Generation;
-use crate::lease::{Broker, Grant, Lease};
+use crate::follower::{Follower, News};
+use crate::holding::Holding;
+use crate::lease::{Broker, Lease};
+
 use crate::{Binding, Error, Options, Phase, PoolState, backoff};
 
 /// How often the pool's sizes in [`PoolState`] are looked at.
@@ -37,11 +37,10 @@ pub(crate) struct Upkeep {
     broker: Broker,
     binding: Binding,
     options: Options,
-    channels: Channels,
-    doubts: mpsc::Receiver<String>,
-    doubt_sender: mpsc::Sender<String>,
-    lease: Option<Lease>,
-    generation: Option<Arc<Generation>>,
+    state: watch::Sender<PoolState>,
+    closing: watch::Receiver<bool>,
+    holding: Holding,
+    follower: Follower,
     /// `None`: nothing to renew.
     renew_at: Option<Instant>,
     /// `None`: the lease will do.
@@ -66,18 +65,15 @@ impl Upkeep {
         options: Options,
         channels: Channels,
     ) -> Self {
-        // One is enough: a second doubt says what the first did.
-        let (doubt_sender, doubts) = mpsc::channel(1);
         let now = Instant::now();
         Self {
             broker,
+            holding: Holding::new(binding.clone(), options.clone(), channels.current),
             binding,
             options,
-            channels,
-            doubts,
-            doubt_sender,
-            lease: None,
-            generation: None,
+            state: channels.state,
+            closing: channels.closing,
+            follower: Follower::idle(),
             renew_at: None,
             acquire_at: Some(now),
             request_id: None,
@@ -112,7 +108,7 @@ impl Upkeep {
 
     /// Keeps the lease until the pool is closed or its last clone dropped.
     pub(crate) async fn run(mut self) {
-        let mut closing = self.channels.closing.clone();
+        let mut closing = self.closing.clone();
         loop {
             tokio::select! {
                 biased;
@@ -137,13 +133,14 @@ impl Upkeep {
                     self.perform(duty).await;
                 }
             }
-            Some(reason) = self.doubts.recv() => self.doubt(reason),
+            news = self.follower.news() => self.hear(news),
+            reason = self.holding.doubt() => self.doubt(reason),
         }
     }
 
     fn next_duty(&self) -> (Instant, Duty) {
         // An ended lease is acted on once: after that, acquiring is due.
-        let expiry = self.lease.as_ref().map(|lease| lease.expires_at);
+        let expiry = self.holding.lease().map(|lease| lease.expires_at);
         let expiry = expiry.filter(|_| self.acquire_at.is_none());
         let duties = [
             (self.acquire_at, Duty::Acquire),
@@ -178,15 +175,16 @@ impl Upkeep {
         let request_id = *self.request_id.get_or_insert_with(Uuid::new_v4);
         let grant = self.broker.acquire(request_id).await?;
         self.request_id = None;
-        let kept = match self.turn_over(&grant) {
-            Ok(kept) => kept,
+        let lease = grant.lease.clone();
+        let taken = match self.holding.take(grant) {
+            Ok(taken) => taken,
             Err(error) => {
-                self.release(&grant.lease.name).await;
-                return Err(error);
+                self.release(&lease.name).await;
+                return Err(LeaseError::InvalidUri(error));
             }
         };
 
-        self.useless = if self.doubted && kept {
+        self.useless = if self.doubted && !taken.turned_over {
             self.useless.saturating_add(1)
         } else {
             0
@@ -194,59 +192,25 @@ impl Upkeep {
         self.doubted = false;
         self.acquired_at = Instant::now();
         self.acquire_at = None;
-        let former = self
-            .lease
-            .take()
-            .filter(|former| former.name != grant.lease.name);
-        self.hold(grant.lease);
+        self.follower = Follower::of(self.broker.clone(), lease.name.clone());
+        self.note_success(&lease);
         // A former lease on another connection is left to end by itself:
         // checkouts still run on it.
-        if let Some(former) = former.filter(|_| kept) {
+        if let Some(former) = taken.former.filter(|_| !taken.turned_over) {
             self.release(&former.name).await;
         }
         Ok(())
     }
 
-    /// Sees to it that the generation is the grant's. True: it was already.
-    fn turn_over(&mut self, grant: &Grant) -> Result<bool, LeaseError> {
-        if let Some(generation) = self.generation.as_ref().filter(|old| old.serves(grant)) {
-            generation.resize(grant, &self.options);
-            return Ok(true);
-        }
-        let new = Generation::open(grant, &self.options, self.doubt_sender.clone())
-            .map_err(LeaseError::InvalidUri)?;
-        tracing::info!(
-            binding = %self.binding, generation = new.number, branch = grant.lease.branch,
-            "connecting through a new lease"
-        );
-        let new = Arc::new(new);
-        let old = self.generation.replace(Arc::clone(&new));
-        // First the new one, then close: who waits on the old one looks again.
-        self.channels.current.send_replace(Current::Leased {
-            generation: new,
-            expires_at: grant.lease.expires_at,
-            expire_time: grant.lease.expire_time,
-        });
-        if let Some(old) = old {
-            old.pool.close();
-        }
-        Ok(false)
-    }
-
     async fn renew(&mut self) {
-        let Some(lease) = &self.lease else {
+        let Some(lease) = self.holding.lease() else {
             self.replace_lease();
             return;
         };
-        let generation = lease.generation;
         match self.broker.renew(&lease.name.clone()).await {
             Ok(lease) => {
-                if lease.generation != generation && self.acquire_at.is_none() {
-                    // Its connection stays as it was: only a new lease has the
-                    // new one.
-                    self.acquire_at = Some(Instant::now());
-                }
-                self.hold(lease);
+                self.note_success(&lease);
+                self.holding.renew(lease);
             }
             Err(error) => {
                 let wait = self.note_failure(&error);
@@ -259,23 +223,31 @@ impl Upkeep {
         }
     }
 
-    /// Holds a lease that was just given or renewed.
-    fn hold(&mut self, lease: Lease) {
-        if self.failures > 0 {
-            tracing::info!(binding = %self.binding, "the broker answers again");
+    /// Acts on what is heard of the lease.
+    fn hear(&mut self, news: News) {
+        match news {
+            News::LeadsTo(destination) => match self.holding.follow(&destination) {
+                // What was refused is no longer what is used.
+                Ok(true) if self.doubted => {
+                    self.doubted = false;
+                    self.acquire_at = None;
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    let text = chain(&LeaseError::InvalidUri(error));
+                    tracing::warn!(binding = %self.binding, error = text, "staying on the old branch");
+                    self.last_error = Some(text);
+                }
+            },
+            News::Gone => {
+                tracing::info!(binding = %self.binding, "the broker knows the lease no more");
+                // Not at once, or a broker that grants what it does not keep is
+                // asked without end.
+                let earliest = self.acquired_at + backoff::after_doubts(0);
+                self.acquire_at
+                    .get_or_insert_with(|| earliest.max(Instant::now()));
+            }
         }
-        self.failures = 0;
-        self.last_error = None;
-        let remaining = lease.expires_at.saturating_duration_since(Instant::now());
-        self.renew_at = Some(Instant::now() + backoff::until_renewal(remaining));
-        if let Some(generation) = &self.generation {
-            self.channels.current.send_replace(Current::Leased {
-                generation: Arc::clone(generation),
-                expires_at: lease.expires_at,
-                expire_time: lease.expire_time,
-            });
-        }
-        self.lease = Some(lease);
     }
 
     /// Makes a new lease due now. What there is goes on until it ends.
@@ -292,6 +264,17 @@ impl Upkeep {
             self.acquire_at = Some(earliest.max(Instant::now()));
             self.doubted = true;
         }
+    }
+
+    /// The broker gave or renewed a lease.
+    fn note_success(&mut self, lease: &Lease) {
+        if self.failures > 0 {
+            tracing::info!(binding = %self.binding, "the broker answers again");
+        }
+        self.failures = 0;
+        self.last_error = None;
+        let remaining = lease.expires_at.saturating_duration_since(Instant::now());
+        self.renew_at = Some(Instant::now() + backoff::until_renewal(remaining));
     }
 
     /// Counts and logs a failed call. Returns how long to wait.
@@ -319,26 +302,19 @@ impl Upkeep {
     }
 
     async fn stop(mut self) {
-        self.channels.current.send_replace(Current::Closed);
-        if let Some(generation) = &self.generation {
-            generation.pool.close();
-        }
-        if let Some(lease) = self.lease.take() {
+        self.follower = Follower::idle();
+        if let Some(lease) = self.holding.close() {
             self.release(&lease.name).await;
         }
-        self.channels.state.send_modify(|state| {
+        self.state.send_modify(|state| {
             state.phase = Phase::Closed;
             (state.size, state.available, state.waiting) = (0, 0, 0);
         });
     }
 
     fn publish(&self) {
-        let state = PoolState::of(
-            self.lease.as_ref(),
-            self.generation.as_deref(),
-            self.last_error.clone(),
-        );
-        self.channels.state.send_if_modified(|published| {
+        let state = self.holding.state(self.last_error.clone());
+        self.state.send_if_modified(|published| {
             let changed = *published != state;
             *published = state;
             changed

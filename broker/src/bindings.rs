@@ -29,6 +29,9 @@ pub struct Binding {
     pub status: Status,
     /// What it leads to. Once there, it stays until there is another.
     pub target: Option<Arc<Target>>,
+    /// Why what broker.toml says now could not be made so, while the binding
+    /// goes on with what it said before.
+    pub trouble: Option<String>,
 }
 
 /// How far a binding is.
@@ -46,6 +49,9 @@ pub enum Status {
 /// What a binding leads to.
 #[derive(Debug, Clone)]
 pub struct Target {
+    /// The binding as it was declared when this was made so. What broker.toml
+    /// says by now may not be true yet.
+    pub spec: BindingSpec,
     /// The binding's generation.
     pub generation: i64,
     /// The branch.
@@ -98,6 +104,7 @@ impl Bindings {
                         spec: spec.clone(),
                         status: Status::Preparing("its branch is being prepared".to_owned()),
                         target: None,
+                        trouble: None,
                     };
                     all.insert(spec.name.clone(), watch::Sender::new(Arc::new(binding)));
                 }
@@ -135,9 +142,11 @@ impl Bindings {
 
     /// The binding's branch is as declared. Its generation goes up when it
     /// leads elsewhere than before, and is stored before this is told.
-    pub async fn ready(&self, name: &BindingName, outcome: Outcome) -> Result<(), state::Error> {
+    pub async fn ready(&self, spec: &BindingSpec, outcome: Outcome) -> Result<(), state::Error> {
+        let name = &spec.name;
         let generation = self.generation(name, &outcome).await?;
         let target = Target {
+            spec: spec.clone(),
             generation: generation.number,
             branch: outcome.branch,
             uris: outcome.uris,
@@ -146,10 +155,13 @@ impl Bindings {
         };
         self.modify(name, |binding| {
             let same = binding.target.as_deref().is_some_and(|now| {
-                now.generation == target.generation && now.revision == target.revision
+                now.generation == target.generation
+                    && now.revision == target.revision
+                    && now.spec == target.spec
             });
-            let changed = !same || binding.status != Status::Ready;
+            let changed = !same || binding.status != Status::Ready || binding.trouble.is_some();
             binding.status = Status::Ready;
+            binding.trouble = None;
             // The owner's password may have changed all the same.
             binding.target = Some(Arc::new(target));
             changed
@@ -158,10 +170,12 @@ impl Bindings {
     }
 
     /// The binding's branch is not as declared. One that leads somewhere goes
-    /// on doing so.
+    /// on doing so, and says why it leads nowhere else.
     pub fn not_ready(&self, name: &BindingName, message: String, for_good: bool) {
         self.modify(name, |binding| {
             if binding.target.is_some() {
+                binding.trouble = Some(message);
+                // Nothing that a watcher is told.
                 return false;
             }
             binding.status = match for_good {

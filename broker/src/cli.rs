@@ -47,7 +47,7 @@ pub fn main() -> ExitCode {
     };
     let ended = runtime.block_on(async {
         match arguments.command {
-            Command::Serve(arguments) => serve::serve(arguments).await.map_err(boxed),
+            Command::Serve(arguments) => Box::pin(serve::serve(arguments)).await.map_err(boxed),
             Command::Plan(arguments) => client::plan(arguments).await.map_err(boxed),
             Command::Apply(arguments) => client::apply(arguments).await.map_err(boxed),
             Command::Health(arguments) => client::health(arguments).await.map_err(boxed),

@@ -11,7 +11,7 @@
 //! | `services.S.versions.V.parent` | what the branch is forked from, by name | the project's default branch |
 //! | `services.S.versions.V.revision` | how far the branch is migrated | the newest |
 //! | `services.S.versions.V.seed` | SQL file that runs once, in one transaction (it must not end it) | none |
-//! | `services.S.versions.V.connections` | the most connections that the binding's holders open together | required |
+//! | `services.S.versions.V.connections` | the most connections that each of the binding's two login roles, the writing and the reading one, has open | required |
 //!
 //! Paths are relative to the folder that broker.toml is in. Unknown keys are
 //! refused.
@@ -61,7 +61,7 @@ pub struct BindingSpec {
     pub revisions: Vec<Revision>,
     /// What runs once, after the revisions.
     pub seed: Option<SeedFile>,
-    /// Connections that its holders open together.
+    /// Connections that each of its two login roles may have open.
     pub connections: u32,
 }
 

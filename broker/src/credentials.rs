@@ -119,6 +119,11 @@ impl Key {
         BASE64_URL_SAFE_NO_PAD.encode(code).into()
     }
 
+    /// The key that page tokens are signed with: they are good after a restart.
+    pub fn page_token_key(&self) -> [u8; KEY_BYTES] {
+        self.code(&["page tokens"])
+    }
+
     fn of(bytes: Vec<u8>) -> Key {
         const ID_BYTES: usize = 6;
         let mut key = Key {
@@ -206,6 +211,13 @@ mod tests {
         assert_eq!(password.len(), 43);
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         assert!(password.chars().all(plain));
+    }
+
+    #[test]
+    fn page_tokens_of_one_key_are_good_for_each_other() {
+        let key = Key::random();
+        assert_eq!(key.page_token_key(), key.clone().page_token_key());
+        assert_ne!(key.page_token_key(), Key::random().page_token_key());
     }
 
     #[test]

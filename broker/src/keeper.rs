@@ -2,16 +2,16 @@
 //! and whenever somebody asks for an apply.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use rpc::health::{Health, Serving, WHOLE_SERVER};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, Notify};
 
 use crate::bindings::Bindings;
 use crate::config::{BindingSpec, Config, ConfigError};
 use crate::leases::Leases;
-use crate::logins::Logins;
 use crate::names::BindingName;
 use crate::neon::{self, Neon};
 use crate::reconcile::{self, Applied, Outcome, Report, Step};
@@ -21,6 +21,10 @@ use crate::text::one_line;
 /// Pauses between attempts to make the world match, in milliseconds.
 const RETRY_MS_MIN: u64 = 250;
 const RETRY_MS_MAX: u64 = 15_000;
+
+/// How many applies in a row go on by themselves although an operation of
+/// Neon's failed in each: it may have been a bad moment, and may not.
+const OPERATION_FAILURES_MAX: u32 = 4;
 
 /// Takes calls when the whole server does.
 const LEASE_SERVICE: &str = "broker.v1.LeaseService";
@@ -64,6 +68,12 @@ impl Error {
             Error::Binding { source, .. } => source.is_transient(),
         }
     }
+
+    /// Whether Neon will not have us. While we serve, that may be a mistake
+    /// which somebody corrects.
+    fn is_access_denied(&self) -> bool {
+        matches!(self, Error::Reconcile(reconcile::Error::Neon(error)) if error.is_fatal())
+    }
 }
 
 /// The keeper of one project.
@@ -74,10 +84,15 @@ pub struct Keeper {
     config: RwLock<Arc<Config>>,
     bindings: Arc<Bindings>,
     leases: Arc<Leases>,
-    logins: Arc<Logins>,
     health: Health,
     /// Held by the one apply that runs.
     applying: Mutex<()>,
+    /// Told when an apply left what trying again may mend.
+    unsettled: Notify,
+    /// Whether the world has matched since this process began.
+    was_ready: AtomicBool,
+    /// Applies in a row in which an operation of Neon's failed.
+    operation_failures: AtomicU32,
 }
 
 impl Keeper {
@@ -88,7 +103,6 @@ impl Keeper {
         config: Config,
         bindings: Arc<Bindings>,
         leases: Arc<Leases>,
-        logins: Arc<Logins>,
         health: Health,
     ) -> Keeper {
         bindings.declare(&config);
@@ -98,9 +112,11 @@ impl Keeper {
             config: RwLock::new(Arc::new(config)),
             bindings,
             leases,
-            logins,
             health,
             applying: Mutex::new(()),
+            unsettled: Notify::new(),
+            was_ready: AtomicBool::new(false),
+            operation_failures: AtomicU32::new(0),
         }
     }
 
@@ -114,25 +130,34 @@ impl Keeper {
         Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Makes the world match, trying again for as long as that can help, and
-    /// returns when it matches or nothing more can be done without somebody's
-    /// help. The error is that Neon will not have us.
-    pub async fn settle(&self) -> Result<(), neon::Error> {
+    /// Makes the world match at the start, and again whenever an apply has left
+    /// it so that trying again may help. Ends only when Neon will not have us
+    /// before the world has ever matched: a broker that serves goes on serving.
+    pub async fn settle(&self) -> neon::Error {
+        loop {
+            if let Err(error) = self.settle_once().await {
+                return error;
+            }
+            self.unsettled.notified().await;
+        }
+    }
+
+    /// Tries for as long as that can help.
+    async fn settle_once(&self) -> Result<(), neon::Error> {
         let mut pause = Duration::from_millis(RETRY_MS_MIN);
         loop {
             let again = {
                 let alone = self.applying.lock().await;
                 match self.apply_config(self.config(), &alone).await {
-                    Ok(applied) => applied
-                        .failures
-                        .iter()
-                        .any(|(_, error)| error.is_transient()),
-                    Err(Error::Reconcile(reconcile::Error::Neon(error))) if error.is_fatal() => {
+                    Ok(applied) => self.is_unsettled(&applied),
+                    Err(Error::Reconcile(reconcile::Error::Neon(error)))
+                        if error.is_fatal() && !self.was_ready.load(Ordering::Relaxed) =>
+                    {
                         return Err(error);
                     }
                     Err(error) => {
                         tracing::warn!(error = %one_line(&error), "the world is not as declared");
-                        error.is_transient()
+                        error.is_transient() || error.is_access_denied()
                     }
                 }
             };
@@ -142,6 +167,21 @@ impl Keeper {
             tokio::time::sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
             pause = (pause * 2).min(Duration::from_millis(RETRY_MS_MAX));
         }
+    }
+
+    /// Whether trying again may mend what an apply could not do. A fork that
+    /// waits for its parent has no say: the parent has.
+    fn is_unsettled(&self, applied: &Applied) -> bool {
+        applied.failures.iter().any(|(_, error)| {
+            !matches!(error, reconcile::Error::ParentNotReady { .. })
+                && (error.is_transient() || self.may_operate_again(error))
+        })
+    }
+
+    /// Whether an operation of Neon's failed, and that was not too often.
+    fn may_operate_again(&self, error: &reconcile::Error) -> bool {
+        error.is_failed_operation()
+            && self.operation_failures.load(Ordering::Relaxed) < OPERATION_FAILURES_MAX
     }
 
     /// Reads broker.toml again and says what an apply would do.
@@ -166,7 +206,15 @@ impl Keeper {
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&config);
         self.leases.configure(config.leases);
         self.bindings.declare(&config);
-        let applied = self.apply_config(config, &alone).await?;
+        let applied = self.apply_config(config, &alone).await;
+        let unsettled = match &applied {
+            Ok(applied) => self.is_unsettled(applied),
+            Err(error) => error.is_transient() || error.is_access_denied(),
+        };
+        if unsettled {
+            self.unsettled.notify_one();
+        }
+        let applied = applied?;
         match applied.failures.into_iter().next() {
             None => Ok(applied.steps),
             Some((binding, source)) => Err(Error::Binding { binding, source }),
@@ -178,19 +226,24 @@ impl Keeper {
         config: Arc<Config>,
         _alone: &MutexGuard<'_, ()>,
     ) -> Result<Applied, Error> {
-        self.logins.forget();
         let mut announcer = Announcer {
-            bindings: &self.bindings,
+            keeper: self,
             unstored: None,
         };
         let applied = reconcile::apply(&self.neon, &config, &mut announcer).await?;
         if let Some(error) = announcer.unstored {
             return Err(Error::State(error));
         }
+        let mut failures = applied.failures.iter();
+        match failures.any(|(_, error)| error.is_failed_operation()) {
+            true => self.operation_failures.fetch_add(1, Ordering::Relaxed),
+            false => self.operation_failures.swap(0, Ordering::Relaxed),
+        };
         if applied.failures.is_empty() && self.bindings.are_ready() {
             for service in [WHOLE_SERVER, LEASE_SERVICE] {
                 self.health.set(service, Serving::Serving).await;
             }
+            self.was_ready.store(true, Ordering::Relaxed);
             tracing::info!("the world is as broker.toml declares it");
         }
         Ok(applied)
@@ -199,22 +252,27 @@ impl Keeper {
 
 /// Tells the bindings' watchers of an apply as it goes on.
 struct Announcer<'a> {
-    bindings: &'a Bindings,
+    keeper: &'a Keeper,
     /// Why a binding that is ready could not be announced.
     unstored: Option<state::Error>,
 }
 
 impl Report for Announcer<'_> {
     async fn done(&mut self, spec: &BindingSpec, outcome: Outcome) {
-        if let Err(error) = self.bindings.ready(&spec.name, outcome).await {
-            self.bindings.not_ready(&spec.name, one_line(&error), false);
+        let bindings = &self.keeper.bindings;
+        if let Err(error) = bindings.ready(spec, outcome).await {
+            bindings.not_ready(&spec.name, one_line(&error), false);
             self.unstored = Some(error);
         }
     }
 
     fn failed(&mut self, spec: &BindingSpec, error: &reconcile::Error) {
-        let (message, for_good) = (one_line(error), !error.is_transient());
+        let (message, for_good) = (
+            one_line(error),
+            !error.is_transient() && !self.keeper.may_operate_again(error),
+        );
         tracing::warn!(binding = %spec.name, error = %message, for_good, "not as declared");
-        self.bindings.not_ready(&spec.name, message, for_good);
+        let bindings = &self.keeper.bindings;
+        bindings.not_ready(&spec.name, message, for_good);
     }
 }

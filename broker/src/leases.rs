@@ -4,7 +4,9 @@
 //! that moment on, whether or not the sweeper has come by: every look compares
 //! with the clock. Where they are kept is state.rs's matter.
 
-use std::collections::HashMap;
+mod requests;
+
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,9 +22,14 @@ use crate::credentials::KeyId;
 use crate::names::{BindingName, LeaseId};
 use crate::roles::Access;
 use crate::state::{self, Data, State};
+use requests::RequestIds;
 
 /// How often leases whose time is up are taken out, in milliseconds.
 const SWEEP_MS: u64 = 500;
+
+/// How many leases may be alive. Each is some hundreds of bytes, and all are in
+/// every write of the state.
+const LEASES_MAX: usize = 10_000;
 
 /// A right to connect, until `expire_time`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -79,6 +86,9 @@ pub enum Error {
     /// The id was used for another request.
     #[error("the request id {0} was used with another request")]
     RequestIdReused(Uuid),
+    /// There are as many as there may be.
+    #[error("there are {LEASES_MAX} leases already; release some, or wait until they expire")]
+    TooMany,
     /// It could not be stored, and was not given.
     #[error(transparent)]
     State(#[from] state::Error),
@@ -92,17 +102,39 @@ pub struct Leases {
     settings: Mutex<LeaseSettings>,
     /// Cancelled when the lease ends: for those who follow one.
     endings: Mutex<HashMap<LeaseId, CancellationToken>>,
+    requests: RequestIds,
+    /// Roles whose lease has ended, to be closed unless another has them.
+    ended: Mutex<BTreeSet<Ended>>,
+}
+
+/// A role that a lease of that binding had.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ended {
+    /// The lease's binding.
+    pub binding: BindingName,
+    /// The branch that the role is on.
+    pub branch: BranchId,
+    /// The role.
+    pub role: String,
 }
 
 impl Leases {
     /// Those that the state holds.
     pub fn new(state: Arc<State>, clock: Clock, settings: LeaseSettings) -> Leases {
+        let requests = state.read(|data| RequestIds::of(data.leases.values()));
         Leases {
             state,
             clock,
             settings: Mutex::new(settings),
             endings: Mutex::default(),
+            requests,
+            ended: Mutex::default(),
         }
+    }
+
+    /// The most that a lease gets.
+    pub fn max_ttl(&self) -> Duration {
+        self.settings().max_ttl
     }
 
     /// Takes new settings, for what is asked from now on.
@@ -114,7 +146,8 @@ impl Leases {
     /// same id is an error.
     pub fn repeated(&self, id: Option<Uuid>, request: &Request) -> Result<Option<Lease>, Error> {
         let now = self.now();
-        self.state.read(|data| repeated(data, now, id, request))
+        self.state
+            .read(|data| repeated(data, &self.requests, now, id, request))
     }
 
     /// Gives a lease, and returns once it is stored. The same request id gives
@@ -125,6 +158,11 @@ impl Leases {
         request_id: Option<Uuid>,
         grant: Grant,
     ) -> Result<Lease, Error> {
+        let flight = request_id.map(|id| self.requests.flight(id));
+        let _alone = match &flight {
+            Some(flight) => Some(flight.lock().await),
+            None => None,
+        };
         let now = self.now();
         let lease = Lease {
             id: LeaseId::random(),
@@ -134,19 +172,26 @@ impl Leases {
             grant,
         };
         let id = lease.id;
-        let change = |data: &mut Data| match repeated(data, now, request_id, &lease.request)? {
-            // Two that came at once: the first stands.
-            Some(earlier) => Ok(earlier),
-            None => {
-                data.leases.insert(id, lease.clone());
-                Ok(lease)
+        let change = |data: &mut Data| {
+            let earlier = repeated(data, &self.requests, now, request_id, &lease.request)?;
+            if let Some(earlier) = earlier {
+                return Ok(earlier);
             }
+            if data.leases.len() >= LEASES_MAX {
+                return Err(Error::TooMany);
+            }
+            self.requests.note(&lease);
+            data.leases.insert(id, lease.clone());
+            Ok(lease)
         };
         match self.state.change(change).await {
             Ok(given) => given,
             Err(error) => {
                 // Nobody hears of it, so nobody may hold it.
-                self.state.change_unstored(|data| data.leases.remove(&id));
+                let taken = self.state.change_unstored(|data| data.leases.remove(&id));
+                if let Some(lease) = &taken {
+                    self.requests.forget(lease);
+                }
                 Err(error.into())
             }
         }
@@ -165,12 +210,38 @@ impl Leases {
             .await?
     }
 
-    /// Ends a lease; false when it had ended already.
+    /// Ends a lease; false when it had ended already. On an error it lives on,
+    /// here as after a restart.
     pub async fn release(&self, id: LeaseId) -> Result<bool, Error> {
         let now = self.now();
-        let ended = self.state.change(|data| data.leases.remove(&id)).await?;
-        self.end(id);
-        Ok(ended.is_some_and(|lease| lease.expire_time > now))
+        let mut taken = None;
+        let stored = self
+            .state
+            .change(|data| taken = data.leases.remove(&id))
+            .await;
+        if let Err(error) = stored {
+            self.state
+                .change_unstored(|data| data.leases.extend(taken.map(|lease| (id, lease))));
+            return Err(error.into());
+        }
+        self.end(id, taken.as_ref());
+        Ok(taken.is_some_and(|lease| lease.expire_time > now))
+    }
+
+    /// Roles that leases had which have ended since this was last asked.
+    pub fn take_ended(&self) -> BTreeSet<Ended> {
+        std::mem::take(&mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether a live lease has that role on that branch.
+    pub fn is_used(&self, branch: &BranchId, role: &str) -> bool {
+        let now = self.now();
+        self.state.read(|data| {
+            let mut leases = data.leases.values();
+            leases.any(|lease| {
+                lease.expire_time > now && lease.grant.branch == *branch && lease.grant.role == role
+            })
+        })
     }
 
     /// A live lease.
@@ -224,7 +295,7 @@ impl Leases {
                 binding, holder, ..
             } = &lease.request;
             tracing::info!(lease = %lease.id, %binding, %holder, "a lease has expired");
-            self.end(lease.id);
+            self.end(lease.id, Some(&lease));
         }
         // Asked for by a name that no lease has, or has any more.
         self.endings().retain(|id, ending| {
@@ -236,14 +307,19 @@ impl Leases {
         });
     }
 
-    /// How many there are, those that the sweeper has yet to take out included.
-    pub fn count(&self) -> usize {
-        self.state.read(|data| data.leases.len())
-    }
-
-    fn end(&self, id: LeaseId) {
+    fn end(&self, id: LeaseId, lease: Option<&Lease>) {
         if let Some(ending) = self.endings().remove(&id) {
             ending.cancel();
+        }
+        if let Some(lease) = lease {
+            self.requests.forget(lease);
+            let ended = Ended {
+                binding: lease.request.binding.clone(),
+                branch: lease.grant.branch.clone(),
+                role: lease.grant.role.clone(),
+            };
+            let mut all = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+            all.insert(ended);
         }
     }
 
@@ -279,6 +355,7 @@ fn live(data: &mut Data, now: Timestamp, id: LeaseId) -> Result<&mut Lease, Erro
 
 fn repeated(
     data: &Data,
+    requests: &RequestIds,
     now: Timestamp,
     request_id: Option<Uuid>,
     request: &Request,
@@ -286,10 +363,10 @@ fn repeated(
     let Some(request_id) = request_id else {
         return Ok(None);
     };
-    let found = data
-        .leases
-        .values()
-        .find(|lease| lease.request_id == Some(request_id) && lease.expire_time > now);
+    let found = requests
+        .get(request_id)
+        .and_then(|id| data.leases.get(&id))
+        .filter(|lease| lease.expire_time > now);
     match found {
         None => Ok(None),
         Some(lease) if lease.request == *request => Ok(Some(lease.clone())),

@@ -5,10 +5,12 @@
 //! gRPC API; behind them [`keeper`] keeps the world as declared, with
 //! [`reconcile`], [`migrate`], [`seed`] and [`roles`] doing the work, over
 //! [`neon`] and [`postgres`]; [`bindings`] and [`leases`] are what callers see,
+//! [`closer`] ends what leases leave,
 //! and [`state`] is what outlives the process.
 
 pub mod bindings;
 pub mod cli;
+pub mod closer;
 pub mod config;
 pub mod connection;
 pub mod credentials;

@@ -1,27 +1,42 @@
-//! Connections for leases: the login role made where it is missing, the URI
-//! with its password.
+//! Connections for leases: the login role made or made right, the URI with its
+//! password; and login roles closed again when their last lease has ended.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use jiff::Timestamp;
 use neon_api::BranchId;
+use rpc::clock::Clock;
 use secrecy::SecretString;
-use tokio::sync::OnceCell;
+use tokio::sync::{OwnedRwLockReadGuard, RwLock};
+use tokio::time::Instant;
 
-use crate::bindings::{Binding, Target};
+use crate::bindings::Target;
+use crate::config::ServiceSpec;
 use crate::connection::{self, NotAUri};
 use crate::credentials::Key;
 use crate::leases::Grant;
-use crate::postgres;
+use crate::postgres::{self, OwnerUri};
 use crate::roles::{self, Access};
 
-/// A connection that a lease may use.
-#[derive(Debug, Clone)]
+/// How long making or closing a role may take, in seconds, connecting to a
+/// branch that wakes included.
+const ROLE_SECONDS_MAX: u64 = 20;
+/// A role's password is good for that many times the longest ttl, and is
+/// prolonged when less than the longest ttl is left: so it outlives every lease
+/// that was given or renewed meanwhile.
+const VALID_TTLS: u32 = 2;
+
+/// A connection that a lease may use. While this is held, its role is not
+/// closed: a lease is given before it is let go.
+#[derive(Debug)]
 pub struct Login {
     /// What the lease leads to.
     pub grant: Grant,
     /// The URI to connect with.
     pub uri: SecretString,
+    _open: OwnedRwLockReadGuard<()>,
 }
 
 /// Why there is no connection.
@@ -35,38 +50,63 @@ pub enum Error {
     Uri(#[from] NotAUri),
 }
 
-/// Makes login roles, each once: which are there is remembered, and who asks for
-/// the same one at once waits for the first.
+/// Makes login roles and closes them. Who asks for the same one at once shares
+/// the work.
 #[derive(Debug)]
 pub struct Logins {
     key: Key,
-    made: Mutex<HashMap<(BranchId, String), Made>>,
+    clock: Clock,
+    places: Mutex<HashMap<(BranchId, String), Arc<Place>>>,
 }
 
-/// Set once the role is there.
-type Made = Arc<OnceCell<()>>;
+/// A role on a branch.
+#[derive(Debug, Default)]
+struct Place {
+    /// Read while it is given out, written while it is closed.
+    open: Arc<RwLock<()>>,
+    /// What is known of it; held while it is made.
+    made: tokio::sync::Mutex<Option<Made>>,
+}
+
+/// A role that was made.
+#[derive(Debug, Clone, Copy)]
+struct Made {
+    /// When making it was begun.
+    begun: Instant,
+    /// Until when its password is good.
+    valid_until: Timestamp,
+}
 
 impl Logins {
-    /// With passwords from that key.
-    pub fn new(key: Key) -> Logins {
+    /// With passwords from that key, and their ends by that clock.
+    pub fn new(key: Key, clock: Clock) -> Logins {
         Logins {
             key,
-            made: Mutex::default(),
+            clock,
+            places: Mutex::default(),
         }
     }
 
-    /// The connection that a lease on the binding gets.
+    /// The connection that a lease on what `target` leads to gets. The role is
+    /// made, or set right, on the branch, whatever became of it since it was
+    /// last asked for. `max_ttl`: the longest ttl that a lease gets.
     pub async fn login(
         &self,
-        binding: &Binding,
         target: &Target,
         access: Access,
         pooled: bool,
+        max_ttl: Duration,
     ) -> Result<Login, Error> {
-        let role = roles::login_name(&binding.spec.name, access);
-        let made = self.cell(&target.branch, &role);
-        made.get_or_try_init(|| self.make(binding, target, access))
-            .await?;
+        let asked = Instant::now();
+        let role = roles::login_name(&target.spec.name, access);
+        let place = self.place(&target.branch, &role);
+        let open = Arc::clone(&place.open).read_owned().await;
+        let mut made = place.made.lock().await;
+        // Begun after we asked: it is for us too.
+        if made.is_none_or(|made| made.begun < asked) {
+            *made = Some(self.make(target, access, max_ttl).await?);
+        }
+        drop(made);
         let password = self.key.password(&target.branch, &role);
         let owner = match pooled {
             true => &target.uris.pooled,
@@ -80,34 +120,87 @@ impl Logins {
                 role,
                 key: self.key.id().clone(),
             },
+            _open: open,
         })
     }
 
-    /// Forgets which roles are there, so that each is looked at again when it is
-    /// next asked for.
-    pub fn forget(&self) {
-        self.made
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+    /// Sets a role right if less than `max_ttl` is left of its password, or
+    /// nothing is known of it.
+    pub async fn prolong(
+        &self,
+        target: &Target,
+        access: Access,
+        max_ttl: Duration,
+    ) -> Result<(), Error> {
+        let role = roles::login_name(&target.spec.name, access);
+        let place = self.place(&target.branch, &role);
+        let _open = place.open.read().await;
+        let mut made = place.made.lock().await;
+        let needed = self.ahead(max_ttl);
+        if made.is_none_or(|made| made.valid_until < needed) {
+            *made = Some(self.make(target, access, max_ttl).await?);
+        }
+        Ok(())
+    }
+
+    /// Closes a role on a branch unless `is_used` says that a lease has it,
+    /// which is asked when no lease can be given meanwhile. False: it is used.
+    pub async fn close(
+        &self,
+        owner: &OwnerUri,
+        service: &ServiceSpec,
+        branch: &BranchId,
+        role: &str,
+        is_used: impl FnOnce() -> bool,
+    ) -> Result<bool, roles::Error> {
+        let place = self.place(branch, role);
+        let _closed = place.open.write().await;
+        if is_used() {
+            return Ok(false);
+        }
+        *place.made.lock().await = None;
+        let closing = async {
+            let mut client = postgres::session(owner).await?;
+            roles::login_close(&mut client, service, role).await
+        };
+        let limit = Duration::from_secs(ROLE_SECONDS_MAX);
+        postgres::bounded(limit, format!("close the role {role}"), closing).await?;
+        Ok(true)
     }
 
     async fn make(
         &self,
-        binding: &Binding,
         target: &Target,
         access: Access,
-    ) -> Result<(), roles::Error> {
-        let mut client = postgres::session(&target.uris.direct).await?;
-        let spec = &binding.spec;
-        let (service, branch) = (&spec.service, &target.branch);
-        roles::login_ensure(&mut client, service, &spec.name, access, branch, &self.key).await?;
-        Ok(())
+        max_ttl: Duration,
+    ) -> Result<Made, roles::Error> {
+        let begun = Instant::now();
+        let valid_until = self.ahead(max_ttl.saturating_mul(VALID_TTLS));
+        let login = roles::Login {
+            service: &target.spec.service,
+            binding: &target.spec.name,
+            access,
+            branch: &target.branch,
+            connections: target.spec.connections,
+            valid_until,
+        };
+        let making = async {
+            let mut client = postgres::session(&target.uris.direct).await?;
+            roles::login_ensure(&mut client, login, &self.key).await
+        };
+        let what = format!("make a lease role on the branch {}", target.branch);
+        postgres::bounded(Duration::from_secs(ROLE_SECONDS_MAX), what, making).await?;
+        Ok(Made { begun, valid_until })
     }
 
-    fn cell(&self, branch: &BranchId, role: &str) -> Made {
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+    fn ahead(&self, by: Duration) -> Timestamp {
+        let now = Timestamp::try_from(self.clock.now()).unwrap_or(Timestamp::MAX);
+        now.checked_add(by).unwrap_or(Timestamp::MAX)
+    }
+
+    fn place(&self, branch: &BranchId, role: &str) -> Arc<Place> {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         let place = (branch.clone(), role.to_owned());
-        Arc::clone(made.entry(place).or_default())
+        Arc::clone(places.entry(place).or_default())
     }
 }

@@ -26,6 +26,19 @@ const CONNECT_RETRIES_MAX: usize = 5;
 const CONNECT_BACKOFF_MS_MIN: u64 = 100;
 const CONNECT_BACKOFF_MS_MAX: u64 = 2_000;
 
+/// How long a connection may be silent before it is probed, how often it is
+/// then probed, in seconds, and how many probes may stay unanswered. Work that
+/// takes long is silent too; what a dead host is asked is not answered.
+const KEEPALIVE_IDLE_SECONDS: u64 = 30;
+const KEEPALIVE_INTERVAL_SECONDS: u64 = 10;
+const KEEPALIVE_RETRIES: u32 = 3;
+/// How long what was sent may stay unacknowledged, in seconds.
+const UNACKNOWLEDGED_SECONDS_MAX: u64 = 30;
+/// How long one statement of a [`session`] may take, in milliseconds. What may
+/// take longer says so: a migration runs in a session of its own, a seed lifts
+/// this for its transaction.
+const STATEMENT_MS_MAX: u64 = 60_000;
+
 /// The owner's connection URI of one database on one branch. A credential of
 /// the worst kind: it leaves the broker for no one.
 #[derive(Clone)]
@@ -55,6 +68,14 @@ pub enum Error {
         /// Host and port.
         address: String,
     },
+    /// Longer than it may.
+    #[error("{what}: not done within {} s", limit.as_secs())]
+    TooSlow {
+        /// What was attempted.
+        what: String,
+        /// How long it was given.
+        limit: Duration,
+    },
     /// A statement failed.
     #[error("{what}")]
     FailedStatement {
@@ -72,7 +93,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Error::BadUri(_) | Error::FailedTls(_) => false,
-            Error::NoAnswer { .. } => true,
+            Error::NoAnswer { .. } | Error::TooSlow { .. } => true,
             Error::FailedConnect { source, .. } | Error::FailedStatement { source, .. } => {
                 is_transient(source)
             }
@@ -102,7 +123,8 @@ impl fmt::Debug for OwnerUri {
 pub(crate) type Driven = Connection<Socket, tls::Stream>;
 
 /// Opens a session, which a task of its own drives. It ends with the client.
-/// What may pass is tried some more times.
+/// What may pass is tried some more times. No statement takes longer than
+/// a minute, unless it says that it may.
 pub async fn session(uri: &OwnerUri) -> Result<Client, Error> {
     let (client, connection) = open(uri).await?;
     tokio::spawn(async move {
@@ -111,12 +133,22 @@ pub async fn session(uri: &OwnerUri) -> Result<Client, Error> {
             tracing::debug!(error = %crate::text::one_line(&error), "a session ended");
         }
     });
+    client
+        .batch_execute(&format!("SET statement_timeout = {STATEMENT_MS_MAX}"))
+        .await
+        .attempted("prepare a session")?;
     Ok(client)
 }
 
 /// Opens a session for a caller that drives it.
 pub(crate) async fn open(uri: &OwnerUri) -> Result<(Client, Driven), Error> {
-    let config: tokio_postgres::Config = uri.expose().parse().map_err(Error::BadUri)?;
+    let mut config: tokio_postgres::Config = uri.expose().parse().map_err(Error::BadUri)?;
+    config
+        .keepalives(true)
+        .keepalives_idle(Duration::from_secs(KEEPALIVE_IDLE_SECONDS))
+        .keepalives_interval(Duration::from_secs(KEEPALIVE_INTERVAL_SECONDS))
+        .keepalives_retries(KEEPALIVE_RETRIES)
+        .tcp_user_timeout(Duration::from_secs(UNACKNOWLEDGED_SECONDS_MAX));
     let tls = tls::connector().map_err(Error::FailedTls)?;
     let backoff = ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(CONNECT_BACKOFF_MS_MIN))
@@ -127,6 +159,23 @@ pub(crate) async fn open(uri: &OwnerUri) -> Result<(Client, Driven), Error> {
         .retry(backoff)
         .when(Error::is_transient)
         .await
+}
+
+/// Gives work on a database that long and no longer: a server that hangs keeps
+/// its connections alive.
+pub(crate) async fn bounded<T, E: From<Error>>(
+    limit: Duration,
+    what: impl Into<String>,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(done) => done,
+        Err(_) => Err(Error::TooSlow {
+            what: what.into(),
+            limit,
+        }
+        .into()),
+    }
 }
 
 async fn connect_once(
@@ -198,6 +247,7 @@ fn is_io(error: &tokio_postgres::Error) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -205,6 +255,19 @@ mod tests {
     fn an_owners_uri_is_not_printed() {
         let uri = OwnerUri::new("postgresql://owner:hunter2@127.0.0.1/neondb");
         assert_eq!(format!("{uri:?}"), "OwnerUri([redacted])");
+    }
+
+    /// A server that hangs: its kernel takes the connection, nobody answers.
+    #[tokio::test]
+    async fn a_server_that_hangs_holds_nobody_for_long() {
+        let hanging = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = hanging.local_addr().unwrap();
+        let uri = OwnerUri::new(format!("postgresql://o:hunter2@{address}/neondb"));
+        let limit = Duration::from_millis(50);
+        let opened = bounded(limit, "look", session(&uri)).await;
+        let error = opened.err().unwrap();
+        assert!(matches!(error, Error::TooSlow { .. }), "{error}");
+        assert!(error.is_transient());
     }
 
     #[tokio::test]

@@ -167,8 +167,8 @@ pub enum Error {
     },
     /// The declared connections do not fit a branch.
     #[error(
-        "{branch}: its bindings may open {asked} connections together, and the branch has \
-         {available} for them (max_connections {max}, less {reserved} that Postgres and the \
+        "{branch}: its bindings may open {asked} connections together, `connections` by leases \
+         that write and as many by leases that read, and the branch has {available} for them (max_connections {max}, less {reserved} that Postgres and the \
          broker keep); lower `connections` in broker.toml or give the branch a larger compute",
         available = limits.available(), max = limits.max_connections, reserved = limits.reserved()
     )]
@@ -193,6 +193,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether work that Neon had taken on failed.
+    pub fn is_failed_operation(&self) -> bool {
+        matches!(self, Error::Neon(neon::Error::OperationFailed { .. }))
+    }
+
     /// Whether the same may work in a moment.
     pub fn is_transient(&self) -> bool {
         match self {

@@ -6,8 +6,10 @@
 //! A comment on each role says that it is ours; on a login role it also names
 //! the key and the branch that its password is derived from. Children inherit
 //! roles and passwords: a comment that names another branch marks a role that
-//! has to go, or needs its password anew, before anyone may use this branch.
+//! has to be made harmless before anyone may use this branch. What PUBLIC may
+//! do, every lease could: it is taken from PUBLIC where the owner can.
 
+mod login;
 mod password;
 mod rights;
 
@@ -16,10 +18,11 @@ use serde::{Deserialize, Serialize};
 use tokio_postgres::{Client, Transaction};
 
 use crate::config::ServiceSpec;
-use crate::credentials::Key;
 use crate::migrate;
 use crate::names::{BindingName, ServiceName};
 use crate::postgres::{self, Attempted as _, escape_identifier, escape_literal};
+pub use login::{Login, login_close, login_ensure};
+pub use password::set as password_set;
 pub use rights::are_granted;
 
 /// How long a change of roles waits for another session that changes the same
@@ -96,7 +99,8 @@ pub(crate) fn login_names(binding: &BindingName) -> [String; 2] {
 }
 
 /// Makes a service's groups and gives them their rights, on what is there and
-/// what migrations will add; drops login roles that this branch inherited.
+/// what migrations will add; takes from PUBLIC what would be everybody's; makes
+/// login roles that this branch inherited harmless and drops them.
 /// Doing it again changes nothing. Two at once wait for each other.
 pub async fn grant(
     client: &mut Client,
@@ -122,71 +126,23 @@ pub async fn grant(
                 .attempted(granting())?;
         }
     }
-    for role in logins_of_other_branches(&transaction, branch).await? {
-        let drop = format!("DROP ROLE {}", escape_identifier(&role));
-        transaction
-            .batch_execute(&drop)
-            .await
-            .attempted(format!("drop the inherited role {role}"))?;
-        tracing::info!(%role, %branch, "dropped a lease role that the branch inherited");
-    }
-    transaction.commit().await.attempted(granting())?;
-    Ok(())
-}
-
-/// Makes the login role of a binding's leases on a branch, and sets its
-/// password where it is not the one that the key gives. Says the role's name.
-pub async fn login_ensure(
-    client: &mut Client,
-    service: &ServiceSpec,
-    binding: &BindingName,
-    access: Access,
-    branch: &BranchId,
-    key: &Key,
-) -> Result<String, Error> {
-    let role = login_name(binding, access);
-    let making = || format!("make the role {role}");
-    let transaction = locked(client, service, &making()).await?;
-    let comment = login_comment(key, branch);
-    match comment_of(&transaction, &role).await? {
-        Found::Commented(found) if found == comment => return Ok(role),
-        Found::Commented(found) if found.starts_with(LOGIN_COMMENT) => {}
-        Found::Commented(_) | Found::Bare => return Err(Error::NotOurs { role }),
-        Found::Nothing => {
-            let create = format!("CREATE ROLE {}", escape_identifier(&role));
-            transaction
-                .batch_execute(&create)
-                .await
-                .attempted(making())?;
-        }
-    }
-    let name = escape_identifier(&role);
-    let sql = format!(
-        "ALTER ROLE {name} LOGIN INHERIT;
-         ALTER ROLE {name} SET search_path = {};
-         GRANT {} TO {name};
-         COMMENT ON ROLE {name} IS {};",
-        escape_identifier(&service.schema),
-        escape_identifier(&group_name(&service.name, access)),
-        escape_literal(&comment),
-    );
-    transaction.batch_execute(&sql).await.attempted(making())?;
-    password::set(&transaction, &role, &key.password(branch, &role))
+    let sql = rights::nothing_for_public(service);
+    transaction
+        .batch_execute(&sql)
         .await
-        .attempted(making())?;
-    transaction.commit().await.attempted(making())?;
-    tracing::info!(%role, %branch, "made a lease role");
-    Ok(role)
+        .attempted(granting())?;
+    transaction.commit().await.attempted(granting())?;
+    for left in rights::left_to_public(client).await? {
+        tracing::warn!(
+            %branch,
+            "every lease may {left}: PUBLIC may, and the owner cannot take it away"
+        );
+    }
+    login::retire_inherited(client, service, branch).await
 }
 
-/// How the comment of a login role begins.
-const LOGIN_COMMENT: &str = "branch-broker lease ";
 /// The comment of a group.
 const GROUP_COMMENT: &str = "branch-broker group";
-
-fn login_comment(key: &Key, branch: &BranchId) -> String {
-    format!("{LOGIN_COMMENT}key={} branch={branch}", key.id())
-}
 
 /// A transaction that holds the service's lock.
 async fn locked<'a>(
@@ -229,24 +185,6 @@ async fn group_ensure(transaction: &Transaction<'_>, group: &str) -> Result<(), 
     }
 }
 
-/// Login roles of ours whose comment names another branch than this one.
-async fn logins_of_other_branches(
-    client: &impl tokio_postgres::GenericClient,
-    branch: &BranchId,
-) -> Result<Vec<String>, postgres::Error> {
-    let rows = client
-        .query(
-            "SELECT rolname FROM pg_roles
-             WHERE starts_with(shobj_description(oid, 'pg_authid'), $1)
-               AND NOT shobj_description(oid, 'pg_authid') LIKE '% branch=' || $2
-             ORDER BY rolname",
-            &[&LOGIN_COMMENT, &branch.as_str()],
-        )
-        .await
-        .attempted("list inherited lease roles")?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
-}
-
 enum Found {
     Nothing,
     Bare,
@@ -278,14 +216,5 @@ mod tests {
         let binding: BindingName = "services/users/versions/v1".parse().unwrap();
         assert_eq!(login_name(&binding, Access::ReadWrite), "lease_users_v1_rw");
         assert_eq!(group_name(&binding.service, Access::ReadOnly), "users_ro");
-    }
-
-    #[test]
-    fn a_comment_tells_the_key_and_the_branch_apart() {
-        let (one, other) = (Key::random(), Key::random());
-        let (here, there) = ("br-a".parse().unwrap(), "br-b".parse().unwrap());
-        assert_eq!(login_comment(&one, &here), login_comment(&one, &here));
-        assert_ne!(login_comment(&one, &here), login_comment(&one, &there));
-        assert_ne!(login_comment(&one, &here), login_comment(&other, &here));
     }
 }

@@ -104,6 +104,8 @@ pub async fn run(
     transaction
         .batch_execute(&format!(
             "SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS};
+             -- A seed may take as long as it takes.
+             SET LOCAL statement_timeout = 0;
              SELECT pg_advisory_xact_lock({lock});
              SET LOCAL search_path = {schema};"
         ))

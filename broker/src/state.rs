@@ -29,6 +29,9 @@ use crate::names::{BindingName, LeaseId};
 const FILE: &str = "leases.json";
 /// The file whose lock says that a broker uses the folder.
 const LOCK_FILE: &str = "lock";
+/// How the names begin of files that are moved into place once they are whole:
+/// the state's, and the key's.
+const HALVES: [&str; 2] = [".tmp", ".key-"];
 /// The layout of the file. One that is newer is not read.
 const FORMAT: u32 = 1;
 /// Changes that may wait for a write. More wait before they are made.
@@ -148,6 +151,7 @@ impl State {
     /// Needs a tokio runtime.
     pub fn open(folder: &Path) -> Result<State, Error> {
         let lock = lock(folder)?;
+        sweep(folder);
         let path = folder.join(FILE);
         let data = Arc::new(Mutex::new(read(&path)?));
         let (writes, queue) = mpsc::channel(WRITES_QUEUED_MAX);
@@ -160,11 +164,6 @@ impl State {
                 _lock: lock,
             }),
         })
-    }
-
-    /// Whether it outlives the process.
-    pub fn is_durable(&self) -> bool {
-        self.disk.is_some()
     }
 
     /// Reads.
@@ -233,7 +232,9 @@ fn write(path: &Path, data: &Mutex<Data>) -> io::Result<()> {
     };
     let folder = path.parent().unwrap_or(Path::new("."));
     // Readable by its owner alone, as tempfile makes them.
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    let mut file = tempfile::Builder::new()
+        .prefix(HALVES[0])
+        .tempfile_in(folder)?;
     file.write_all(&text)?;
     file.as_file().sync_all()?;
     file.persist(path)?;
@@ -267,6 +268,21 @@ fn read(path: &Path) -> Result<Data, Error> {
         });
     }
     serde_json::from_slice(&text).map_err(malformed)
+}
+
+/// Removes what a broker that was killed in a write has left. The folder is
+/// ours alone by now.
+fn sweep(folder: &Path) {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name();
+        let is_half = |prefix: &&str| name.as_encoded_bytes().starts_with(prefix.as_bytes());
+        if HALVES.iter().any(is_half)
+            && let Err(error) = std::fs::remove_file(entry.path())
+        {
+            tracing::warn!(file = %entry.path().display(), %error, "cannot be removed");
+        }
+    }
 }
 
 fn lock(folder: &Path) -> Result<File, Error> {

@@ -38,7 +38,7 @@ impl EmulatorProcess {
     /// # Errors
     /// When it does not start.
     pub async fn start_at(data: &Path, listen: &str) -> anyhow::Result<Self> {
-        Self::start_with(data, listen, &[]).await
+        Self::launch(data, listen, API_KEY, &[]).await
     }
 
     /// Starts one with these flags as well.
@@ -46,13 +46,25 @@ impl EmulatorProcess {
     /// # Errors
     /// When it does not start.
     pub async fn start_with(data: &Path, listen: &str, flags: &[&str]) -> anyhow::Result<Self> {
+        Self::launch(data, listen, API_KEY, flags).await
+    }
+
+    /// As [`EmulatorProcess::start_at`], for a key that others do not have.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn start_with_key(data: &Path, listen: &str, key: &str) -> anyhow::Result<Self> {
+        Self::launch(data, listen, key, &[]).await
+    }
+
+    async fn launch(data: &Path, listen: &str, key: &str, flags: &[&str]) -> anyhow::Result<Self> {
         let data_text = data.to_str().context("the folder's name is UTF-8")?;
         let mut arguments = vec!["serve", "--listen", listen, "--data", data_text];
         arguments.extend(flags);
         let mut process = Process::start(
             "neon-emulator",
             &arguments,
-            &[("NEON_API_KEY", API_KEY)],
+            &[("NEON_API_KEY", key)],
             &data.with_extension("log"),
         )?;
         let url = field(&process.line().await?, "Neon API")?;
@@ -62,7 +74,7 @@ impl EmulatorProcess {
             .and_then(|rest| rest.strip_suffix("/api/v2"))
             .context("the URL's form")?
             .to_owned();
-        let client = NeonClient::new(url.parse()?, Secret::from(API_KEY))?;
+        let client = NeonClient::new(url.parse()?, Secret::from(key))?;
         Ok(Self {
             process,
             data: data.to_owned(),
@@ -195,6 +207,15 @@ impl EmulatorProcess {
     /// When it does not end cleanly.
     pub async fn stop(self) -> anyhow::Result<()> {
         self.process.stop().await
+    }
+
+    /// Kills it with SIGKILL. Says where it listened.
+    ///
+    /// # Errors
+    /// When it cannot be killed.
+    pub async fn kill(self) -> anyhow::Result<String> {
+        self.process.kill().await?;
+        Ok(self.listen)
     }
 
     /// Kills it with SIGKILL and starts it again on the same folder and port.

@@ -11,6 +11,7 @@
 //! ```
 
 mod binaries;
+mod config;
 mod emulator;
 mod faults;
 mod folder;
@@ -22,6 +23,7 @@ mod system;
 mod wait;
 
 pub use binaries::binary;
+pub use config::Config;
 pub use emulator::{API_KEY, EmulatorProcess};
 pub use faults::{FaultId, Faults, Request};
 pub use folder::Folder;

@@ -89,7 +89,8 @@ impl Process {
         self.child
             .kill()
             .await
-            .with_context(|| format!("kill {}", self.name))
+            .with_context(|| format!("kill {}", self.name))?;
+        check_log(&self.name, &self.log())
     }
 
     /// Sends SIGTERM and waits for the end, which has to be a clean one.
@@ -100,13 +101,11 @@ impl Process {
         let name = self.name.clone();
         let log = self.log.clone();
         let status = self.signal_and_wait(Signal::SIGTERM).await?;
-        if status.success() {
-            return Ok(());
+        let said = fs::read_to_string(log).unwrap_or_default();
+        if !status.success() {
+            bail!("{name} ended with {status}: {said}");
         }
-        bail!(
-            "{name} ended with {status}: {}",
-            fs::read_to_string(log).unwrap_or_default()
-        )
+        check_log(&name, &said)
     }
 
     /// Waits until it ends by itself.
@@ -115,7 +114,10 @@ impl Process {
     /// When it does not end in two minutes.
     pub async fn wait(&mut self) -> anyhow::Result<ExitStatus> {
         match timeout(Duration::from_secs(START_SECONDS_MAX), self.child.wait()).await {
-            Ok(status) => status.with_context(|| format!("wait for {}", self.name)),
+            Ok(status) => {
+                check_log(&self.name, &self.log())?;
+                status.with_context(|| format!("wait for {}", self.name))
+            }
             Err(_) => bail!("{} goes on running: {}", self.name, self.log()),
         }
     }
@@ -143,4 +145,16 @@ impl Process {
             Err(_) => bail!("{} does not stop: {}", self.name, self.log()),
         }
     }
+}
+
+/// No log shows a secret, in whatever test: the API key, a password as the
+/// emulator makes them, a connection URI. Those that a test alone knows are
+/// looked for by `System::finish`.
+fn check_log(name: &str, log: &str) -> anyhow::Result<()> {
+    for secret in [crate::API_KEY, "npg_", "postgresql://", "SCRAM-SHA-256$"] {
+        if log.contains(secret) {
+            bail!("the log of {name} shows {secret:?}…");
+        }
+    }
+    Ok(())
 }

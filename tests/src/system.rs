@@ -55,9 +55,16 @@ impl System {
     /// # Errors
     /// When a part does not become healthy; with its log.
     pub async fn start() -> anyhow::Result<Self> {
-        let folder = Folder::new()?;
+        Self::start_on(Folder::new()?, &example_config()).await
+    }
+
+    /// Starts the system of this broker.toml, in this folder.
+    ///
+    /// # Errors
+    /// When a part does not become healthy; with its log.
+    pub async fn start_on(folder: Folder, config: &Path) -> anyhow::Result<Self> {
         let emulator = EmulatorProcess::start(&folder.join("data")).await?;
-        let broker = Broker::start(&folder, &emulator, &example_config()).await?;
+        let broker = Broker::start(&folder, &emulator, config).await?;
         broker.is_ready().await?;
         let users = UserService::start(&folder, &broker).await?;
         users.is_ready().await?;

@@ -21,8 +21,11 @@ const EMAIL_KEY: &str = "users_email_key";
 const OUTAGE_MESSAGES: [&str; 3] = [
     "terminating connection",
     "the database system is",
-    "canceling statement",
+    CANCELED_MESSAGE,
 ];
+
+/// Of these, the one that is sent of a statement that was undone, for certain.
+const CANCELED_MESSAGE: &str = "canceling statement";
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +53,14 @@ pub enum Error {
         action: &'static str,
         /// How long it was waited for.
         waited: Duration,
+    },
+    /// What must not be done twice may have been done: the answer was lost.
+    #[error("it is not known whether the database did {action}")]
+    UnknownOutcome {
+        /// As in `create a user`.
+        action: &'static str,
+        /// How the answer was lost.
+        source: Box<Error>,
     },
     /// Postgres refuses the query.
     #[error("the database could not {action}")]
@@ -86,6 +97,22 @@ impl Error {
             Self::LostConnection { action, source }
         } else {
             Self::FailedQuery { action, source }
+        }
+    }
+
+    /// The same of work that must not be done twice: an answer that was lost
+    /// leaves open whether it was done.
+    pub(crate) fn of_unrepeatable(self) -> Self {
+        match self {
+            // Postgres says so itself: the statement was undone.
+            Self::LostConnection { ref source, .. } if begins(source, &[CANCELED_MESSAGE]) => self,
+            Self::LostConnection { action, .. } | Self::NoAnswer { action, .. } => {
+                Self::UnknownOutcome {
+                    action,
+                    source: Box::new(self),
+                }
+            }
+            _ => self,
         }
     }
 
@@ -127,6 +154,16 @@ impl From<Error> for Status {
                 tracing::warn!(error = &error as &dyn StdError, "gave a query up");
                 unavailable()
             }
+            Error::UnknownOutcome { .. } => {
+                tracing::warn!(error = &error as &dyn StdError, "lost an answer");
+                // Neither the code nor a RetryInfo invites to try again blindly.
+                Refusal::new(
+                    Code::Unknown,
+                    "OUTCOME_UNKNOWN",
+                    "the database's answer was lost; this may have been done or not",
+                )
+                .into()
+            }
             Error::FailedQuery { .. } => {
                 tracing::error!(error = &error as &dyn StdError, "a query failed");
                 rpc::status::internal("INTERNAL", "an internal error; it has been logged")
@@ -164,7 +201,13 @@ fn is_outage(error: &QueryError) -> bool {
             _,
         )
         | QueryError::BrokenTransactionManager => true,
-        QueryError::DatabaseError(DatabaseErrorKind::Unknown, information) => OUTAGE_MESSAGES
+        _ => begins(error, &OUTAGE_MESSAGES),
+    }
+}
+
+fn begins(error: &QueryError, beginnings: &[&str]) -> bool {
+    match error {
+        QueryError::DatabaseError(DatabaseErrorKind::Unknown, information) => beginnings
             .iter()
             .any(|beginning| information.message().starts_with(beginning)),
         _ => false,
@@ -228,6 +271,41 @@ mod tests {
             assert!(status.get_details_retry_info().is_some());
             assert!(!status.message().contains("terminating"));
         }
+    }
+
+    #[test]
+    fn what_may_have_been_done_is_not_to_be_repeated_blindly() {
+        let action = "create a user";
+        let lost = |message| {
+            let source = query_error(DatabaseErrorKind::Unknown, Said(message, None));
+            Error::of_query(action, source, false)
+        };
+        let waited = Duration::from_secs(15);
+        for error in [
+            lost("terminating connection due to administrator command"),
+            Error::of_query(
+                action,
+                query_error(DatabaseErrorKind::ClosedConnection, Said("", None)),
+                true,
+            ),
+            Error::NoAnswer { action, waited },
+        ] {
+            let status = Status::from(error.of_unrepeatable());
+            assert_eq!(status.code(), Code::Unknown, "{status:?}");
+            assert!(status.get_details_retry_info().is_none());
+            let info = status.get_details_error_info().unwrap();
+            assert_eq!(info.reason, "OUTCOME_UNKNOWN");
+        }
+        // Undone, or never begun.
+        let undone = lost("canceling statement due to conflict with recovery");
+        let status = Status::from(undone.of_unrepeatable());
+        assert_eq!(status.code(), Code::Unavailable);
+        assert!(status.get_details_retry_info().is_some());
+        let source = Box::new(branch_pool::Error::Closed {
+            binding: branch_pool::Binding::new("users", "v1"),
+        });
+        let status = Status::from(Error::NoConnection { action, source }.of_unrepeatable());
+        assert_eq!(status.code(), Code::Unavailable);
     }
 
     #[test]

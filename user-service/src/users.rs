@@ -85,14 +85,14 @@ impl<V: Version> Users<V> {
     /// Makes a user.
     ///
     /// # Errors
-    /// [`Error::EmailTaken`], and what the database does.
+    /// [`Error::EmailTaken`], [`Error::UnknownOutcome`], and what the database does.
     pub async fn create(&self, new: NewUser) -> Result<User, Error> {
         let email = new.email.clone();
         self.run("create a user", |connection| {
             V::user_insert(connection, new)
         })
         .await
-        .map_err(|error| taken::<V>(error, email))
+        .map_err(|error| taken::<V>(error.of_unrepeatable(), email))
     }
 
     /// Changes a user; changes nothing and answers the user when `change` is
@@ -135,7 +135,7 @@ impl<V: Version> Users<V> {
         action: &'static str,
         query: impl FnOnce(&mut AsyncPgConnection) -> Query<'_, T>,
     ) -> Result<T, Error> {
-        let mut connection = self
+        let connection = self
             .pool
             .get()
             .await
@@ -144,9 +144,14 @@ impl<V: Version> Users<V> {
                 source: Box::new(source),
             })?;
         let waited = Duration::from_secs(QUERY_SECONDS_MAX);
-        match tokio::time::timeout(waited, query(&mut connection)).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(source)) => Err(Error::of_query(action, source, connection.is_broken())),
+        // Dropped with the query under way, here or with the whole call when its
+        // deadline passes, the connection leaves the pool and the query ends.
+        let mut work = connection.begin();
+        match tokio::time::timeout(waited, query(&mut work)).await {
+            Ok(outcome) => {
+                let mut connection = work.finish();
+                outcome.map_err(|source| Error::of_query(action, source, connection.is_broken()))
+            }
             Err(_) => Err(Error::NoAnswer { action, waited }),
         }
     }

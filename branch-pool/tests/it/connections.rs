@@ -136,6 +136,38 @@ async fn a_checkout_sends_no_query_of_its_own() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn work_that_is_given_up_costs_its_connection() -> anyhow::Result<()> {
+    let postgres = FakePostgres::start(Manners::default()).await?;
+    let broker = FakeBroker::start(postgres.uri("sslmode=disable"))?;
+    let options = options().max_size(1).wait_timeout(crate::PATIENCE);
+    let pool = BranchPool::connect(&broker.url(), binding(), options).await?;
+    for _ in 0..3 {
+        let mut work = pool.get().await?.begin();
+        work.batch_execute("SELECT 1").await?;
+        drop(work.finish());
+    }
+    assert_eq!(postgres.seen().opened, 1, "finished, it goes back");
+    assert_eq!(postgres.seen().cancels, 0);
+
+    drop(pool.get().await?.begin());
+    let told = postgres
+        .until_seen("asked to stop, and left", |seen| {
+            seen.cancels == 1 && seen.open == 0
+        })
+        .await?;
+    assert_eq!(told.opened, 1);
+    // Its place in the pool is free again.
+    pool.get().await?.batch_execute("SELECT 1").await?;
+    assert_eq!(postgres.seen().opened, 2);
+
+    pool.get().await?.discard();
+    postgres
+        .until_seen("left", |seen| seen.cancels == 2 && seen.open == 0)
+        .await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_server_that_says_nothing_is_given_up_on() -> anyhow::Result<()> {
     let silent = Manners {
         silent: true,

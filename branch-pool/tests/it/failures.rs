@@ -182,6 +182,8 @@ async fn a_refused_password_is_exchanged_for_a_new_lease() -> anyhow::Result<()>
         let kind = FakePostgres::start(Manners::default()).await?;
         let broker = FakeBroker::start(strict.uri("sslmode=disable"))?;
         let pool = BranchPool::connect(&broker.url(), binding(), options()).await?;
+        // Behind the watch's back: the refusal alone tells of it.
+        broker.until_told(Some(1)).await?;
         broker.world().uri = kind.uri("sslmode=disable");
 
         let error = refusal(&pool).await?;

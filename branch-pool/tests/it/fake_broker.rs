@@ -1,17 +1,22 @@
-//! A broker that grants, forgets, refuses and loses as it is told.
+//! A broker that grants, announces, forgets, refuses and loses as it is told.
+//!
+//! As with the real one, renewing moves a lease's end and nothing else: where
+//! the lease leads changes in its watch alone.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{SocketAddr, TcpListener};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
+use futures_util::{Stream, stream};
 use proto::broker::v1::acquire_lease_request::Target;
 use proto::broker::v1::lease_service_server::{LeaseService, LeaseServiceServer};
 use proto::broker::v1::{
-    AcquireLeaseRequest, AcquireLeaseResponse, Connection, Lease, ReleaseLeaseRequest,
-    ReleaseLeaseResponse, RenewLeaseRequest, RenewLeaseResponse, WatchBindingRequest,
-    WatchBindingResponse,
+    AcquireLeaseRequest, AcquireLeaseResponse, BindingTarget, Connection, Lease,
+    ReleaseLeaseRequest, ReleaseLeaseResponse, RenewLeaseRequest, RenewLeaseResponse,
+    WatchBindingRequest, WatchBindingResponse,
 };
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -23,9 +28,21 @@ use crate::{PATIENCE, until};
 /// What the broker was asked, in order.
 #[derive(Debug, Clone)]
 pub(crate) enum Call {
-    Acquire { request: AcquireLeaseRequest },
-    Renew { name: String, in_time: bool },
-    Release { name: String },
+    Acquire {
+        request: AcquireLeaseRequest,
+    },
+    Renew {
+        name: String,
+        in_time: bool,
+    },
+    Release {
+        name: String,
+    },
+    /// What the reader of a watch was told: a generation, or that the binding is
+    /// not ready.
+    Told {
+        generation: Option<i64>,
+    },
 }
 
 /// How a call goes wrong, once.
@@ -45,6 +62,10 @@ pub(crate) struct World {
     pub(crate) ttl: Duration,
     pub(crate) connection_limit: i32,
     pub(crate) acquire_faults: VecDeque<Fault>,
+    /// How the next watches are refused.
+    pub(crate) watch_faults: VecDeque<Status>,
+    /// False: watches say nothing of where a lease leads.
+    pub(crate) ready: bool,
     pub(crate) leases: HashMap<String, (Lease, Connection)>,
     by_request: HashMap<String, String>,
     given: u32,
@@ -74,6 +95,8 @@ impl FakeBroker {
             ttl: Duration::from_secs(3600),
             connection_limit: 4,
             acquire_faults: VecDeque::new(),
+            watch_faults: VecDeque::new(),
+            ready: true,
             leases: HashMap::new(),
             by_request: HashMap::new(),
             given: 0,
@@ -81,6 +104,7 @@ impl FakeBroker {
         let service = Service {
             world: Arc::new(Mutex::new(world)),
             calls: watch::Sender::new(Vec::new()),
+            changed: watch::Sender::default(),
         };
         Ok(Self {
             service,
@@ -97,11 +121,26 @@ impl FakeBroker {
         self.service.world()
     }
 
+    /// Changes the world and tells those who watch.
+    pub(crate) fn announce(&self, change: impl FnOnce(&mut World)) {
+        change(&mut self.world());
+        self.service.changed.send_modify(|times| *times += 1);
+    }
+
+    /// Moves the binding: the next generation, behind this URI.
+    pub(crate) fn move_to(&self, uri: impl Into<String>) {
+        self.announce(|world| {
+            world.uri = uri.into();
+            world.generation += 1;
+        });
+    }
+
     /// Forgets every lease, as one without a state folder does at a restart.
     pub(crate) fn forget(&self) {
-        let mut world = self.world();
-        world.leases.clear();
-        world.by_request.clear();
+        self.announce(|world| {
+            world.leases.clear();
+            world.by_request.clear();
+        });
     }
 
     pub(crate) fn serve(&mut self) -> anyhow::Result<()> {
@@ -149,7 +188,7 @@ impl FakeBroker {
     pub(crate) fn acquisitions(&self) -> Vec<AcquireLeaseRequest> {
         let acquire = |call| match call {
             Call::Acquire { request } => Some(request),
-            Call::Renew { .. } | Call::Release { .. } => None,
+            _ => None,
         };
         self.calls().into_iter().filter_map(acquire).collect()
     }
@@ -162,6 +201,14 @@ impl FakeBroker {
     ) -> anyhow::Result<Vec<Call>> {
         let mut calls = self.service.calls.subscribe();
         until(&mut calls, what, |calls| condition(calls)).await
+    }
+
+    /// Waits until a watch was told this.
+    pub(crate) async fn until_told(&self, wanted: Option<i64>) -> anyhow::Result<()> {
+        let told = |call: &Call| matches!(call, Call::Told { generation } if *generation == wanted);
+        self.until_calls("a watch", |calls| calls.iter().any(told))
+            .await
+            .map(|_| ())
     }
 
     pub(crate) async fn until_acquisitions(&self, count: usize) -> anyhow::Result<()> {
@@ -184,6 +231,8 @@ impl Drop for FakeBroker {
 struct Service {
     world: Arc<Mutex<World>>,
     calls: watch::Sender<Vec<Call>>,
+    /// Counts the announcements.
+    changed: watch::Sender<u32>,
 }
 
 impl Service {
@@ -230,14 +279,13 @@ impl LeaseService for Service {
         let now = now();
         let answer = {
             let mut world = self.world();
-            let (ttl, generation) = (world.ttl, world.generation);
+            let ttl = world.ttl;
             world.leases.get_mut(&name).map(|(lease, _)| {
                 let ends = lease
                     .expire_time
                     .and_then(|end| SystemTime::try_from(end).ok());
                 let in_time = ends.is_some_and(|end| end > now);
                 lease.expire_time = Some((now + ttl).into());
-                lease.generation = generation;
                 (lease.clone(), in_time)
             })
         };
@@ -259,21 +307,52 @@ impl LeaseService for Service {
         Ok(Response::new(ReleaseLeaseResponse {}))
     }
 
-    type WatchBindingStream = tokio_stream::Empty<Result<WatchBindingResponse, Status>>;
+    type WatchBindingStream =
+        Pin<Box<dyn Stream<Item = Result<WatchBindingResponse, Status>> + Send>>;
 
     async fn watch_binding(
         &self,
-        _request: Request<Streaming<WatchBindingRequest>>,
+        request: Request<Streaming<WatchBindingRequest>>,
     ) -> Result<Response<Self::WatchBindingStream>, Status> {
-        Err(Status::unimplemented("nobody watches yet"))
+        let mut requests = request.into_inner();
+        let first = requests.message().await?.unwrap_or_default();
+        if !first.binding.is_empty() || first.lease.is_empty() {
+            return Err(Status::invalid_argument("the pool watches by lease"));
+        }
+        if let Some(status) = self.world().watch_faults.pop_front() {
+            return Err(status);
+        }
+        let mut changed = self.changed.subscribe();
+        changed.mark_changed();
+        let watching = (self.clone(), first.lease, changed, requests);
+        Ok(Response::new(Box::pin(stream::try_unfold(
+            watching,
+            |(service, lease, mut changed, mut requests)| async move {
+                tokio::select! {
+                    // Who watches stays on the line.
+                    request = requests.message() => {
+                        let what = format!("{request:?} after the first");
+                        return Err(Status::invalid_argument(what));
+                    }
+                    changed = changed.changed() => {
+                        changed.map_err(|_| Status::unavailable("stopping"))?;
+                    }
+                }
+                let answer = service.world().tell(&lease)?;
+                service.note(Call::Told {
+                    generation: answer.current.as_ref().map(|current| current.generation),
+                });
+                Ok(Some((answer, (service, lease, changed, requests))))
+            },
+        ))))
     }
 }
 
 impl World {
     fn grant(&mut self, request: &AcquireLeaseRequest) -> (Lease, Connection) {
         let known = self.by_request.get(&request.request_id);
-        if let Some(granted) = known.and_then(|name| self.leases.get(name)) {
-            return granted.clone();
+        if let Some((lease, _)) = known.and_then(|name| self.leases.get(name)) {
+            return (lease.clone(), self.connection());
         }
         self.given += 1;
         let name = format!("leases/{}", self.given);
@@ -283,24 +362,55 @@ impl World {
         let lease = Lease {
             name: name.clone(),
             binding,
-            branch: format!("branches/br-{}", self.generation),
+            branch: branch(self.generation),
             access: request.access,
             generation: self.generation,
             expire_time: Some((now() + self.ttl).into()),
             holder: request.holder.clone(),
             pooled: request.pooled,
         };
-        let connection = Connection {
-            uri: self.uri.clone(),
-            connection_limit: self.connection_limit,
-            ..Connection::default()
-        };
-        let granted = (lease, connection);
+        let granted = (lease, self.connection());
         self.by_request
             .insert(request.request_id.clone(), name.clone());
         self.leases.insert(name, granted.clone());
         granted
     }
+
+    /// What the watch of a lease says now. The lease leads there from then on.
+    fn tell(&mut self, name: &str) -> Result<WatchBindingResponse, Status> {
+        let (generation, connection) = (self.generation, self.connection());
+        let Some((lease, granted)) = self.leases.get_mut(name) else {
+            return Err(Status::not_found("no such lease"));
+        };
+        let mut answer = WatchBindingResponse {
+            binding: lease.binding.clone(),
+            current: None,
+        };
+        if self.ready {
+            lease.generation = generation;
+            lease.branch = branch(generation);
+            *granted = connection.clone();
+            answer.current = Some(BindingTarget {
+                generation,
+                branch: lease.branch.clone(),
+                connection: Some(connection),
+                reason: String::new(),
+            });
+        }
+        Ok(answer)
+    }
+
+    fn connection(&self) -> Connection {
+        Connection {
+            uri: self.uri.clone(),
+            connection_limit: self.connection_limit,
+            ..Connection::default()
+        }
+    }
+}
+
+fn branch(generation: i64) -> String {
+    format!("branches/br-{generation}")
 }
 
 #[expect(

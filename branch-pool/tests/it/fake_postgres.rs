@@ -14,6 +14,7 @@ use tokio_rustls::rustls::crypto::ring;
 use crate::{PASSWORD, until};
 
 const SSL_REQUEST: i32 = 80_877_103;
+const CANCEL_REQUEST: i32 = 80_877_102;
 
 /// What it does with who comes.
 #[derive(Clone, Default)]
@@ -37,6 +38,8 @@ pub(crate) struct Seen {
     pub(crate) encrypted: usize,
     /// Sessions open now.
     pub(crate) open: usize,
+    /// Requests to stop what a session is busy with.
+    pub(crate) cancels: usize,
 }
 
 pub(crate) struct FakePostgres {
@@ -158,6 +161,10 @@ impl Session {
                     let length = stream.read_i32().await?;
                     skip(&mut stream, length - 4).await?;
                     return self.greet(stream, true).await;
+                }
+                (CANCEL_REQUEST, _) => {
+                    self.seen.send_modify(|seen| seen.cancels += 1);
+                    return Ok(());
                 }
                 (SSL_REQUEST, None) => stream.write_u8(b'N').await?,
                 _ => return self.greet(stream, false).await,

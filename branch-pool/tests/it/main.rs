@@ -5,6 +5,7 @@ mod connections;
 mod failures;
 mod fake_broker;
 mod fake_postgres;
+mod following;
 mod upkeep;
 
 use std::fmt::Debug;

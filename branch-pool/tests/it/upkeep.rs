@@ -101,64 +101,6 @@ async fn a_forgotten_lease_is_replaced_and_the_pool_kept() -> anyhow::Result<()>
 }
 
 #[tokio::test]
-async fn another_connection_turns_new_checkouts_over() -> anyhow::Result<()> {
-    let first = FakePostgres::start(Manners::default()).await?;
-    let second = FakePostgres::start(Manners::default()).await?;
-    let broker = FakeBroker::start(first.uri("sslmode=disable"))?;
-    broker.world().ttl = SECOND;
-    let pool = BranchPool::connect(&broker.url(), binding(), options()).await?;
-    let mut running = pool.get().await?;
-    drop(pool.get().await?);
-    assert_eq!(first.seen().open, 2);
-
-    {
-        let mut world = broker.world();
-        world.uri = second.uri("sslmode=disable");
-        world.generation = 2;
-    }
-    until_state(&pool, "generation 2", |state| {
-        state.generation == Some(2) && state.branch.as_deref() == Some("branches/br-2")
-    })
-    .await?;
-    let mut new = pool.get().await?;
-    new.batch_execute("SELECT 1").await?;
-    assert_eq!((new.generation(), second.seen().opened), (2, 1));
-
-    // The idle one is closed, the running one finishes first.
-    first.until_seen("one left", |seen| seen.open == 1).await?;
-    running.batch_execute("SELECT 1").await?;
-    assert_eq!(running.generation(), 1);
-    drop(running);
-    first.until_seen("none left", |seen| seen.open == 0).await?;
-    assert_eq!(first.seen().opened, 2);
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_checkout_that_waits_is_turned_over() -> anyhow::Result<()> {
-    let first = FakePostgres::start(Manners::default()).await?;
-    let second = FakePostgres::start(Manners::default()).await?;
-    let broker = FakeBroker::start(first.uri("sslmode=disable"))?;
-    broker.world().ttl = SECOND;
-    let options = options().max_size(1).wait_timeout(crate::PATIENCE);
-    let pool = BranchPool::connect(&broker.url(), binding(), options).await?;
-    let _running = pool.get().await?;
-    let waiting = tokio::spawn({
-        let pool = pool.clone();
-        async move { pool.get().await }
-    });
-    until_state(&pool, "one waiting", |state| state.waiting == 1).await?;
-
-    {
-        let mut world = broker.world();
-        world.uri = second.uri("sslmode=disable");
-        world.generation = 2;
-    }
-    assert_eq!(waiting.await??.generation(), 2);
-    Ok(())
-}
-
-#[tokio::test]
 async fn the_smaller_limit_counts() -> anyhow::Result<()> {
     let postgres = FakePostgres::start(Manners::default()).await?;
     for (granted, wanted, expected) in [

@@ -22,16 +22,16 @@ fn outcome(branch: &str, port: u16) -> Outcome {
     }
 }
 
-fn bindings(state: &Arc<State>) -> (Bindings, BindingName) {
+fn bindings(state: &Arc<State>) -> (Bindings, BindingSpec) {
     let bindings = Bindings::new(Arc::clone(state), Clock::system());
     let config = config();
     bindings.declare(&config);
-    (bindings, config.bindings[0].name.clone())
+    (bindings, config.bindings[0].clone())
 }
 
-async fn generation(bindings: &Bindings, name: &BindingName, outcome: Outcome) -> i64 {
-    bindings.ready(name, outcome).await.unwrap();
-    let binding = bindings.get(name).unwrap();
+async fn generation(bindings: &Bindings, spec: &BindingSpec, outcome: Outcome) -> i64 {
+    bindings.ready(spec, outcome).await.unwrap();
+    let binding = bindings.get(&spec.name).unwrap();
     binding.target.as_ref().unwrap().generation
 }
 
@@ -40,39 +40,39 @@ async fn a_generation_goes_up_when_the_connection_changes_and_outlives_the_broke
     let folder = tempfile::tempdir().unwrap();
     {
         let state = Arc::new(State::open(folder.path()).unwrap());
-        let (bindings, name) = bindings(&state);
-        assert_eq!(generation(&bindings, &name, outcome("br-a", 1)).await, 1);
-        assert_eq!(generation(&bindings, &name, outcome("br-a", 1)).await, 1);
-        assert_eq!(generation(&bindings, &name, outcome("br-a", 2)).await, 2);
+        let (bindings, spec) = bindings(&state);
+        assert_eq!(generation(&bindings, &spec, outcome("br-a", 1)).await, 1);
+        assert_eq!(generation(&bindings, &spec, outcome("br-a", 1)).await, 1);
+        assert_eq!(generation(&bindings, &spec, outcome("br-a", 2)).await, 2);
     }
     let state = Arc::new(State::open(folder.path()).unwrap());
-    let (bindings, name) = bindings(&state);
-    assert_eq!(generation(&bindings, &name, outcome("br-a", 2)).await, 2);
-    assert_eq!(generation(&bindings, &name, outcome("br-b", 2)).await, 3);
+    let (bindings, spec) = bindings(&state);
+    assert_eq!(generation(&bindings, &spec, outcome("br-a", 2)).await, 2);
+    assert_eq!(generation(&bindings, &spec, outcome("br-b", 2)).await, 3);
 }
 
 #[tokio::test]
 async fn a_watcher_hears_of_changes_and_of_nothing_else() {
     let state = Arc::new(State::in_memory());
-    let (bindings, name) = bindings(&state);
-    let mut watch = bindings.watch(&name).unwrap();
+    let (bindings, spec) = bindings(&state);
+    let mut watch = bindings.watch(&spec.name).unwrap();
     assert!(matches!(
         watch.borrow_and_update().status,
         Status::Preparing(_)
     ));
 
-    bindings.not_ready(&name, "no luck".into(), true);
+    bindings.not_ready(&spec.name, "no luck".into(), true);
     let failed = Status::Failed("no luck".into());
     assert_eq!(watch.borrow_and_update().status, failed);
 
-    bindings.ready(&name, outcome("br-a", 1)).await.unwrap();
+    bindings.ready(&spec, outcome("br-a", 1)).await.unwrap();
     assert!(watch.has_changed().unwrap());
     assert_eq!(watch.borrow_and_update().status, Status::Ready);
-    bindings.ready(&name, outcome("br-a", 1)).await.unwrap();
+    bindings.ready(&spec, outcome("br-a", 1)).await.unwrap();
     assert!(!watch.has_changed().unwrap());
 
     // What leads somewhere goes on doing so.
-    bindings.not_ready(&name, "an outage".into(), true);
+    bindings.not_ready(&spec.name, "an outage".into(), true);
     assert!(!watch.has_changed().unwrap());
     bindings.declare(&config());
     assert!(!watch.has_changed().unwrap());
@@ -81,5 +81,28 @@ async fn a_watcher_hears_of_changes_and_of_nothing_else() {
     none.bindings.clear();
     bindings.declare(&none);
     assert!(watch.has_changed().is_err());
-    assert!(bindings.get(&name).is_none());
+    assert!(bindings.get(&spec.name).is_none());
+}
+
+/// broker.toml names another branch, which cannot be made: the binding goes on
+/// as it was declared before, and says what is the matter.
+#[tokio::test]
+async fn a_binding_that_cannot_move_stays_what_it_was() {
+    let state = Arc::new(State::in_memory());
+    let (bindings, spec) = bindings(&state);
+    bindings.ready(&spec, outcome("br-a", 1)).await.unwrap();
+    let mut moved = config();
+    moved.bindings[0].branch = "elsewhere".parse().unwrap();
+    bindings.declare(&moved);
+    bindings.not_ready(&spec.name, "no luck".into(), true);
+    let binding = bindings.get(&spec.name).unwrap();
+    assert_eq!(binding.status, Status::Ready);
+    assert_eq!(binding.trouble.as_deref(), Some("no luck"));
+    assert_eq!(binding.target.as_ref().unwrap().spec, spec);
+
+    let moved = &moved.bindings[0];
+    bindings.ready(moved, outcome("br-b", 1)).await.unwrap();
+    let binding = bindings.get(&spec.name).unwrap();
+    assert_eq!(binding.trouble, None);
+    assert_eq!(binding.target.as_ref().unwrap().spec, *moved);
 }

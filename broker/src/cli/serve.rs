@@ -14,6 +14,7 @@ use rpc::server::{BindError, Listener, ServeError, Server};
 use url::Url;
 
 use crate::bindings::Bindings;
+use crate::closer::Closer;
 use crate::config::{Config, ConfigError};
 use crate::credentials::{Key, KeyError};
 use crate::keeper::Keeper;
@@ -144,44 +145,52 @@ pub(super) async fn serve(arguments: Arguments) -> Result<(), Error> {
         clock.clone(),
         config.leases,
     ));
-    let bindings = Arc::new(Bindings::new(state, clock));
-    let logins = Arc::new(Logins::new(key));
+    let bindings = Arc::new(Bindings::new(state, clock.clone()));
+    let page_tokens = PageTokens::new(&key.page_token_key());
+    let logins = Arc::new(Logins::new(key, clock));
     let keeper = Arc::new(Keeper::new(
         neon,
         arguments.config,
         config,
         Arc::clone(&bindings),
         Arc::clone(&leases),
-        Arc::clone(&logins),
         health,
     ));
+    let closer = Closer::new(
+        Arc::clone(&bindings),
+        Arc::clone(&leases),
+        Arc::clone(&logins),
+    );
     let broker = Broker {
         keeper: Arc::clone(&keeper),
         bindings,
         leases: Arc::clone(&leases),
         logins,
-        page_tokens: PageTokens::random(),
+        page_tokens,
     };
     tokio::spawn(async move { leases.sweep().await });
+    tokio::spawn(closer.run());
     announce(&listener);
     let serving = server::add_services(server, &broker).serve(listener, stop);
     tokio::select! {
         served = serving => Ok(served?),
-        Err(error) = keep(keeper, reached) => Err(error.into()),
+        error = keep(keeper, reached) => Err(error.into()),
     }
 }
 
 /// Makes the world match, for as long as that takes; ends only when Neon will
 /// not have us.
-async fn keep(keeper: Arc<Keeper>, mut reached: bool) -> Result<(), neon::Error> {
+async fn keep(keeper: Arc<Keeper>, mut reached: bool) -> neon::Error {
     let mut pause = Duration::from_millis(REACH_MS_MIN);
     while !reached {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(REACH_MS_MAX));
-        reached = is_reached(keeper.neon().check().await)?;
+        match is_reached(keeper.neon().check().await) {
+            Ok(now) => reached = now,
+            Err(error) => return error,
+        }
     }
-    keeper.settle().await?;
-    std::future::pending().await
+    keeper.settle().await
 }
 
 /// Whether Neon has answered. That it will not have us, or that something else

@@ -84,6 +84,10 @@ fn grant() -> Grant {
     }
 }
 
+fn count(leases: &Leases) -> usize {
+    leases.state.read(|data| data.leases.len())
+}
+
 #[tokio::test]
 async fn a_lease_ends_when_its_time_is_up_and_not_before() {
     let bench = Bench::in_memory();
@@ -104,7 +108,7 @@ async fn a_lease_ends_when_its_time_is_up_and_not_before() {
     assert!(matches!(renewed, Err(Error::NotFound(_))), "{renewed:?}");
     bench.leases.sweep_once();
     assert!(ending.is_cancelled());
-    assert_eq!(bench.leases.count(), 0);
+    assert_eq!(count(&bench.leases), 0);
 }
 
 #[tokio::test]
@@ -143,13 +147,13 @@ async fn a_request_id_gives_one_lease_and_is_good_for_one_request() {
     let first = leases.acquire(request("a"), id, grant()).await.unwrap();
     let again = leases.acquire(request("a"), id, grant()).await.unwrap();
     assert_eq!(first, again);
-    assert_eq!(leases.count(), 1);
+    assert_eq!(count(leases), 1);
     let repeated = leases.repeated(id, &request("a")).unwrap();
     assert_eq!(repeated, Some(first.clone()));
 
     let other = leases.acquire(request("b"), id, grant()).await;
     assert!(matches!(other, Err(Error::RequestIdReused(_))), "{other:?}");
-    assert_eq!(leases.count(), 1);
+    assert_eq!(count(leases), 1);
 
     // With the lease, the id ends too.
     leases.release(first.id).await.unwrap();
@@ -211,7 +215,95 @@ async fn a_lease_that_cannot_be_stored_is_not_given() {
     std::fs::remove_dir_all(&folder).unwrap();
     let refused = bench.leases.acquire(request("a"), None, grant()).await;
     assert!(matches!(refused, Err(Error::State(_))), "{refused:?}");
-    assert_eq!(bench.leases.count(), 1);
+    assert_eq!(count(&bench.leases), 1);
+}
+
+/// Two requests of one id while nothing can be stored: whoever is refused takes
+/// no lease away from whoever is not.
+#[tokio::test]
+async fn a_request_that_cannot_be_stored_takes_no_others_lease() {
+    let bench = Bench::durable();
+    let folder = bench.folder.path().join("state");
+    let away = bench.folder.path().join("away");
+    let id = Some(Uuid::new_v4());
+    std::fs::rename(&folder, &away).unwrap();
+    let leases = &bench.leases;
+    let first = async {
+        let refused = leases.acquire(request("a"), id, grant()).await;
+        // The disk is back before the second is looked at.
+        std::fs::rename(&away, &folder).unwrap();
+        refused
+    };
+    let second = leases.acquire(request("a"), id, grant());
+    let (first, second) = tokio::join!(biased; first, second);
+    assert!(matches!(first, Err(Error::State(_))), "{first:?}");
+    match second {
+        Ok(lease) => assert!(leases.get(lease.id).is_ok(), "acknowledged, and gone"),
+        Err(error) => assert!(matches!(error, Error::State(_)), "{error}"),
+    }
+    let lease = leases.acquire(request("a"), id, grant()).await.unwrap();
+    let bench = bench.restarted();
+    assert!(bench.leases.get(lease.id).is_ok());
+}
+
+#[tokio::test]
+async fn a_release_that_cannot_be_stored_is_none() {
+    let bench = Bench::durable();
+    let lease = bench.acquire().await;
+    let folder = bench.folder.path().join("state");
+    let away = bench.folder.path().join("away");
+    std::fs::rename(&folder, &away).unwrap();
+    let refused = bench.leases.release(lease.id).await;
+    assert!(matches!(refused, Err(Error::State(_))), "{refused:?}");
+    assert!(bench.leases.get(lease.id).is_ok(), "as after a restart");
+    std::fs::rename(&away, &folder).unwrap();
+    assert!(bench.leases.release(lease.id).await.unwrap());
+    let bench = bench.restarted();
+    assert!(bench.leases.get(lease.id).is_err());
+}
+
+#[tokio::test]
+async fn there_are_no_more_leases_than_there_may_be() {
+    let bench = Bench::in_memory();
+    let mut last = bench.acquire().await;
+    for _ in 1..LEASES_MAX {
+        last = bench.acquire().await;
+    }
+    let refused = bench.leases.acquire(request("a"), None, grant()).await;
+    assert!(matches!(refused, Err(Error::TooMany)), "{refused:?}");
+    bench.leases.release(last.id).await.unwrap();
+    bench.acquire().await;
+}
+
+#[tokio::test]
+async fn a_role_is_to_be_closed_when_its_last_lease_ends() {
+    let bench = Bench::in_memory();
+    let (one, other) = (bench.acquire().await, bench.acquire().await);
+    let Grant { branch, role, .. } = &one.grant;
+    bench.leases.release(one.id).await.unwrap();
+    assert_eq!(bench.leases.take_ended().len(), 1);
+    assert!(bench.leases.is_used(branch, role), "by the other");
+    bench.clock(61);
+    bench.leases.sweep_once();
+    let ended = bench.leases.take_ended();
+    let role = ended.first().map(|ended| &ended.role);
+    assert_eq!(role, Some(&other.grant.role));
+    assert!(!bench.leases.is_used(branch, &other.grant.role));
+    assert!(bench.leases.take_ended().is_empty());
+}
+
+/// What a broker that was killed in a write left behind.
+#[tokio::test]
+async fn halves_of_writes_are_swept_away() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in [".tmpAbC123", ".key-AbC123", "key", "leases.json.bak"] {
+        std::fs::write(folder.path().join(name), "x").unwrap();
+    }
+    let _state = State::open(folder.path()).unwrap();
+    let names = std::fs::read_dir(folder.path()).unwrap();
+    let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["key", "leases.json.bak", "lock"]);
 }
 
 #[test]

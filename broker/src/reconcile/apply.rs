@@ -1,15 +1,22 @@
 //! Making the world match.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use neon_api::BranchId;
 
+use super::look::LOOK_LIMIT;
 use super::steps::{step, steps_of};
 use super::{Action, Error, Step, budget, look};
 use crate::config::{BindingSpec, Config};
 use crate::names::{BindingName, BranchName};
 use crate::neon::{Ensured, Found, Neon, OwnerUris};
+use crate::postgres::bounded;
 use crate::{migrate, postgres, roles, seed};
+
+/// How long setting up the roles of a branch may take: it waits for who else
+/// does so. Revisions and seeds take as long as they take.
+const GRANT_LIMIT: Duration = Duration::from_secs(120);
 
 /// A binding whose branch is as declared.
 #[derive(Debug, Clone)]
@@ -155,12 +162,15 @@ impl Run<'_> {
             branch: spec.branch.clone(),
             source,
         };
-        let mut client = postgres::session(&uris.direct).await.map_err(looked)?;
-        let limits = budget::limits(&client).await.map_err(looked)?;
+        let looking = async {
+            let client = postgres::session(&uris.direct).await?;
+            let limits = budget::limits(&client).await?;
+            let inside = look::inside(&client, &spec.service, branch).await?;
+            Ok((client, limits, inside))
+        };
+        let (mut client, limits, mut inside) =
+            bounded(LOOK_LIMIT, "look", looking).await.map_err(looked)?;
         budget::check(self.config, &spec.branch, limits)?;
-        let mut inside = look::inside(&client, &spec.service, branch)
-            .await
-            .map_err(looked)?;
         // As plan foretells it: what came from the parent is gone over once.
         inside.granted &= !created;
         let steps = steps_of(spec, &mut inside, true)?;
@@ -181,8 +191,9 @@ impl Run<'_> {
                     }
                 }
                 (Action::Grant, _) => {
-                    let granted = roles::grant(&mut client, &spec.service, branch).await;
-                    granted.map_err(|source| Error::FailedGrant {
+                    let granting = roles::grant(&mut client, &spec.service, branch);
+                    let granted = bounded(GRANT_LIMIT, "grant the rights", granting);
+                    granted.await.map_err(|source| Error::FailedGrant {
                         branch: spec.branch.clone(),
                         source,
                     })?;

@@ -53,11 +53,16 @@ pub(super) async fn limits(client: &Client) -> Result<Limits, postgres::Error> {
     })
 }
 
+/// Login roles of a binding, one for each access. Postgres holds each to the
+/// binding's connections.
+const LOGINS_PER_BINDING: u32 = 2;
+
 /// Whether the bindings on a branch fit it together.
 pub(super) fn check(config: &Config, branch: &BranchName, limits: Limits) -> Result<(), Error> {
     let asked = config
         .bindings_on(branch)
-        .fold(0_u32, |sum, spec| sum.saturating_add(spec.connections));
+        .map(|spec| spec.connections.saturating_mul(LOGINS_PER_BINDING))
+        .fold(0_u32, u32::saturating_add);
     match asked <= limits.available() {
         true => Ok(()),
         false => Err(Error::BudgetExceeded {

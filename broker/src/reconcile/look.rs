@@ -1,6 +1,7 @@
 //! Looking at the world. Changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use neon_api::BranchId;
 use tokio_postgres::Client;
@@ -10,6 +11,9 @@ use crate::config::{Config, ServiceSpec};
 use crate::names::BranchName;
 use crate::neon::{Found, Neon};
 use crate::{migrate, postgres, roles, seed};
+
+/// How long looking into a branch may take, waking it included.
+pub(super) const LOOK_LIMIT: Duration = Duration::from_secs(90);
 
 /// Looks at the branches that broker.toml names, and into those that have an
 /// endpoint.
@@ -93,7 +97,8 @@ async fn branch(
         let limits = budget::limits(&client).await?;
         Ok((limits, inside(&client, service, id).await?))
     };
-    let (limits, inside) = looking.await.map_err(|source| Error::FailedLook {
+    let looked = postgres::bounded(LOOK_LIMIT, "look", looking).await;
+    let (limits, inside) = looked.map_err(|source| Error::FailedLook {
         branch: name.clone(),
         source,
     })?;

@@ -7,9 +7,13 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio_postgres::Transaction;
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
-/// Sets a role's password without its being in the text of any statement, which
-/// drivers and servers log. Neon takes no verifier in its place.
-pub(super) async fn set(
+/// Sets a role's password. Neon takes no verifier in its place, so the password
+/// itself has to be in a statement: one that the server puts together, because
+/// the text of a client's is logged. An error inside would carry that text as
+/// its context, to us and into the server's log; so it is caught there, and
+/// what comes out is its code and its message. The role's row should be locked
+/// by this transaction already: then nothing in there waits or is cancelled.
+pub async fn set(
     transaction: &Transaction<'_>,
     role: &str,
     password: &SecretString,
@@ -27,6 +31,8 @@ pub(super) async fn set(
                  EXECUTE format('ALTER ROLE %I PASSWORD %L',
                                 current_setting('branch_broker.role'),
                                 current_setting('branch_broker.password'));
+             EXCEPTION WHEN query_canceled OR OTHERS THEN
+                 RAISE EXCEPTION USING ERRCODE = SQLSTATE, MESSAGE = SQLERRM;
              END $$",
         )
         .await

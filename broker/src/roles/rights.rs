@@ -2,16 +2,18 @@
 
 use tokio_postgres::Client;
 
-use super::{Access, group_name, logins_of_other_branches};
+use super::login::logins_of_other_branches;
+use super::{Access, group_name};
 use crate::config::ServiceSpec;
 use crate::migrate::{self, HISTORY_TABLE};
-use crate::postgres::{self, Attempted as _, escape_identifier};
+use crate::postgres::{self, Attempted as _, escape_identifier, escape_literal};
 use neon_api::BranchId;
 
-/// Rights on tables and on sequences.
+/// Rights on tables, on sequences, and on functions to come.
 struct Rights {
     tables: &'static [&'static str],
     sequences: &'static [&'static str],
+    functions: &'static [&'static str],
 }
 
 impl Access {
@@ -20,10 +22,14 @@ impl Access {
             Access::ReadOnly => Rights {
                 tables: &["SELECT"],
                 sequences: &["SELECT"],
+                // A function may be SECURITY DEFINER, and write: grant gives
+                // those that are not.
+                functions: &[],
             },
             Access::ReadWrite => Rights {
                 tables: &["SELECT", "INSERT", "UPDATE", "DELETE"],
                 sequences: &["SELECT", "USAGE"],
+                functions: &["EXECUTE"],
             },
         }
     }
@@ -36,15 +42,83 @@ pub(super) fn statements(service: &ServiceSpec, group: &str, access: Access) -> 
     let group = escape_identifier(group);
     let rights = access.rights();
     let (tables, sequences) = (rights.tables.join(", "), rights.sequences.join(", "));
+    let functions = match rights.functions {
+        [] => String::new(),
+        functions => format!(
+            "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT {} ON ROUTINES TO {group};",
+            functions.join(", ")
+        ),
+    };
     format!(
         "CREATE SCHEMA IF NOT EXISTS {schema};
          GRANT USAGE ON SCHEMA {schema} TO {group};
          GRANT {tables} ON ALL TABLES IN SCHEMA {schema} TO {group};
          GRANT {sequences} ON ALL SEQUENCES IN SCHEMA {schema} TO {group};
          ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT {tables} ON TABLES TO {group};
-         ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT {sequences} ON SEQUENCES TO {group};"
+         ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT {sequences} ON SEQUENCES TO {group};
+         {functions}"
     )
 }
+
+/// The statements that take from PUBLIC what every lease would have by it:
+/// temporary tables, making things in the schema public, and calling the
+/// service's functions, which may run as the owner. Functions go to the groups
+/// instead, those that run as their owner to the writing one alone. Default
+/// privileges of one schema can add to PUBLIC's and not take away, so the
+/// owner's functions to come are taken from PUBLIC in the whole database.
+pub(super) fn nothing_for_public(service: &ServiceSpec) -> String {
+    let [read, write] =
+        Access::ALL.map(|access| escape_literal(&group_name(&service.name, access)));
+    let schema = escape_literal(&service.schema);
+    format!(
+        "ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON ROUTINES FROM PUBLIC;
+         DO $broker$ DECLARE routine record; BEGIN
+             IF pg_has_role((SELECT datdba FROM pg_database
+                             WHERE datname = current_database()), 'USAGE') THEN
+                 EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC',
+                                current_database());
+             END IF;
+             IF pg_has_role((SELECT nspowner FROM pg_namespace
+                             WHERE nspname = 'public'), 'USAGE') THEN
+                 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+             END IF;
+             FOR routine IN SELECT p.oid::regprocedure AS name, p.prosecdef
+                            FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+                            WHERE n.nspname = {schema} AND pg_has_role(p.proowner, 'USAGE')
+             LOOP
+                 EXECUTE format('REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC, %I',
+                                routine.name, {read});
+                 EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %I', routine.name, {write});
+                 IF NOT routine.prosecdef THEN
+                     EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %I', routine.name, {read});
+                 END IF;
+             END LOOP;
+         END $broker$;"
+    )
+}
+
+/// What PUBLIC may still do, because the owner cannot take it away: before
+/// PostgreSQL 15 the schema public is somebody else's.
+pub(super) async fn left_to_public(client: &Client) -> Result<Vec<String>, postgres::Error> {
+    const ASK: &str = "
+        SELECT 'make temporary tables in ' || current_database()
+        WHERE EXISTS (
+            SELECT FROM pg_database d
+            CROSS JOIN aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) acl
+            WHERE d.datname = current_database()
+              AND acl.grantee = 0 AND acl.privilege_type = 'TEMPORARY')
+        UNION ALL
+        SELECT 'make tables in the schema public'
+        WHERE EXISTS (
+            SELECT FROM pg_namespace n
+            CROSS JOIN aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) acl
+            WHERE n.nspname = 'public'
+              AND acl.grantee = 0 AND acl.privilege_type = 'CREATE')";
+    let rows = client.query(ASK, &[]).await.attempted(PUBLIC)?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+const PUBLIC: &str = "look at what PUBLIC may do";
 
 /// The statement that keeps a group out of the migration history.
 pub(super) fn no_history(service: &ServiceSpec, group: &str) -> String {
@@ -66,7 +140,47 @@ pub async fn are_granted(
             return Ok(false);
         }
     }
-    Ok(logins_of_other_branches(client, branch).await?.is_empty())
+    Ok(has_nothing_for_public(client, service).await?
+        && logins_of_other_branches(client, branch).await?.is_empty())
+}
+
+/// Whether PUBLIC has nothing that [`nothing_for_public`] would take away, and
+/// the groups, which are there, have the functions.
+async fn has_nothing_for_public(
+    client: &Client,
+    service: &ServiceSpec,
+) -> Result<bool, postgres::Error> {
+    const ASK: &str = "
+        SELECT NOT EXISTS (
+                   SELECT FROM pg_database d
+                   CROSS JOIN aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) acl
+                   WHERE d.datname = current_database() AND pg_has_role(d.datdba, 'USAGE')
+                     AND acl.grantee = 0 AND acl.privilege_type = 'TEMPORARY')
+           AND NOT EXISTS (
+                   SELECT FROM pg_namespace n
+                   CROSS JOIN aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) acl
+                   WHERE n.nspname = 'public' AND pg_has_role(n.nspowner, 'USAGE')
+                     AND acl.grantee = 0 AND acl.privilege_type = 'CREATE')
+           AND EXISTS (
+                   SELECT FROM pg_default_acl d
+                   WHERE d.defaclnamespace = 0 AND d.defaclobjtype = 'f'
+                     AND d.defaclrole = (SELECT oid FROM pg_roles WHERE rolname = current_user)
+                     AND NOT EXISTS (SELECT FROM aclexplode(d.defaclacl) acl
+                                     WHERE acl.grantee = 0))
+           AND NOT EXISTS (
+                   SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+                   WHERE n.nspname = $1 AND pg_has_role(p.proowner, 'USAGE')
+                     AND (EXISTS (SELECT FROM aclexplode(
+                                      coalesce(p.proacl, acldefault('f', p.proowner))) acl
+                                  WHERE acl.grantee = 0)
+                          OR p.prosecdef = has_function_privilege($2::text, p.oid, 'EXECUTE')
+                          OR NOT has_function_privilege($3::text, p.oid, 'EXECUTE')))";
+    let [read, write] = Access::ALL.map(|access| group_name(&service.name, access));
+    let row = client
+        .query_one(ASK, &[&service.schema, &read, &write])
+        .await
+        .attempted(PUBLIC)?;
+    Ok(row.get(0))
 }
 
 /// Looks at each table and sequence, because each could have been made by
@@ -113,7 +227,9 @@ async fn group_has_rights(
            AND NOT EXISTS (
                SELECT unnest($4::text[]) EXCEPT SELECT privilege FROM promised WHERE kind = 'r')
            AND NOT EXISTS (
-               SELECT unnest($5::text[]) EXCEPT SELECT privilege FROM promised WHERE kind = 'S')";
+               SELECT unnest($5::text[]) EXCEPT SELECT privilege FROM promised WHERE kind = 'S')
+           AND NOT EXISTS (
+               SELECT unnest($6::text[]) EXCEPT SELECT privilege FROM promised WHERE kind = 'f')";
     let group = group_name(&service.name, access);
     let rights = access.rights();
     let row = client
@@ -125,6 +241,7 @@ async fn group_has_rights(
                 &HISTORY_TABLE,
                 &rights.tables,
                 &rights.sequences,
+                &rights.functions,
             ],
         )
         .await

@@ -50,11 +50,15 @@ impl BindingService for Broker {
 }
 
 fn wire(binding: &Binding) -> pb::Binding {
-    let spec = &binding.spec;
     let target = binding.target.as_deref();
+    // Where it leads is said with the names that it had when that was made so.
+    let spec = target.map_or(&binding.spec, |target| &target.spec);
     let (state, message) = match &binding.status {
         BindingStatus::Preparing(message) => (pb::BindingState::Preparing, message.as_str()),
-        BindingStatus::Ready => (pb::BindingState::Ready, ""),
+        BindingStatus::Ready => (
+            pb::BindingState::Ready,
+            binding.trouble.as_deref().unwrap_or_default(),
+        ),
         BindingStatus::Failed(message) => (pb::BindingState::Failed, message.as_str()),
     };
     pb::Binding {

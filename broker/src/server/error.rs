@@ -47,6 +47,9 @@ pub enum Error {
         /// Why.
         message: String,
     },
+    /// A watch that does not say of what.
+    #[error("the watch did not say what it is for; send its first request when opening it")]
+    WatchSilent,
     /// A lease.
     #[error(transparent)]
     Lease(#[from] leases::Error),
@@ -120,6 +123,7 @@ impl From<Error> for Status {
                 Refusal::new(Code::FailedPrecondition, "BINDING_FAILED", message)
                     .resource("broker.v1.Binding", name.to_string())
             }
+            Error::WatchSilent => Refusal::new(Code::DeadlineExceeded, "WATCH_SILENT", message),
             Error::Lease(error) => lease(error, message),
             Error::Login { source, .. } => login(source, message),
             Error::Neon(error) => neon(&error, message),
@@ -140,6 +144,8 @@ fn lease(error: leases::Error, message: String) -> Refusal {
                 ),
             )
         }
+        leases::Error::TooMany => Refusal::new(Code::ResourceExhausted, "TOO_MANY_LEASES", message)
+            .retry_after(Duration::from_millis(RETRY_DOWN_MS)),
         leases::Error::State(_) => state_unavailable(message),
     }
 }

@@ -16,6 +16,7 @@ use crate::leases::{self, Lease};
 use crate::logins::Login;
 use crate::names::{BindingName, BranchResource, LeaseId};
 use crate::roles::Access;
+use crate::text::one_line;
 
 #[tonic::async_trait]
 impl LeaseService for Broker {
@@ -27,17 +28,23 @@ impl LeaseService for Broker {
         request: Request<pb::AcquireLeaseRequest>,
     ) -> Result<Response<pb::AcquireLeaseResponse>, Status> {
         let (asked, request_id) = request::acquire(request.into_inner())?;
-        let (binding, target) = self.ready("binding", &asked.binding)?;
-        // A repeated request is refused or answered before a role is made.
+        let target = self.ready("binding", &asked.binding)?;
+        // A repeated request is refused before a role is made.
         self.leases
             .repeated(request_id, &asked)
             .map_err(Error::from)?;
-        let login = self.login(&binding, &target, &asked).await?;
-        let lease = self
+        let login = self.login(&target, &asked).await?;
+        let mut lease = self
             .leases
             .acquire(asked, request_id, login.grant.clone())
             .await
             .map_err(Error::from)?;
+        if lease.grant != login.grant {
+            // A lease that this request was given before, on what the binding
+            // led to then: it goes where its holder is sent now.
+            self.leases.moved(lease.id, login.grant.clone());
+            lease.grant = login.grant.clone();
+        }
         let leases::Request {
             binding: name,
             holder,
@@ -45,7 +52,7 @@ impl LeaseService for Broker {
         } = &lease.request;
         tracing::info!(lease = %lease.id, binding = %name, %holder, "lease acquired");
         Ok(Response::new(pb::AcquireLeaseResponse {
-            connection: Some(connection(&binding, &login, lease.request.pooled)),
+            connection: Some(connection(&target, &login, lease.request.pooled)),
             lease: Some(wire(&lease)),
         }))
     }
@@ -62,11 +69,12 @@ impl LeaseService for Broker {
             return Err(Error::from(violations).into());
         };
         let lease = self.leases.get(id).map_err(Error::from)?;
-        if self.bindings.get(&lease.request.binding).is_none() {
+        let Some(binding) = self.bindings.get(&lease.request.binding) else {
             // broker.toml dropped the binding: nothing is left to renew.
             return Err(Error::from(leases::Error::NotFound(id)).into());
-        }
+        };
         let lease = self.leases.renew(id, ttl).await.map_err(Error::from)?;
+        self.prolong(&binding, &lease);
         Ok(Response::new(pb::RenewLeaseResponse {
             lease: Some(wire(&lease)),
         }))
@@ -93,21 +101,14 @@ impl LeaseService for Broker {
 }
 
 impl Broker {
-    /// A declared binding and what it leads to.
-    fn ready(
-        &self,
-        field: &'static str,
-        name: &BindingName,
-    ) -> Result<(Arc<Binding>, Arc<Target>), Error> {
+    /// What a declared binding leads to.
+    fn ready(&self, field: &'static str, name: &BindingName) -> Result<Arc<Target>, Error> {
         let name = name.clone();
         let Some(binding) = self.bindings.get(&name) else {
             return Err(Error::BindingNotFound { field, name });
         };
         match (&binding.status, &binding.target) {
-            (BindingStatus::Ready, Some(target)) => {
-                let target = Arc::clone(target);
-                Ok((binding, target))
-            }
+            (BindingStatus::Ready, Some(target)) => Ok(Arc::clone(target)),
             (BindingStatus::Failed(message), _) => Err(Error::BindingFailed {
                 name,
                 message: message.clone(),
@@ -126,23 +127,41 @@ impl Broker {
     /// The connection that such a lease gets.
     pub(super) async fn login(
         &self,
-        binding: &Binding,
         target: &Target,
         asked: &leases::Request,
     ) -> Result<Login, Error> {
+        let max_ttl = self.leases.max_ttl();
         self.logins
-            .login(binding, target, asked.access, asked.pooled)
+            .login(target, asked.access, asked.pooled, max_ttl)
             .await
             .map_err(|source| Error::Login {
                 binding: asked.binding.clone(),
                 source,
             })
     }
+
+    /// Sees to it that the role of a lease that was renewed outlives it. Not
+    /// waited for: a branch that is away for a while ends no lease, and the next
+    /// renewal comes before the role's time is up.
+    fn prolong(&self, binding: &Binding, lease: &Lease) {
+        let target = binding.target.as_ref();
+        let Some(target) = target.filter(|target| target.branch == lease.grant.branch) else {
+            return;
+        };
+        let (logins, target) = (Arc::clone(&self.logins), Arc::clone(target));
+        let (access, max_ttl) = (lease.request.access, self.leases.max_ttl());
+        tokio::spawn(async move {
+            if let Err(error) = logins.prolong(&target, access, max_ttl).await {
+                let binding = &target.spec.name;
+                tracing::warn!(%binding, error = %one_line(&error), "prolong a lease role");
+            }
+        });
+    }
 }
 
 /// A connection on the wire: the one place where a password leaves.
-pub(super) fn connection(binding: &Binding, login: &Login, pooled: bool) -> pb::Connection {
-    let spec = &binding.spec;
+pub(super) fn connection(target: &Target, login: &Login, pooled: bool) -> pb::Connection {
+    let spec = &target.spec;
     pb::Connection {
         uri: login.uri.expose_secret().to_owned(),
         database: spec.service.database.clone(),

@@ -4,6 +4,7 @@
 //! ready for one, so a slow reader misses what lay between and nothing more.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{Stream, stream};
 use proto::broker::v1 as pb;
@@ -19,12 +20,20 @@ use crate::bindings::Binding;
 use crate::leases;
 use crate::names::{BindingName, BranchResource, LeaseId};
 
+/// How long a watch may be open without saying what it watches, in
+/// milliseconds.
+const FIRST_REQUEST_MS_MAX: u64 = 5_000;
+
 /// Reads the first request and opens the watch that it asks for.
 pub(super) async fn open(
     broker: Broker,
     mut requests: Streaming<pb::WatchBindingRequest>,
 ) -> Result<impl Stream<Item = Result<pb::WatchBindingResponse, Status>>, Status> {
-    let first = requests.message().await?.unwrap_or_default();
+    let limit = Duration::from_millis(FIRST_REQUEST_MS_MAX);
+    let first = tokio::time::timeout(limit, requests.message())
+        .await
+        .map_err(|_| Error::WatchSilent)??
+        .unwrap_or_default();
     let (binding, lease) = match watched(&first)? {
         Watched::Binding(name) => (name, None),
         Watched::Lease(id) => {
@@ -127,10 +136,10 @@ impl Watch {
             let mut connected = None;
             if let Some((id, _)) = self.lease {
                 let lease = self.broker.leases.get(id).map_err(Error::from)?;
-                let login = self.broker.login(&binding, target, &lease.request).await?;
-                connected = Some(connection(&binding, &login, lease.request.pooled));
+                let login = self.broker.login(target, &lease.request).await?;
+                connected = Some(connection(target, &login, lease.request.pooled));
                 if lease.grant != login.grant {
-                    self.broker.leases.moved(id, login.grant);
+                    self.broker.leases.moved(id, login.grant.clone());
                 }
             }
             current = Some(pb::BindingTarget {

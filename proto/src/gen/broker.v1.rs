@@ -8,7 +8,8 @@ pub struct Binding {
     /// Resource name of the branch. Empty until the branch exists.
     #[prost(string, tag = "2")]
     pub branch: ::prost::alloc::string::String,
-    /// The branch's name in Neon, as declared.
+    /// The branch's name in Neon, as declared; while the binding is ready, as it
+    /// was declared when it got so.
     #[prost(string, tag = "3")]
     pub branch_display_name: ::prost::alloc::string::String,
     /// The database and the schema that hold the service's tables.
@@ -24,7 +25,8 @@ pub struct Binding {
     pub generation: i64,
     #[prost(enumeration = "BindingState", tag = "8")]
     pub state: i32,
-    /// Why the binding is not ready, for people. Empty when it is.
+    /// Why the binding is not ready, or, when it is, why it could not be made what
+    /// is declared by now. For people.
     #[prost(string, tag = "9")]
     pub state_message: ::prost::alloc::string::String,
 }
@@ -1482,8 +1484,10 @@ pub struct Connection {
     /// The role in the URI.
     #[prost(string, tag = "4")]
     pub role: ::prost::alloc::string::String,
-    /// How many connections this holder may keep open. The budgets of all bindings
-    /// that share a branch fit its max_connections.
+    /// How many connections the role may have open, those of all its holders
+    /// together: Postgres refuses more (53300). What the writing and the reading
+    /// roles of all bindings on a branch may open together fits its
+    /// max_connections.
     #[prost(int32, tag = "5")]
     pub connection_limit: i32,
     /// True when the URI leads through a pooler in transaction mode.
@@ -1524,6 +1528,15 @@ impl Access {
     }
 }
 /// A right to connect, until expire_time.
+///
+/// Leases of one binding and one access share a role. When the last of them on a
+/// branch has ended, by its time or by a release, the broker keeps the role from
+/// logging in and ends its sessions: within seconds while the branch can be
+/// reached, else after some tries or not at all. Whatever becomes of the broker,
+/// the password ends by itself: at most twice the longest ttl after it was last
+/// given or renewed, by the broker's clock when it says so and by the branch's
+/// when it ends. A password that has ended opens no session; those that are open
+/// go on until the role is closed.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Lease {
     /// Resource name: leases/{id}.
@@ -1566,7 +1579,8 @@ pub struct AcquireLeaseRequest {
     #[prost(string, tag = "5")]
     pub holder: ::prost::alloc::string::String,
     /// A UUID that makes a retry safe: the same id gives the same lease, for as
-    /// long as that lease lives.
+    /// long as that lease lives. If the binding has moved since, lease and
+    /// connection are where it leads now.
     #[prost(string, tag = "6")]
     pub request_id: ::prost::alloc::string::String,
     /// What the lease is for.
@@ -1744,7 +1758,8 @@ pub mod lease_service_client {
         /// positive; NOT_FOUND for a service or version that broker.toml does not
         /// declare; UNAVAILABLE, with RetryInfo, while the binding is being prepared
         /// or its branch cannot be reached; FAILED_PRECONDITION when preparing the
-        /// binding failed.
+        /// binding failed; RESOURCE_EXHAUSTED when there are as many leases as the
+        /// broker keeps.
         ///
         ///   grpcurl -plaintext -d '{"binding": "services/users/versions/v1"}' \
         ///     127.0.0.1:7431 broker.v1.LeaseService/AcquireLease
@@ -1773,7 +1788,8 @@ pub mod lease_service_client {
             self.inner.unary(req, path, codec).await
         }
         /// Moves a lease's expire_time to now plus the ttl that is granted. The
-        /// connection stays as it is.
+        /// connection stays as it is; its password is prolonged behind the answer, so
+        /// that it outlives the lease.
         ///
         /// Errors: INVALID_ARGUMENT for a malformed name or a ttl that is not
         /// positive; NOT_FOUND for a lease that was never given, was released, or has
@@ -1805,7 +1821,8 @@ pub mod lease_service_client {
                 .insert(GrpcMethod::new("broker.v1.LeaseService", "RenewLease"));
             self.inner.unary(req, path, codec).await
         }
-        /// Ends a lease. Releasing one that has ended already is no error.
+        /// Ends a lease. Releasing one that has ended already is no error. UNAVAILABLE
+        /// when that cannot be stored: the lease lives on.
         ///
         /// Errors: INVALID_ARGUMENT for a malformed name.
         ///
@@ -1843,7 +1860,8 @@ pub mod lease_service_client {
         ///
         /// Errors: INVALID_ARGUMENT when the first request names neither or both, or
         /// a later one changes the name; NOT_FOUND for a binding that is not declared
-        /// or a lease that is not live.
+        /// or a lease that is not live; DEADLINE_EXCEEDED when the first request does
+        /// not come.
         ///
         ///   grpcurl -plaintext -d '{"binding": "services/users/versions/v1"}' \
         ///     127.0.0.1:7431 broker.v1.LeaseService/WatchBinding
@@ -1894,7 +1912,8 @@ pub mod lease_service_server {
         /// positive; NOT_FOUND for a service or version that broker.toml does not
         /// declare; UNAVAILABLE, with RetryInfo, while the binding is being prepared
         /// or its branch cannot be reached; FAILED_PRECONDITION when preparing the
-        /// binding failed.
+        /// binding failed; RESOURCE_EXHAUSTED when there are as many leases as the
+        /// broker keeps.
         ///
         ///   grpcurl -plaintext -d '{"binding": "services/users/versions/v1"}' \
         ///     127.0.0.1:7431 broker.v1.LeaseService/AcquireLease
@@ -1906,7 +1925,8 @@ pub mod lease_service_server {
             tonic::Status,
         >;
         /// Moves a lease's expire_time to now plus the ttl that is granted. The
-        /// connection stays as it is.
+        /// connection stays as it is; its password is prolonged behind the answer, so
+        /// that it outlives the lease.
         ///
         /// Errors: INVALID_ARGUMENT for a malformed name or a ttl that is not
         /// positive; NOT_FOUND for a lease that was never given, was released, or has
@@ -1921,7 +1941,8 @@ pub mod lease_service_server {
             tonic::Response<super::RenewLeaseResponse>,
             tonic::Status,
         >;
-        /// Ends a lease. Releasing one that has ended already is no error.
+        /// Ends a lease. Releasing one that has ended already is no error. UNAVAILABLE
+        /// when that cannot be stored: the lease lives on.
         ///
         /// Errors: INVALID_ARGUMENT for a malformed name.
         ///
@@ -1948,7 +1969,8 @@ pub mod lease_service_server {
         ///
         /// Errors: INVALID_ARGUMENT when the first request names neither or both, or
         /// a later one changes the name; NOT_FOUND for a binding that is not declared
-        /// or a lease that is not live.
+        /// or a lease that is not live; DEADLINE_EXCEEDED when the first request does
+        /// not come.
         ///
         ///   grpcurl -plaintext -d '{"binding": "services/users/versions/v1"}' \
         ///     127.0.0.1:7431 broker.v1.LeaseService/WatchBinding

@@ -228,7 +228,9 @@ pub mod user_service_client {
         /// Creates a user. The id is the database's to give.
         ///
         /// Errors: INVALID_ARGUMENT for an empty name or a malformed email,
-        /// ALREADY_EXISTS for an email that another user has.
+        /// ALREADY_EXISTS for an email that another user has, UNKNOWN with the reason
+        /// OUTCOME_UNKNOWN when the database's answer was lost: the user may have been
+        /// created or not, so look before trying again.
         ///
         ///   grpcurl -plaintext -d '{"user": {"name": "Carol", "email": "carol@example.com"}}' \
         ///     127.0.0.1:7432 users.v1.UserService/CreateUser
@@ -357,7 +359,9 @@ pub mod user_service_server {
         /// Creates a user. The id is the database's to give.
         ///
         /// Errors: INVALID_ARGUMENT for an empty name or a malformed email,
-        /// ALREADY_EXISTS for an email that another user has.
+        /// ALREADY_EXISTS for an email that another user has, UNKNOWN with the reason
+        /// OUTCOME_UNKNOWN when the database's answer was lost: the user may have been
+        /// created or not, so look before trying again.
         ///
         ///   grpcurl -plaintext -d '{"user": {"name": "Carol", "email": "carol@example.com"}}' \
         ///     127.0.0.1:7432 users.v1.UserService/CreateUser

@@ -235,7 +235,9 @@ pub mod user_service_client {
         ///
         /// Errors: INVALID_ARGUMENT for an empty name or a malformed email, or an age
         /// outside 0..150,
-        /// ALREADY_EXISTS for an email that another user has.
+        /// ALREADY_EXISTS for an email that another user has, UNKNOWN with the reason
+        /// OUTCOME_UNKNOWN when the database's answer was lost: the user may have been
+        /// created or not, so look before trying again.
         ///
         ///   grpcurl -plaintext -d '{"user": {"name": "Carol", "email": "carol@example.com"}}' \
         ///     127.0.0.1:7432 users.v2.UserService/CreateUser
@@ -365,7 +367,9 @@ pub mod user_service_server {
         ///
         /// Errors: INVALID_ARGUMENT for an empty name or a malformed email, or an age
         /// outside 0..150,
-        /// ALREADY_EXISTS for an email that another user has.
+        /// ALREADY_EXISTS for an email that another user has, UNKNOWN with the reason
+        /// OUTCOME_UNKNOWN when the database's answer was lost: the user may have been
+        /// created or not, so look before trying again.
         ///
         ///   grpcurl -plaintext -d '{"user": {"name": "Carol", "email": "carol@example.com"}}' \
         ///     127.0.0.1:7432 users.v2.UserService/CreateUser

@@ -1,32 +1,78 @@
 //! broker.toml made true, however often and however interrupted.
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
 use anyhow::{Context, ensure};
 use neon_api::types::BranchCreateRequest;
 use proto::broker::v1::{ApplyRequest, PlanRequest, StepAction};
-use suite::{Broker, EmulatorProcess, Folder, count, eventually};
+use suite::{Broker, Config, EmulatorProcess, Folder, count, eventually};
 use tonic::Code;
 
 use crate::details::refused;
+
+/// What is seen of an apply when its broker is killed.
+#[derive(Debug, Clone, Copy)]
+enum Moment {
+    /// Neon has the branch; the broker may not know it yet.
+    Branch(&'static str),
+    /// The broker has logged this many steps.
+    Steps(usize),
+}
+
+/// Every place at which an apply can be cut off. The whole has eight steps: a
+/// branch, its revision, its seed and its rights, twice.
+const MOMENTS: [Moment; 9] = [
+    Moment::Branch("api_v1_branch"),
+    Moment::Steps(1),
+    Moment::Steps(2),
+    Moment::Steps(3),
+    Moment::Branch("api_v2_branch"),
+    Moment::Steps(5),
+    Moment::Steps(6),
+    Moment::Steps(7),
+    Moment::Steps(4),
+];
 
 /// Killed at a different moment each round, the next broker finishes the work;
 /// nothing is done twice.
 #[tokio::test]
 async fn an_interrupted_apply_is_finished() -> anyhow::Result<()> {
-    for round in 0..count(5, 30) {
+    for round in 0..count(MOMENTS.len(), 3 * MOMENTS.len()) {
+        let moment = MOMENTS[round % MOMENTS.len()];
         let folder = Folder::new()?;
         let emulator = EmulatorProcess::start(&folder.join("data")).await?;
         let config = suite::example_config();
         let broker = Broker::start(&folder, &emulator, &config).await?;
-        // The whole takes about a second.
-        tokio::time::sleep(Duration::from_millis(40 + (round as u64 * 170) % 1_200)).await;
+        let steps = || {
+            broker
+                .process
+                .log()
+                .matches("broker::reconcile::apply:")
+                .count()
+        };
+        eventually("the moment to kill it", async || match moment {
+            Moment::Branch(name) => {
+                let found = emulator
+                    .client()
+                    .list_all_branches(emulator.project(), Some(name))
+                    .await?;
+                ensure!(!found.branches.is_empty(), "{name} is not there");
+                Ok(())
+            }
+            Moment::Steps(wanted) => {
+                ensure!(
+                    steps() >= wanted,
+                    "{} steps: {}",
+                    steps(),
+                    broker.process.log()
+                );
+                Ok(())
+            }
+        })
+        .await?;
         let broker = broker.kill_and_start().await?;
         broker.is_ready().await?;
         check_world(&emulator)
             .await
-            .with_context(|| format!("round {round}: {}", broker.process.log()))?;
+            .with_context(|| format!("{moment:?}: {}", broker.process.log()))?;
         let plan = broker.config().await?.plan(PlanRequest {}).await?;
         assert!(plan.into_inner().steps.is_empty(), "nothing is left to do");
         broker.process.stop().await?;
@@ -158,7 +204,7 @@ async fn a_broken_revision_fails_its_binding_alone() -> anyhow::Result<()> {
     let emulator = EmulatorProcess::start(&folder.join("data")).await?;
     let config = Config::copy(&folder)?;
     let broken = config
-        .folder
+        .folder()
         .join("migrations/users/2026-03-01-000000_broken");
     std::fs::create_dir(&broken)?;
     std::fs::write(
@@ -248,7 +294,7 @@ async fn pools_that_do_not_fit_are_refused() -> anyhow::Result<()> {
     config.write(
         &config
             .text()?
-            .replacen("connections = 40", "connections = 4000", 1),
+            .replacen("connections = 24", "connections = 4000", 1),
     )?;
     let broker = Broker::start(&folder, &emulator, &config.path()).await?;
     let message = eventually("v1 has failed", async || {
@@ -264,7 +310,7 @@ async fn pools_that_do_not_fit_are_refused() -> anyhow::Result<()> {
         Ok(binding.state_message)
     })
     .await?;
-    assert!(message.contains("4000"), "{message}");
+    assert!(message.contains("8000"), "{message}");
     assert!(message.contains("max_connections"), "{message}");
     broker.process.kill().await?;
     emulator.stop().await
@@ -310,48 +356,6 @@ async fn check_world(emulator: &EmulatorProcess) -> anyhow::Result<()> {
             .query_one("SELECT count(*) FROM branch_broker.seeds", &[])
             .await?;
         ensure!(row.get::<_, i64>(0) == marks, "marks of seeds");
-    }
-    Ok(())
-}
-
-/// A broker.toml of the test's own, with migrations beside it.
-struct Config {
-    folder: PathBuf,
-}
-
-impl Config {
-    fn copy(folder: &Folder) -> anyhow::Result<Self> {
-        let target = folder.join("config");
-        let source = suite::example_config();
-        let root = source.parent().context("a folder")?;
-        copy_folder(&root.join("migrations"), &target.join("migrations"))?;
-        std::fs::copy(&source, target.join("broker.toml"))?;
-        Ok(Self { folder: target })
-    }
-
-    fn path(&self) -> PathBuf {
-        self.folder.join("broker.toml")
-    }
-
-    fn text(&self) -> anyhow::Result<String> {
-        Ok(std::fs::read_to_string(self.path())?)
-    }
-
-    fn write(&self, text: &str) -> anyhow::Result<()> {
-        Ok(std::fs::write(self.path(), text)?)
-    }
-}
-
-fn copy_folder(from: &Path, to: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy_folder(&entry.path(), &target)?;
-        } else {
-            std::fs::copy(entry.path(), target)?;
-        }
     }
     Ok(())
 }

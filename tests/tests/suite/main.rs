@@ -3,8 +3,10 @@
 #![allow(missing_docs)]
 
 mod broker_apply;
+mod broker_bad_days;
 mod broker_faults;
 mod broker_leases;
+mod broker_roles;
 mod broker_start;
 mod coverage;
 mod details;
@@ -16,5 +18,7 @@ mod emulator_restore;
 mod emulator_schema;
 mod emulator_snapshots;
 mod emulator_start;
+mod given_up;
+mod pool_follows;
 mod system;
 mod users;

@@ -180,7 +180,7 @@ fn budgets_of_one_branch_add_up() {
     }
     let branch = config.bindings[0].branch.clone();
     let mut limits = Limits {
-        max_connections: 88,
+        max_connections: 168,
         superuser_reserved: 3,
         role_reserved: 0,
     };
@@ -190,7 +190,12 @@ fn budgets_of_one_branch_add_up() {
     limits.role_reserved = 1;
     world.limits.insert(branch, limits);
     let error = plan(&config, &world).unwrap_err().to_string();
-    for number in ["80 connections", "has 79", "max_connections 88", "less 9"] {
+    for number in [
+        "160 connections",
+        "has 159",
+        "max_connections 168",
+        "less 9",
+    ] {
         assert!(error.contains(number), "{number} in {error}");
     }
 }

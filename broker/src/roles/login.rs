@@ -1,0 +1,286 @@
+//! Login roles: made, closed, and, where a branch inherited them, retired.
+//!
+//! Who holds a lease may change the password and the settings of its role, and
+//! may leave things behind that keep the role from being dropped. So nothing of
+//! a role is believed but its comment, which its holder cannot write: making it
+//! sets everything anew, and a role that is not to be used is made harmless
+//! first and dropped if that is possible.
+
+use jiff::Timestamp;
+use neon_api::BranchId;
+use tokio_postgres::{Client, GenericClient, Transaction};
+
+use super::{Access, Error, Found, LOCK_TIMEOUT_MS, comment_of, group_name, login_name};
+use crate::config::ServiceSpec;
+use crate::credentials::Key;
+use crate::names::BindingName;
+use crate::postgres::{self, Attempted as _, escape_identifier, escape_literal};
+use crate::text::one_line;
+
+/// How the comment of a login role begins.
+const LOGIN_COMMENT: &str = "branch-broker lease ";
+/// The comment of one that was made harmless, and could not be dropped yet.
+const RETIRED_COMMENT: &str = "branch-broker lease retired";
+
+/// A login role as it is to be.
+#[derive(Debug, Clone, Copy)]
+pub struct Login<'a> {
+    /// The service whose tables it is for.
+    pub service: &'a ServiceSpec,
+    /// The binding whose leases it is for.
+    pub binding: &'a BindingName,
+    /// What it may do.
+    pub access: Access,
+    /// The branch it is on.
+    pub branch: &'a BranchId,
+    /// How many connections it may have open.
+    pub connections: u32,
+    /// When its password ends, by itself.
+    pub valid_until: Timestamp,
+}
+
+/// Makes a login role, or makes it right: its holders may have changed its
+/// password and settings, so both are set each time. Says the role's name.
+pub async fn login_ensure(
+    client: &mut Client,
+    login: Login<'_>,
+    key: &Key,
+) -> Result<String, Error> {
+    let role = login_name(login.binding, login.access);
+    let making = || format!("make the role {role}");
+    let transaction = locked(client, login.service, &making()).await?;
+    match comment_of(&transaction, &role).await? {
+        Found::Commented(found) if found.starts_with(LOGIN_COMMENT) => {}
+        Found::Commented(_) | Found::Bare => return Err(Error::NotOurs { role }),
+        Found::Nothing => {
+            let create = format!("CREATE ROLE {}", escape_identifier(&role));
+            transaction
+                .batch_execute(&create)
+                .await
+                .attempted(making())?;
+            tracing::info!(%role, branch = %login.branch, "made a lease role");
+        }
+    }
+    // Altered first: the role's row is then ours when the password is set.
+    let sql = statements(&role, &login, &login_comment(key, login.branch));
+    transaction.batch_execute(&sql).await.attempted(making())?;
+    super::password_set(&transaction, &role, &key.password(login.branch, &role))
+        .await
+        .attempted(making())?;
+    transaction.commit().await.attempted(making())?;
+    Ok(role)
+}
+
+/// Closes a login role that no lease uses: nobody logs in as it, and who has is
+/// thrown out. A role that is not ours, or not there, is left alone.
+pub async fn login_close(
+    client: &mut Client,
+    service: &ServiceSpec,
+    role: &str,
+) -> Result<(), Error> {
+    let closing = || format!("close the role {role}");
+    let transaction = locked(client, service, &closing()).await?;
+    match comment_of(&transaction, role).await? {
+        Found::Commented(found) if found.starts_with(LOGIN_COMMENT) => {}
+        _ => return Ok(()),
+    }
+    let sql = format!("ALTER ROLE {} NOLOGIN", escape_identifier(role));
+    transaction.batch_execute(&sql).await.attempted(closing())?;
+    transaction.commit().await.attempted(closing())?;
+    sessions_end(client, role).await?;
+    Ok(())
+}
+
+/// Makes login roles that the branch inherited harmless, and drops those that
+/// can be dropped. One that cannot, because somebody left something of it in
+/// this or another database, stays without login, password and rights; making
+/// it again makes it right.
+pub(super) async fn retire_inherited(
+    client: &mut Client,
+    service: &ServiceSpec,
+    branch: &BranchId,
+) -> Result<(), Error> {
+    for role in logins_of_other_branches(client, branch).await? {
+        let retiring = || format!("retire the inherited role {role}");
+        let transaction = locked(client, service, &retiring()).await?;
+        let sql = retirement(&role);
+        transaction
+            .batch_execute(&sql)
+            .await
+            .attempted(retiring())?;
+        transaction.commit().await.attempted(retiring())?;
+        sessions_end(client, &role).await?;
+    }
+    for role in retired(client).await? {
+        match drop_retired(client, service, &role).await {
+            Ok(()) => tracing::info!(%role, %branch, "dropped a lease role that was inherited"),
+            Err(error) => tracing::warn!(
+                %role, %branch, error = %one_line(&error),
+                "an inherited lease role cannot be dropped; it is left without login and rights"
+            ),
+        }
+    }
+    Ok(())
+}
+
+/// Login roles of ours whose comment names another branch than this one.
+pub(super) async fn logins_of_other_branches(
+    client: &impl GenericClient,
+    branch: &BranchId,
+) -> Result<Vec<String>, postgres::Error> {
+    let rows = client
+        .query(
+            "SELECT rolname FROM pg_roles
+             WHERE starts_with(shobj_description(oid, 'pg_authid'), $1)
+               AND NOT shobj_description(oid, 'pg_authid') LIKE '% branch=' || $2
+               AND shobj_description(oid, 'pg_authid') <> $3
+             ORDER BY rolname",
+            &[&LOGIN_COMMENT, &branch.as_str(), &RETIRED_COMMENT],
+        )
+        .await
+        .attempted("list inherited lease roles")?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+async fn retired(client: &Client) -> Result<Vec<String>, postgres::Error> {
+    let rows = client
+        .query(
+            "SELECT rolname FROM pg_roles
+             WHERE shobj_description(oid, 'pg_authid') = $1 ORDER BY rolname",
+            &[&RETIRED_COMMENT],
+        )
+        .await
+        .attempted("list retired lease roles")?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+async fn drop_retired(
+    client: &mut Client,
+    service: &ServiceSpec,
+    role: &str,
+) -> Result<(), postgres::Error> {
+    let dropping = || format!("drop the role {role}");
+    let transaction = locked(client, service, &dropping()).await?;
+    match comment_of(&transaction, role).await? {
+        Found::Commented(found) if found == RETIRED_COMMENT => {}
+        // Somebody has made it again.
+        _ => return Ok(()),
+    }
+    // Dropping what a role owns takes being a member of it, which its maker is
+    // not by itself.
+    let name = escape_identifier(role);
+    let sql = format!("GRANT {name} TO CURRENT_USER; DROP OWNED BY {name}; DROP ROLE {name};");
+    transaction
+        .batch_execute(&sql)
+        .await
+        .attempted(dropping())?;
+    transaction.commit().await.attempted(dropping())
+}
+
+async fn sessions_end(client: &Client, role: &str) -> Result<(), postgres::Error> {
+    client
+        .execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1",
+            &[&role],
+        )
+        .await
+        .attempted(format!("end the sessions of the role {role}"))?;
+    Ok(())
+}
+
+/// All of a login role but its password.
+fn statements(role: &str, login: &Login<'_>, comment: &str) -> String {
+    let name = escape_identifier(role);
+    // Postgres takes no more than that, and no branch has as many.
+    let connections = i32::try_from(login.connections).unwrap_or(i32::MAX);
+    format!(
+        "ALTER ROLE {name} LOGIN INHERIT CONNECTION LIMIT {connections} VALID UNTIL {until};
+         {no_settings}
+         ALTER ROLE {name} SET search_path = {schema};
+         GRANT {group} TO {name};
+         COMMENT ON ROLE {name} IS {comment};",
+        until = escape_literal(&login.valid_until.to_string()),
+        no_settings = no_settings(role),
+        schema = escape_identifier(&login.service.schema),
+        group = escape_identifier(&group_name(&login.service.name, login.access)),
+        comment = escape_literal(comment),
+    )
+}
+
+/// No login, no password, no settings, no rights.
+fn retirement(role: &str) -> String {
+    let name = escape_identifier(role);
+    format!(
+        "ALTER ROLE {name} NOLOGIN PASSWORD NULL;
+         {no_settings}
+         DO $broker$ DECLARE held text; BEGIN
+             FOR held IN SELECT g.rolname FROM pg_auth_members m
+                         JOIN pg_roles g ON g.oid = m.roleid
+                         JOIN pg_roles r ON r.oid = m.member
+                         WHERE r.rolname = {role}
+             LOOP EXECUTE format('REVOKE %I FROM %I', held, {role}); END LOOP;
+         END $broker$;
+         COMMENT ON ROLE {name} IS {comment};",
+        no_settings = no_settings(role),
+        role = escape_literal(role),
+        comment = escape_literal(RETIRED_COMMENT),
+    )
+}
+
+/// Takes back every setting that a role has been given, or gave itself, here or
+/// in one database.
+fn no_settings(role: &str) -> String {
+    format!(
+        "ALTER ROLE {name} RESET ALL;
+         DO $broker$ DECLARE place text; BEGIN
+             FOR place IN SELECT d.datname FROM pg_db_role_setting s
+                          JOIN pg_database d ON d.oid = s.setdatabase
+                          JOIN pg_roles r ON r.oid = s.setrole
+                          WHERE r.rolname = {role}
+             LOOP EXECUTE format('ALTER ROLE %I IN DATABASE %I RESET ALL', {role}, place);
+             END LOOP;
+         END $broker$;",
+        name = escape_identifier(role),
+        role = escape_literal(role),
+    )
+}
+
+fn login_comment(key: &Key, branch: &BranchId) -> String {
+    format!("{LOGIN_COMMENT}key={} branch={branch}", key.id())
+}
+
+/// A transaction that holds the lock of a service's login roles: not that of
+/// its schema, which a long migration holds.
+async fn locked<'a>(
+    client: &'a mut Client,
+    service: &ServiceSpec,
+    what: &str,
+) -> Result<Transaction<'a>, postgres::Error> {
+    let transaction = client.transaction().await.attempted(what)?;
+    let lock = escape_literal(&format!("branch-broker logins {}", service.name));
+    transaction
+        .batch_execute(&format!(
+            "SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS};
+             SET LOCAL client_min_messages = warning;
+             SELECT pg_advisory_xact_lock(hashtextextended({lock}, 0));"
+        ))
+        .await
+        .attempted(what)?;
+    Ok(transaction)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comment_tells_the_key_and_the_branch_apart() {
+        let (one, other) = (Key::random(), Key::random());
+        let (here, there) = ("br-a".parse().unwrap(), "br-b".parse().unwrap());
+        assert_eq!(login_comment(&one, &here), login_comment(&one, &here));
+        assert_ne!(login_comment(&one, &here), login_comment(&one, &there));
+        assert_ne!(login_comment(&one, &here), login_comment(&other, &here));
+        assert!(RETIRED_COMMENT.starts_with(LOGIN_COMMENT));
+    }
+}
