@@ -16,10 +16,14 @@ mod emulator;
 mod faults;
 mod folder;
 mod http;
+#[cfg(feature = "clients")]
+mod neon_cli;
 mod ports;
 mod postgres;
 mod process;
 mod system;
+#[cfg(feature = "clients")]
+pub mod tools;
 mod wait;
 
 pub use binaries::binary;
@@ -28,6 +32,8 @@ pub use emulator::{API_KEY, EmulatorProcess};
 pub use faults::{FaultId, Faults, Request};
 pub use folder::Folder;
 pub use http::{Answer, Http};
+#[cfg(feature = "clients")]
+pub use neon_cli::{NeonCli, Said};
 pub use ports::free_address;
 pub use postgres::connect;
 pub use process::Process;

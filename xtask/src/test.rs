@@ -13,6 +13,10 @@ pub(crate) struct Test {
     /// Repeat as often as it takes to find rare faults: minutes more.
     #[arg(long)]
     full: bool,
+    /// The tests with other people's clients as well, on packages from npm and
+    /// PyPI: Neon's command line, schemathesis, a second Postgres.
+    #[arg(long)]
+    clients: bool,
     /// Handed on: the names of the tests to run, for example.
     #[arg(last = true)]
     arguments: Vec<String>,
@@ -43,6 +47,9 @@ impl Test {
     fn run_cargo(&self, arguments: &[&str]) -> Result<()> {
         let counts = if self.full { "full" } else { "small" };
         let mut command = process::cargo(arguments);
+        if self.clients {
+            command.args(["--features", "suite/clients"]);
+        }
         command.args(&self.arguments).env("SUITE_COUNTS", counts);
         process::run(&mut command)
     }

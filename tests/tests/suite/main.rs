@@ -8,6 +8,12 @@ mod broker_faults;
 mod broker_leases;
 mod broker_roles;
 mod broker_start;
+#[cfg(feature = "clients")]
+mod clients_neon_cli;
+#[cfg(feature = "clients")]
+mod clients_postgres17;
+#[cfg(feature = "clients")]
+mod clients_schemathesis;
 mod coverage;
 mod details;
 mod emulator_account;
