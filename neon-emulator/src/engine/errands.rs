@@ -11,7 +11,9 @@ use tokio_postgres::Client;
 use super::Engine;
 use super::jobs::JobError;
 use super::ports::free_port;
-use crate::postgres::{Cluster, Listen, Server, Settings, admin, remove_leftovers};
+use crate::postgres::{
+    Cluster, Listen, Server, Settings, admin, begin_recovery_again, forget_label, remove_leftovers,
+};
 use crate::state::StoreError;
 
 impl Engine {
@@ -49,6 +51,7 @@ impl Engine {
         let server = Server::start(&cluster, listen, &log)
             .await
             .map_err(JobError::from)?;
+        self.recovered(branch)?;
         let result = match self.admin(server.port()).await {
             Ok(client) => errand(client, server.port()).await,
             Err(error) => Err(error.into()),
@@ -110,6 +113,12 @@ impl Engine {
         })?)
     }
 
+    /// A server is ready on the branch: its recovery is complete.
+    pub(super) fn recovered(&self, branch: &BranchId) -> Result<(), JobError> {
+        let path = self.folder(branch);
+        forget_label(&path).map_err(|source| JobError::Remove { path, source })
+    }
+
     pub(super) async fn admin(&self, port: u16) -> Result<Client, JobError> {
         Ok(admin::connect(&self.sockets, port, "postgres").await?)
     }
@@ -141,6 +150,10 @@ impl Engine {
             if cluster.data.join("postmaster.pid").exists() {
                 remove_leftovers(&cluster.data)?;
             }
+            begin_recovery_again(&cluster.data).map_err(|source| JobError::Remove {
+                path: cluster.data.clone(),
+                source,
+            })?;
             cluster.configure(&Settings {
                 listen,
                 certificate: &certificates.certificate,

@@ -156,6 +156,7 @@ impl Engine {
         branch: &BranchId,
         server: &Server,
     ) -> Result<(), JobError> {
+        self.recovered(branch)?;
         self.bring_catalog_up(project, branch, server).await?;
         let size = admin::logical_size(&self.admin(server.port()).await?).await?;
         Ok(self.change(|state| {

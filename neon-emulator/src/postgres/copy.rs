@@ -39,7 +39,8 @@ const EMPTY_FOLDERS: [&str; 9] = [
     "pg_wal/archive_status",
 ];
 /// Files that would tie the clone to the parent's process or to a backup.
-const LEFT_OUT: [&str; 6] = [
+const LEFT_OUT: [&str; 7] = [
+    LABEL_SET_ASIDE,
     "postmaster.pid",
     "postmaster.opts",
     "backup_label",
@@ -47,6 +48,8 @@ const LEFT_OUT: [&str; 6] = [
     "pg_internal.init",
     "backup_manifest",
 ];
+/// Postgres's name for a label that it has read.
+const LABEL_SET_ASIDE: &str = "backup_label.old";
 /// Copied last, as the manual asks: it must not be older than any page.
 const CONTROL: &str = "global/pg_control";
 
@@ -328,4 +331,33 @@ pub(crate) fn checkpoint_lsn(data: &Path) -> Result<String, CloneError> {
         .ok_or_else(|| failed(io::ErrorKind::UnexpectedEof.into()))?;
     let lsn = u64::from_le_bytes(bytes);
     Ok(format!("{:X}/{:X}", lsn >> 32, lsn & 0xFFFF_FFFF))
+}
+
+/// Readies a clone whose first recovery was cut off by a kill to begin it
+/// again. Postgres sets the label aside when it has read it; without it, what it
+/// then finds in pg_control is a backup whose end it never sees ("WAL ends
+/// before end of online backup"). All the WAL is still there: none goes before a
+/// recovery is complete, and [`forget_label`] follows that.
+pub(crate) fn begin_recovery_again(data: &Path) -> io::Result<()> {
+    /// `DBState` in `ControlFileData`, after the identifier and two versions.
+    const STATE: usize = 16;
+    const IN_CRASH_RECOVERY: u8 = 4;
+    let (label, aside) = (data.join("backup_label"), data.join(LABEL_SET_ASIDE));
+    if label.exists() || !aside.exists() {
+        return Ok(());
+    }
+    let control = fs::read(data.join(CONTROL))?;
+    if control.get(STATE) == Some(&IN_CRASH_RECOVERY) {
+        fs::rename(aside, label)?;
+    }
+    Ok(())
+}
+
+/// Removes the label of a clone that has been recovered: a later recovery has
+/// nothing to do with it.
+pub(crate) fn forget_label(data: &Path) -> io::Result<()> {
+    match fs::remove_file(data.join(LABEL_SET_ASIDE)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
