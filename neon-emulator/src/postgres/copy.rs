@@ -81,6 +81,11 @@ pub(crate) struct ForkPoint {
 
 /// Copies the folder of a parent that is stopped, and stays so meanwhile.
 pub(crate) fn clone_idle(parent: &Path, child: &Path, user: &ServerUser) -> Result<(), CloneError> {
+    // A parent whose own first recovery was cut off.
+    begin_recovery_again(parent).map_err(|source| CloneError::Copy {
+        path: parent.join(LABEL_SET_ASIDE),
+        source,
+    })?;
     let mut tree = Tree::read(parent)?;
     // A stopped parent's WAL has its last checkpoint.
     tree.add(parent, Path::new("pg_wal"), &|_| true)?;
@@ -341,10 +346,10 @@ pub(crate) fn checkpoint_lsn(data: &Path) -> Result<String, CloneError> {
 pub(crate) fn begin_recovery_again(data: &Path) -> io::Result<()> {
     /// `DBState` in `ControlFileData`, after the identifier and two versions.
     const STATE: usize = 16;
-    /// `DB_IN_CRASH_RECOVERY`, which a start without the label leaves, and
-    /// `DB_IN_ARCHIVE_RECOVERY`: so Postgres calls a recovery that has a label,
-    /// whether or not there is an archive.
-    const IN_RECOVERY: [u8; 2] = [4, 5];
+    /// `DB_SHUTDOWNED_IN_RECOVERY`, `DB_IN_CRASH_RECOVERY`, which a start without
+    /// the label leaves, and `DB_IN_ARCHIVE_RECOVERY`: so Postgres calls a
+    /// recovery that has a label, whether or not there is an archive.
+    const IN_RECOVERY: [u8; 3] = [2, 4, 5];
     let (label, aside) = (data.join("backup_label"), data.join(LABEL_SET_ASIDE));
     if label.exists() || !aside.exists() {
         return Ok(());

@@ -1,5 +1,5 @@
 //! A clone's first start, which replays what its parent wrote meanwhile, cut
-//! off by a kill.
+//! off.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use suite::{EmulatorProcess, Folder, count, eventually};
 const LABEL_READ: &str = "backup_label.old";
 /// How long a start may take to read the label.
 const READ_SECONDS_MAX: u64 = 30;
-/// How many starts may be over before the kill comes.
+/// How many starts may be over before the signal comes.
 const MISSED_MAX: usize = 30;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_first_recovery_that_is_killed_begins_again() -> anyhow::Result<()> {
+async fn a_first_recovery_that_is_cut_off_begins_again() -> anyhow::Result<()> {
     let folder = Folder::new()?;
     let emulator = EmulatorProcess::start(&folder.join("data")).await?;
     let main = emulator.main_branch().await?;
@@ -59,7 +59,9 @@ async fn a_first_recovery_that_is_killed_begins_again() -> anyhow::Result<()> {
         emulator.finished(&branch.operations).await?;
         let branch = branch.branch.id;
         let data = emulator.data().join("branches").join(branch.as_str());
-        let killer = tokio::task::spawn_blocking(move || kill_when_the_label_is_read(&data));
+        // A fast shutdown, as of what an earlier run left, cuts it off as well.
+        let signal = [Signal::SIGKILL, Signal::SIGINT][(cut_off + missed) % 2];
+        let killer = tokio::task::spawn_blocking(move || end_when_the_label_is_read(&data, signal));
         let created = client
             .create_endpoint(project, &EndpointCreateRequest::read_write(branch.clone()))
             .await?;
@@ -68,22 +70,34 @@ async fn a_first_recovery_that_is_killed_begins_again() -> anyhow::Result<()> {
             cut_off += 1;
         } else {
             missed += 1;
-            ensure!(missed <= MISSED_MAX, "the kill comes too late each time");
+            ensure!(missed <= MISSED_MAX, "the signal comes too late each time");
         }
+        // It can be cloned as it is.
+        let request = BranchCreateRequest::named(format!("of-{name}"))
+            .parent(branch.clone())
+            .read_write_endpoint();
+        let child = eventually("a clone is taken", async || {
+            Ok(client.create_branch(project, &request).await?)
+        })
+        .await?;
+        emulator.finished(&child.operations).await?;
+        is_whole(&emulator, &child.branch.id, &child.endpoints[0].id).await?;
         is_whole(&emulator, &branch, &created.endpoint.id).await?;
-        let deleted = client.delete_branch(project, &branch).await?;
-        emulator
-            .finished(&deleted.context("it was there")?.operations)
-            .await?;
+        for branch in [&child.branch.id, &branch] {
+            let deleted = client.delete_branch(project, branch).await?;
+            emulator
+                .finished(&deleted.context("it was there")?.operations)
+                .await?;
+        }
     }
     writing.store(false, Ordering::Relaxed);
     writer.await??;
     emulator.stop().await
 }
 
-/// Kills the server that starts on this data directory as soon as it replays.
+/// Ends the server that starts on this data directory as soon as it replays.
 /// Looks without a pause: a replay is over in some hundredths of a second.
-fn kill_when_the_label_is_read(data: &Path) -> anyhow::Result<()> {
+fn end_when_the_label_is_read(data: &Path, signal: Signal) -> anyhow::Result<()> {
     let begun = Instant::now();
     while !data.join(LABEL_READ).exists() {
         let waited = begun.elapsed() < Duration::from_secs(READ_SECONDS_MAX);
@@ -93,7 +107,7 @@ fn kill_when_the_label_is_read(data: &Path) -> anyhow::Result<()> {
     let pid = std::fs::read_to_string(data.join("postmaster.pid")).context("read the pid")?;
     let pid = pid.lines().next().context("a pid")?.trim().parse()?;
     // It may have ended meanwhile.
-    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    let _ = kill(Pid::from_raw(pid), signal);
     Ok(())
 }
 
