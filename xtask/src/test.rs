@@ -7,16 +7,24 @@ use anyhow::Result;
 use crate::process;
 use crate::step::say;
 
-/// Runs every test: unit tests, the whole-system suite, the examples in the docs.
+/// The release of Postgres on which `--full` runs the suite once more: from 16
+/// on, who makes a role has fewer rights on it.
+const OTHER_POSTGRES: u32 = 18;
+/// What another release cannot do, as npm has it: it has no pg_dump. The clients
+/// bring their own.
+const NOT_ON_OTHER_POSTGRES: &str = "not test(/^clients_|pg_dump/)";
+
+/// Runs every test: unit tests, the whole-system suite, other people's clients,
+/// the examples in the docs.
 #[derive(clap::Args)]
 pub(crate) struct Test {
-    /// Repeat as often as it takes to find rare faults: minutes more.
+    /// Repeat as often as it takes to find rare faults, and run the suite on a
+    /// newer Postgres as well: minutes more.
     #[arg(long)]
     full: bool,
-    /// The tests with other people's clients as well, on packages from npm and
-    /// PyPI: Neon's command line, schemathesis, a second Postgres.
-    #[arg(long)]
-    clients: bool,
+    /// The suite alone, on this release of Postgres, from npm: 14, 16, 17 or 18.
+    #[arg(long, value_name = "MAJOR")]
+    postgres: Option<u32>,
     /// Handed on: the names of the tests to run, for example.
     #[arg(last = true)]
     arguments: Vec<String>,
@@ -28,14 +36,14 @@ impl Test {
         // The suite starts them; a test build does not make them.
         let build = process::cargo(["build", "--workspace", "--bins"]);
         process::run_step("build", build)?;
-        if process::version("cargo-nextest").is_some() {
-            self.run_cargo(&["nextest", "run", "--workspace"])?;
-            // nextest runs no examples of doc comments.
-            if self.arguments.is_empty() {
-                self.run_cargo(&["test", "--quiet", "--workspace", "--doc"])?;
-            }
+        if let Some(major) = self.postgres {
+            self.run_on(major)?;
         } else {
-            self.run_cargo(&["test", "--workspace"])?;
+            self.run_all()?;
+            if self.full && self.arguments.is_empty() {
+                say(&format!("The suite again, on Postgres {OTHER_POSTGRES}."));
+                self.run_on(OTHER_POSTGRES)?;
+            }
         }
         say(&format!(
             "All tests passed in {:.0} s.",
@@ -44,13 +52,45 @@ impl Test {
         Ok(())
     }
 
+    fn run_all(&self) -> Result<()> {
+        if !has_nextest() {
+            return self.run_cargo(&["test", "--workspace"]);
+        }
+        self.run_cargo(&["nextest", "run", "--workspace"])?;
+        // nextest runs no examples of doc comments.
+        if self.arguments.is_empty() {
+            self.run_cargo(&["test", "--quiet", "--workspace", "--doc"])?;
+        }
+        Ok(())
+    }
+
+    /// The suite on a Postgres from npm, with small counts.
+    fn run_on(&self, major: u32) -> Result<()> {
+        let mut command = if has_nextest() {
+            let filter = ["-E", NOT_ON_OTHER_POSTGRES];
+            process::cargo(
+                ["nextest", "run", "--package", "suite"]
+                    .into_iter()
+                    .chain(filter),
+            )
+        } else {
+            let skip = ["--", "--skip", "clients_", "--skip", "pg_dump"];
+            process::cargo(["test", "--package", "suite"].into_iter().chain(skip))
+        };
+        command
+            .args(&self.arguments)
+            .env("SUITE_POSTGRES", major.to_string());
+        process::run(&mut command)
+    }
+
     fn run_cargo(&self, arguments: &[&str]) -> Result<()> {
         let counts = if self.full { "full" } else { "small" };
         let mut command = process::cargo(arguments);
-        if self.clients {
-            command.args(["--features", "suite/clients"]);
-        }
         command.args(&self.arguments).env("SUITE_COUNTS", counts);
         process::run(&mut command)
     }
+}
+
+fn has_nextest() -> bool {
+    process::version("cargo-nextest").is_some()
 }
