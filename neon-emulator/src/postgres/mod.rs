@@ -8,6 +8,7 @@ mod copy;
 pub(crate) mod empty;
 mod install;
 mod process;
+pub(crate) mod replica;
 pub(crate) mod schema;
 mod server;
 mod user;
