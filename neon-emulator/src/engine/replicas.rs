@@ -129,10 +129,7 @@ impl Engine {
     /// holds the branch.
     pub(super) async fn lead_replicas(&self, project: &ProjectId, branch: &BranchId, port: u16) {
         let replicas = self.replicas_of(project, branch);
-        let used: Vec<String> = replicas
-            .iter()
-            .map(|(endpoint, _)| replica::slot_name(endpoint))
-            .collect();
+        let used: Vec<String> = replicas.keys().map(replica::slot_name).collect();
         let tidied = async {
             let client = self.admin(port).await?;
             Ok::<_, JobError>(replica::drop_unused_slots(&client, &used).await?)
