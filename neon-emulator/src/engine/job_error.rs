@@ -47,6 +47,8 @@ pub(crate) enum JobError {
     },
     #[error("what it was for is gone")]
     Gone,
+    #[error("the replica does not answer")]
+    NoAnswer,
     #[error("its task ended early")]
     Cancelled,
     #[error("{0}")]

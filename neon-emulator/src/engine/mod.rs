@@ -5,8 +5,10 @@
 //! killed goes on with what the state says is still to be done.
 
 mod catalog;
+mod deletions;
 mod errands;
 mod faults;
+mod following;
 mod job_error;
 mod jobs;
 mod ports;

@@ -3,13 +3,10 @@
 //! As on Neon they keep no data of their own. Each start clones the branch
 //! anew, and each stop removes the clone, so whatever befalls one, a new start
 //! mends it. Its WAL is kept by a slot in the branch's own folder, made before
-//! the clone and dropped after the stop. Whether the branch's writer runs, and
-//! where, a replica is told by the engine; while none does, it serves what it
-//! has.
+//! the clone and dropped after the stop.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use neon_api::types::{Endpoint, EndpointType};
@@ -22,13 +19,12 @@ use super::restore::remove;
 use super::servers::{SHORT_LIFE_MS, Wanted};
 use super::{Engine, chain};
 use crate::postgres::replica::{self, Following};
-use crate::postgres::{Cluster, Server, remove_leftovers};
+use crate::postgres::{Cluster, Server, remove_leftovers, slots};
 use crate::state::State;
 
 /// A replica that ends at once this often, one time after another, is left
 /// alone.
 const SHORT_LIVES_MAX: u32 = 10;
-
 impl Engine {
     /// Clones the branch and starts a replica on the clone. The caller holds the
     /// branch. When it fails nothing is left.
@@ -39,18 +35,21 @@ impl Engine {
         wanted: &Wanted,
     ) -> Result<Server, JobError> {
         let branch = &wanted.branch;
-        let started = self.clone_and_start(project, endpoint, wanted).await;
-        if started.is_err() {
-            self.discard_replica(project, branch, endpoint).await?;
+        let failure = match self.clone_and_start(project, endpoint, wanted).await {
+            Ok(server) => match self.set_endpoint_active(project, endpoint, None) {
+                Ok(()) => return Ok(server),
+                Err(error) => {
+                    // Half started is not started.
+                    server.stop().await?;
+                    JobError::from(error)
+                }
+            },
+            Err(error) => error,
+        };
+        if let Err(error) = self.discard_replica(project, branch, endpoint).await {
+            warn!(%endpoint, error = chain(&error), "something of the replica is left");
         }
-        let server = started?;
-        if let Err(error) = self.set_endpoint_active(project, endpoint, None) {
-            // Half started is not started.
-            server.stop().await?;
-            self.discard_replica(project, branch, endpoint).await?;
-            return Err(error.into());
-        }
-        Ok(server)
+        Err(failure)
     }
 
     async fn clone_and_start(
@@ -60,7 +59,7 @@ impl Engine {
         wanted: &Wanted,
     ) -> Result<Server, JobError> {
         let branch = &wanted.branch;
-        let slot = replica::slot_name(endpoint);
+        let slot = slots::name(endpoint);
         let cluster = Cluster {
             data: self.replica_folder(endpoint),
             ..self.cluster(branch)
@@ -75,7 +74,7 @@ impl Engine {
         let least = self
             .with_admin(project, branch, async |client, port| {
                 self.bring_catalog_up(project, branch, port).await?;
-                replica::make_slot(&client, &slot).await?;
+                slots::make(&client, &slot).await?;
                 Ok::<_, JobError>(replica::least_settings(&client).await?)
             })
             .await?;
@@ -106,86 +105,22 @@ impl Engine {
         branch: &BranchId,
         endpoint: &EndpointId,
     ) -> Result<(), JobError> {
-        let (path, slot) = (self.replica_folder(endpoint), replica::slot_name(endpoint));
+        let (path, slot) = (self.replica_folder(endpoint), slots::name(endpoint));
         blocking(move || remove(&path)).await?;
         let Some(writer) = self.writer_of(project, branch) else {
             // Postgres reads its slots when it starts.
-            let path = replica::slot_folder(&self.folder(branch), &slot);
+            let path = slots::folder(&self.folder(branch), &slot);
             return blocking(move || remove(&path)).await;
         };
         let dropped = async {
             let client = self.admin(writer.port()).await?;
-            Ok::<_, JobError>(replica::drop_slot(&client, &slot).await?)
+            Ok::<_, JobError>(slots::remove(&client, &slot).await?)
         };
         if let Err(error) = dropped.await {
             // A writer that is just dying. Its next start drops the slot.
             warn!(%endpoint, error = chain(&error), "its replication slot is left for now");
         }
         Ok(())
-    }
-
-    /// A server of the branch that writes has started at this port: slots that
-    /// nobody uses are dropped there, and the replicas follow it. The caller
-    /// holds the branch.
-    pub(super) async fn lead_replicas(&self, project: &ProjectId, branch: &BranchId, port: u16) {
-        let replicas = self.replicas_of(project, branch);
-        let used: Vec<String> = replicas.keys().map(replica::slot_name).collect();
-        let tidied = async {
-            let client = self.admin(port).await?;
-            Ok::<_, JobError>(replica::drop_unused_slots(&client, &used).await?)
-        };
-        if let Err(error) = tidied.await {
-            warn!(%branch, error = chain(&error), "replication slots that nobody uses may be left");
-        }
-        self.point_replicas(replicas, Some(port)).await;
-    }
-
-    /// The branch's server that writes has stopped: its replicas need not look
-    /// for it. The caller holds the branch.
-    pub(super) async fn leave_replicas(&self, project: &ProjectId, branch: &BranchId) {
-        self.point_replicas(self.replicas_of(project, branch), None)
-            .await;
-    }
-
-    /// Waits until the branch's replicas have all that was written at this port.
-    pub(super) async fn replicas_catch_up(
-        &self,
-        project: &ProjectId,
-        branch: &BranchId,
-        port: u16,
-    ) {
-        for (endpoint, server) in self.replicas_of(project, branch) {
-            let caught_up = async {
-                let (primary, standby) =
-                    (self.admin(port).await?, self.admin(server.port()).await?);
-                Ok::<_, JobError>(replica::catch_up(&primary, &standby).await?)
-            };
-            match caught_up.await {
-                Ok(true) => {}
-                // It gets the rest when the branch's writer starts.
-                Ok(false) => warn!(%endpoint, "a replica is behind"),
-                Err(error) => warn!(%endpoint, error = chain(&error), "a replica may be behind"),
-            }
-        }
-    }
-
-    /// Starts a replica anew that can go no further.
-    pub(super) fn watch_for_its_standstill(&self, endpoint: EndpointId, server: Arc<Server>) {
-        let (mut standstill, mut exited) = (server.standstill(), server.exited());
-        tokio::spawn(async move {
-            let stands_still = tokio::select! {
-                result = standstill.wait_for(|still| *still) => result.is_ok(),
-                _ = exited.wait_for(|exited| *exited) => false,
-            };
-            if !stands_still {
-                return;
-            }
-            warn!(%endpoint, "the replica cannot follow its branch any more; making it anew");
-            // What follows is as after any end that nobody asked for.
-            if let Err(error) = server.stop().await {
-                error!(%endpoint, error = chain(&error), "the replica does not end");
-            }
-        });
     }
 
     /// Counts the lives of a replica that were short, one after another. True
@@ -224,11 +159,11 @@ impl Engine {
     /// Removes what replicas left. No server runs.
     pub(super) async fn remove_all_replicas(&self) {
         let left: Vec<PathBuf> = self.store().read(|state| {
-            let slots = replicas_in(state).map(|endpoint| {
-                let slot = replica::slot_name(&endpoint.id);
-                replica::slot_folder(&self.folder(&endpoint.branch_id), &slot)
+            let kept = replicas_in(state).map(|endpoint| {
+                let slot = slots::name(&endpoint.id);
+                slots::folder(&self.folder(&endpoint.branch_id), &slot)
             });
-            self.replica_folders(state).chain(slots).collect()
+            self.replica_folders(state).chain(kept).collect()
         });
         let removed = blocking(move || left.iter().try_for_each(|path| remove(path)));
         if let Err(error) = removed.await {
@@ -249,39 +184,6 @@ impl Engine {
             let is_replica = endpoint.endpoint_type == EndpointType::ReadOnly;
             Some((endpoint.branch_id.clone(), is_replica))
         })
-    }
-
-    /// The replicas of a branch that run.
-    fn replicas_of(
-        &self,
-        project: &ProjectId,
-        branch: &BranchId,
-    ) -> BTreeMap<EndpointId, Arc<Server>> {
-        let endpoints = self.endpoints_of(project, branch).into_iter();
-        endpoints
-            .filter(|endpoint| matches!(self.served_by(project, endpoint), Some((_, true))))
-            .filter_map(|endpoint| {
-                let server = self.server(&endpoint)?;
-                Some((endpoint, server))
-            })
-            .collect()
-    }
-
-    async fn point_replicas(&self, replicas: BTreeMap<EndpointId, Arc<Server>>, port: Option<u16>) {
-        for (endpoint, server) in replicas {
-            let slot = replica::slot_name(&endpoint);
-            let following = Following::new(self.sockets(), port, &slot);
-            let told = async {
-                let client = self.admin(server.port()).await?;
-                Ok::<_, JobError>(replica::follow(&client, &following).await?)
-            };
-            let Err(error) = told.await else { continue };
-            // It would be stale, and nobody would know: it is started anew.
-            warn!(%endpoint, error = chain(&error), "a replica does not listen; making it anew");
-            if let Err(error) = server.stop().await {
-                error!(%endpoint, error = chain(&error), "the replica does not end");
-            }
-        }
     }
 
     fn replica_folder(&self, endpoint: &EndpointId) -> PathBuf {

@@ -11,6 +11,7 @@ mod process;
 pub(crate) mod replica;
 pub(crate) mod schema;
 mod server;
+pub(crate) mod slots;
 mod user;
 
 pub use install::{FindError, Installation};

@@ -1,18 +1,16 @@
-//! Hot standbys: what a data directory needs to be one, the slot that keeps
-//! their WAL, and the log lines by which one says that it cannot go on.
+//! Hot standbys: what a data directory needs to be one, whom it follows, and the
+//! log lines by which one says that it cannot go on.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use neon_api::EndpointId;
 use postgres_protocol::escape::escape_literal;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tokio_postgres::Client;
-use tokio_postgres::error::SqlState;
 
 use super::admin::AdminError;
 use super::{SUPERUSER, ServerUser};
@@ -32,24 +30,8 @@ const RETRY_MS: u64 = 100;
 /// none until it is told of one, which wakes it, and its log has a line each
 /// time.
 const RETRY_ALONE_MS: u64 = 3_600_000;
-/// The primary may take a moment to see that a standby is gone.
-const DROP_SECONDS_MAX: u64 = 10;
-const DROP_RETRY_MS: u64 = 20;
-/// How long a standby may take to replay what a primary wrote.
-const REPLAY_SECONDS_MAX: u64 = 10;
+/// A standby tells nobody how far it is.
 const REPLAY_POLL_MS: u64 = 10;
-
-/// The slot on the primary that keeps an endpoint's WAL. Only the endpoint's
-/// own primary has it: a server of another branch, which has the same system
-/// identifier and timeline, turns the standby away.
-pub(crate) fn slot_name(endpoint: &EndpointId) -> String {
-    endpoint.as_str().replace('-', "_")
-}
-
-/// Where a stopped primary keeps a slot.
-pub(crate) fn slot_folder(data: &Path, slot: &str) -> PathBuf {
-    data.join("pg_replslot").join(slot)
-}
 
 /// Makes the data directory a standby's.
 pub(crate) fn make_standby(data: &Path, user: &ServerUser) -> io::Result<()> {
@@ -133,15 +115,14 @@ pub(crate) async fn follow(standby: &Client, following: &Following) -> Result<()
 }
 
 /// Waits until a standby has replayed all that its primary has written so far.
-/// False: it has not in a time in which it should have.
-pub(crate) async fn catch_up(primary: &Client, standby: &Client) -> Result<bool, AdminError> {
+/// The caller bounds the time.
+pub(crate) async fn catch_up(primary: &Client, standby: &Client) -> Result<(), AdminError> {
     let attempt = || AdminError::at("wait for a replica");
     let end: String = primary
         .query_one("SELECT pg_current_wal_flush_lsn()::text", &[])
         .await
         .and_then(|row| row.try_get(0))
         .map_err(attempt())?;
-    let deadline = Instant::now() + Duration::from_secs(REPLAY_SECONDS_MAX);
     loop {
         let is_there: bool = standby
             .query_one(
@@ -151,8 +132,8 @@ pub(crate) async fn catch_up(primary: &Client, standby: &Client) -> Result<bool,
             .await
             .and_then(|row| row.try_get(0))
             .map_err(attempt())?;
-        if is_there || Instant::now() >= deadline {
-            return Ok(is_there);
+        if is_there {
+            return Ok(());
         }
         sleep(Duration::from_millis(REPLAY_POLL_MS)).await;
     }
@@ -175,67 +156,6 @@ pub(crate) async fn least_settings(primary: &Client) -> Result<BTreeMap<String, 
             Ok((name, u64::try_from(value).unwrap_or_default()))
         })
         .collect()
-}
-
-/// Makes a slot that keeps the WAL from now on. One that an earlier standby had
-/// may have lost its WAL: it is no use.
-pub(crate) async fn make_slot(primary: &Client, slot: &str) -> Result<(), AdminError> {
-    drop_slot(primary, slot).await?;
-    primary
-        .execute(
-            "SELECT pg_create_physical_replication_slot($1, immediately_reserve => true)",
-            &[&slot],
-        )
-        .await
-        .map(|_| ())
-        .map_err(AdminError::at(format!("make the replication slot {slot}")))
-}
-
-/// Drops a slot whose standby has ended. One that is gone is no error.
-pub(crate) async fn drop_slot(primary: &Client, slot: &str) -> Result<(), AdminError> {
-    let deadline = Instant::now() + Duration::from_secs(DROP_SECONDS_MAX);
-    loop {
-        let dropped = primary
-            .execute(
-                "SELECT pg_drop_replication_slot(slot_name) \
-                 FROM pg_replication_slots WHERE slot_name = $1",
-                &[&slot],
-            )
-            .await;
-        match dropped {
-            Err(error)
-                if error.code() == Some(&SqlState::OBJECT_IN_USE) && Instant::now() < deadline =>
-            {
-                sleep(Duration::from_millis(DROP_RETRY_MS)).await;
-            }
-            dropped => {
-                return dropped
-                    .map(|_| ())
-                    .map_err(AdminError::at(format!("drop the replication slot {slot}")));
-            }
-        }
-    }
-}
-
-/// Drops the slots of standbys that do not run: what an accident left. Slots
-/// that callers made have other names than endpoints.
-pub(crate) async fn drop_unused_slots(primary: &Client, used: &[String]) -> Result<(), AdminError> {
-    let rows = primary
-        .query(
-            "SELECT slot_name::text FROM pg_replication_slots \
-             WHERE slot_type = 'physical' AND slot_name::text <> ALL($1) \
-               AND slot_name ~ '^ep_[a-z]+_[a-z]+_[a-z0-9]{8}$'",
-            &[&used],
-        )
-        .await
-        .map_err(AdminError::at("list the replication slots"))?;
-    for row in rows {
-        let slot: String = row
-            .try_get(0)
-            .map_err(AdminError::at("list the replication slots"))?;
-        drop_slot(primary, &slot).await?;
-    }
-    Ok(())
 }
 
 /// True for the log line of a standby that will never get further: the WAL that
