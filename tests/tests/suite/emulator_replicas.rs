@@ -83,6 +83,23 @@ async fn either_side_suspends_and_starts_in_any_order() -> anyhow::Result<()> {
     })
     .await?;
 
+    // A slot that an accident left goes when the writer starts; a caller's own
+    // stays.
+    let owner = branch.emulator.connect(&branch.id).await?;
+    for slot in ["ep_calm_dawn_a1b2c3d4", "mine"] {
+        let make = "SELECT pg_create_physical_replication_slot($1::text::name)";
+        owner.execute(make, &[&slot]).await?;
+    }
+    branch.suspend(&branch.writer).await?;
+    branch.wake(&branch.writer).await?;
+    assert_eq!(branch.slots().await?, [slot(&replica), "mine".to_owned()]);
+    branch
+        .emulator
+        .connect(&branch.id)
+        .await?
+        .execute("SELECT pg_drop_replication_slot('mine')", &[])
+        .await?;
+
     // The replica goes and leaves nothing.
     branch.suspend(&replica).await?;
     assert!(session.simple_query("SELECT 1").await.is_err(), "cut");

@@ -195,6 +195,24 @@ async fn a_replica_whose_slot_is_lost_is_made_anew() -> anyhow::Result<()> {
     branch.finish().await
 }
 
+/// One that does not answer is given some seconds, and then made anew.
+#[tokio::test]
+async fn a_frozen_replica_does_not_hold_up_its_branch() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let branch = Replicated::start(&folder).await?;
+    let (frozen, other) = (branch.add().await?, branch.add().await?);
+    let postmaster = branch.postmaster(&frozen)?;
+    kill(Pid::from_raw(postmaster), Signal::SIGSTOP)?;
+    branch.suspend(&branch.writer).await?;
+    branch.wake(&branch.writer).await?;
+    branch.write("after").await?;
+    branch.shows(&other, &["after"]).await?;
+    kill(Pid::from_raw(postmaster), Signal::SIGCONT)?;
+    branch.shows(&frozen, &["after"]).await?;
+    assert_ne!(branch.postmaster(&frozen)?, postmaster, "made anew");
+    branch.finish().await
+}
+
 /// A clone that is torn, or that misses what was written while it was made,
 /// would show another sum.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
