@@ -396,6 +396,7 @@ impl DataFolder {
     /// Makes the folders in it.
     fn furnish(&self) -> Result<(), StartError> {
         make_folder(&self.path.join("branches"), 0o711)?;
+        make_folder(&self.path.join("replicas"), 0o711)?;
         make_folder(&self.path.join("log"), 0o700)
     }
 

@@ -8,6 +8,7 @@
 mod account;
 mod api;
 mod certificates;
+mod defaults;
 mod emulator;
 mod engine;
 pub mod faults;

@@ -37,6 +37,14 @@ pub struct Limits {
         default_value_t = 5
     )]
     pub protected_branches: u32,
+    /// Endpoints of a branch: one that writes, and replicas.
+    #[arg(
+        id = "endpoints_max",
+        long = "endpoints-max",
+        value_name = "COUNT",
+        default_value_t = 20
+    )]
+    pub endpoints: u32,
     /// Snapshots that a project keeps.
     #[arg(
         id = "snapshots_max",
@@ -54,6 +62,7 @@ impl Default for Limits {
             branches: 5_000,
             root_branches: 25,
             protected_branches: 5,
+            endpoints: 20,
             snapshots: 10,
         }
     }

@@ -17,7 +17,7 @@ use crate::api::ApiError;
 use crate::engine::free_port;
 use crate::state::{BranchRecord, EndpointRecord, Job, ProjectRecord};
 use crate::time::now;
-use crate::{account, names, operations};
+use crate::{account, defaults, names, operations};
 
 pub(crate) const REGION: &str = "aws-us-east-2";
 const PLATFORM: &str = "aws";
@@ -98,7 +98,11 @@ pub(crate) fn project(
         database_name.clone(),
         database(&branch_id, &database_name, &role_name, next_database_id),
     );
-    let endpoint = endpoint(&id, &branch_id, EndpointType::ReadWrite, |_| false)?;
+    let mut endpoint = endpoint(&id, &branch_id, EndpointType::ReadWrite, |_| false)?;
+    defaults::apply(
+        &mut endpoint.endpoint,
+        wanted.default_endpoint_settings.as_ref(),
+    );
     let endpoint_id = endpoint.endpoint.id.clone();
 
     let mut record = ProjectRecord {

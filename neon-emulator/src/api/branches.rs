@@ -14,7 +14,7 @@ use super::Shared;
 use super::connection::details;
 use super::error::{ApiError, ApiResult};
 use super::extract::{Body, InBranch, InProject, Names, OptionalBody};
-use super::{branch_limits, endpoints, expiry, projects};
+use super::{branch_limits, endpoint_options, expiry, projects};
 use crate::limits::Limits;
 use crate::state::{BranchRecord, Job, OperationRecord, ProjectRecord};
 use crate::time::now;
@@ -244,7 +244,7 @@ fn create_in(
         },
         chain,
     )];
-    let endpoints = endpoints::create_with_branch(project, &id, &request.endpoints)?;
+    let endpoints = endpoint_options::create_with_branch(project, limits, &id, &request.endpoints)?;
     for endpoint in &endpoints {
         scheduled.push(start(project, &id, &endpoint.endpoint.id, chain));
     }

@@ -3,24 +3,19 @@
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use neon_api::EndpointId;
 use neon_api::types::{
-    BranchCreateRequestEndpointOptions, Endpoint, EndpointCreateRequest, EndpointOperations,
-    EndpointResponse, EndpointState, EndpointType, EndpointUpdateRequest, EndpointsResponse,
-    OperationAction,
+    EndpointCreateRequest, EndpointOperations, EndpointResponse, EndpointState,
+    EndpointUpdateRequest, EndpointsResponse,
 };
-use neon_api::{BranchId, EndpointId, ProjectId};
-use uuid::Uuid;
 
-use super::Shared;
+use super::endpoint_options::{self, Wanted, check_suspend_timeout, set_limits};
+use super::endpoint_tasks::{Task, answer, schedule};
 use super::error::{ApiError, ApiResult};
 use super::extract::{Body, InBranch, InEndpoint, InProject, Names};
-use super::{branches, projects, settings};
-use crate::state::{EndpointRecord, Job, OperationRecord, ProjectRecord};
+use super::{Shared, branches, projects, settings};
+use crate::state::{EndpointRecord, ProjectRecord};
 use crate::time::now;
-use crate::{new, operations};
-
-/// Neon's bounds: -1 never, 0 the default, a minute to a week.
-const SUSPEND_SECONDS: std::ops::RangeInclusive<i64> = 60..=604_800;
 
 pub(super) async fn list(
     engine: Shared,
@@ -71,36 +66,29 @@ pub(super) async fn create(
     Body(request): Body<EndpointCreateRequest>,
 ) -> ApiResult<(StatusCode, Json<EndpointOperations>)> {
     let wanted = request.endpoint;
-    check_type(&wanted.endpoint_type)?;
-    check_suspend_timeout(
-        "endpoint.suspend_timeout_seconds",
-        wanted.suspend_timeout_seconds,
-    )?;
-    settings::check("endpoint.settings", wanted.settings.as_ref())?;
+    let options = Wanted {
+        endpoint_type: &wanted.endpoint_type,
+        settings: wanted.settings.as_ref(),
+        min: wanted.autoscaling_limit_min_cu,
+        max: wanted.autoscaling_limit_max_cu,
+        suspend_seconds: wanted.suspend_timeout_seconds,
+    };
+    options.check("endpoint")?;
     let answer = engine.change(|state| -> ApiResult<_> {
         let project = projects::find_mut(state, &names.project_id)?;
         branches::find(project, &wanted.branch_id)?;
-        if project.read_write_endpoint(&wanted.branch_id).is_some() {
-            return Err(ApiError::conflict("read_write endpoint already exists"));
-        }
+        endpoint_options::check_room(
+            project,
+            engine.limits(),
+            &wanted.branch_id,
+            [&wanted.endpoint_type],
+        )?;
         if project.is_busy(&wanted.branch_id) {
             return Err(ApiError::locked());
         }
-        let mut record = new::endpoint(
-            &names.project_id,
-            &wanted.branch_id,
-            wanted.endpoint_type,
-            |port| project.ports().any(|taken| taken == port),
-        )?;
+        let mut record = options.endpoint(project, &wanted.branch_id, &[])?;
         record.endpoint.name = wanted.name;
         record.endpoint.disabled = wanted.disabled.unwrap_or(false);
-        record.endpoint.settings = wanted.settings.unwrap_or_default();
-        record.endpoint.suspend_timeout_seconds = wanted.suspend_timeout_seconds.unwrap_or(0);
-        set_limits(
-            &mut record.endpoint,
-            wanted.autoscaling_limit_min_cu,
-            wanted.autoscaling_limit_max_cu,
-        )?;
         let (id, disabled) = (record.endpoint.id.clone(), record.endpoint.disabled);
         if disabled {
             record.endpoint.current_state = EndpointState::Idle;
@@ -204,166 +192,18 @@ pub(super) async fn delete(engine: Shared, Names(names): Names<InEndpoint>) -> A
     })
 }
 
-pub(super) async fn start(
-    engine: Shared,
-    Names(names): Names<InEndpoint>,
-) -> ApiResult<Json<EndpointOperations>> {
-    run(&engine, &names, |endpoint| match endpoint.current_state {
-        EndpointState::Active => vec![],
-        _ => vec![Task::Start],
-    })
-}
-
-pub(super) async fn suspend(
-    engine: Shared,
-    Names(names): Names<InEndpoint>,
-) -> ApiResult<Json<EndpointOperations>> {
-    run(&engine, &names, |endpoint| match endpoint.current_state {
-        EndpointState::Active => vec![Task::Suspend],
-        _ => vec![],
-    })
-}
-
-pub(super) async fn restart(
-    engine: Shared,
-    Names(names): Names<InEndpoint>,
-) -> ApiResult<Json<EndpointOperations>> {
-    run(&engine, &names, |_| vec![Task::Suspend, Task::Start])
-}
-
-/// The endpoints that a new branch is created with. They are not in the project
-/// yet.
-pub(super) fn create_with_branch(
-    project: &ProjectRecord,
-    branch: &BranchId,
-    wanted: &[BranchCreateRequestEndpointOptions],
-) -> ApiResult<Vec<EndpointRecord>> {
-    if wanted.len() > 1 {
-        return Err(ApiError::bad_request(
-            "endpoints: a branch has one read_write endpoint, and this emulator has no read_only ones yet",
-        ));
-    }
-    wanted
-        .iter()
-        .map(|options| {
-            check_type(&options.endpoint_type)?;
-            check_suspend_timeout(
-                "endpoints.suspend_timeout_seconds",
-                options.suspend_timeout_seconds,
-            )?;
-            settings::check("endpoints.settings", options.settings.as_ref())?;
-            let mut record = new::endpoint(
-                &project.project.id,
-                branch,
-                options.endpoint_type.clone(),
-                |port| project.ports().any(|taken| taken == port),
-            )?;
-            record.endpoint.settings = options.settings.clone().unwrap_or_default();
-            record.endpoint.suspend_timeout_seconds = options.suspend_timeout_seconds.unwrap_or(0);
-            set_limits(
-                &mut record.endpoint,
-                options.autoscaling_limit_min_cu,
-                options.autoscaling_limit_max_cu,
-            )?;
-            Ok(record)
-        })
-        .collect()
-}
-
-/// What an operation does with an endpoint.
-#[derive(Debug, Clone, Copy)]
-enum Task {
-    Start,
-    Suspend,
-    Delete,
-}
-
-fn run(
-    engine: &crate::engine::Engine,
-    names: &InEndpoint,
-    tasks: impl FnOnce(&Endpoint) -> Vec<Task>,
-) -> ApiResult<Json<EndpointOperations>> {
-    engine.change(|state| {
-        let project = projects::find_mut(state, &names.project_id)?;
-        let endpoint = &find(project, &names.endpoint_id)?.endpoint;
-        let tasks = tasks(endpoint);
-        if endpoint.disabled && tasks.iter().any(|task| matches!(task, Task::Start)) {
-            return Err(ApiError::unprocessable("endpoint is disabled"));
-        }
-        if project.is_busy(&endpoint.branch_id) {
-            return Err(ApiError::locked());
-        }
-        let operations = schedule(project, &names.endpoint_id, tasks)?;
-        answer(project, &names.endpoint_id, operations)
-    })
-}
-
-fn answer(
-    project: &ProjectRecord,
+/// The endpoint that a request names.
+pub(super) fn find<'a>(
+    project: &'a ProjectRecord,
     id: &EndpointId,
-    operations: Vec<neon_api::types::Operation>,
-) -> ApiResult<Json<EndpointOperations>> {
-    Ok(Json(EndpointOperations {
-        endpoint: find(project, id)?.endpoint.clone(),
-        operations,
-    }))
-}
-
-fn schedule(
-    project: &mut ProjectRecord,
-    id: &EndpointId,
-    tasks: Vec<Task>,
-) -> ApiResult<Vec<neon_api::types::Operation>> {
-    let project_id = project.project.id.clone();
-    let endpoint = &mut find_mut(project, id)?.endpoint;
-    endpoint.pending_state = match tasks.last() {
-        Some(Task::Start) => Some(EndpointState::Active),
-        Some(Task::Suspend | Task::Delete) => Some(EndpointState::Idle),
-        None => None,
-    };
-    let branch = endpoint.branch_id.clone();
-    let chain = Uuid::new_v4();
-    let records = tasks
-        .into_iter()
-        .map(|task| task.operation(&project_id, &branch, id, chain))
-        .collect();
-    Ok(project.schedule(records))
-}
-
-impl Task {
-    fn operation(
-        self,
-        project: &ProjectId,
-        branch: &BranchId,
-        id: &EndpointId,
-        chain: Uuid,
-    ) -> OperationRecord {
-        let endpoint = id.clone();
-        let (action, job) = match self {
-            Self::Start => (
-                OperationAction::StartCompute,
-                Job::StartCompute { endpoint },
-            ),
-            Self::Suspend => (
-                OperationAction::SuspendCompute,
-                Job::SuspendCompute { endpoint },
-            ),
-            Self::Delete => (
-                OperationAction::SuspendCompute,
-                Job::DeleteEndpoint { endpoint },
-            ),
-        };
-        operations::record(project, Some(branch), Some(id), action, job, chain)
-    }
-}
-
-fn find<'a>(project: &'a ProjectRecord, id: &EndpointId) -> ApiResult<&'a EndpointRecord> {
+) -> ApiResult<&'a EndpointRecord> {
     project
         .endpoint(id)
         .ok_or_else(|| ApiError::not_found("endpoint"))
 }
 
-fn find_mut<'a>(
+/// As [`find`], to change it.
+pub(super) fn find_mut<'a>(
     project: &'a mut ProjectRecord,
     id: &EndpointId,
 ) -> ApiResult<&'a mut EndpointRecord> {
@@ -372,41 +212,4 @@ fn find_mut<'a>(
         .get_mut(id)
         .filter(|record| !record.deleted)
         .ok_or_else(|| ApiError::not_found("endpoint"))
-}
-
-fn check_type(endpoint_type: &EndpointType) -> ApiResult<()> {
-    match endpoint_type {
-        EndpointType::ReadWrite => Ok(()),
-        EndpointType::ReadOnly => Err(ApiError::unprocessable(
-            "endpoint.type: this emulator has no read_only endpoints yet",
-        )),
-        EndpointType::Unknown(text) => Err(ApiError::bad_request(format!(
-            "endpoint.type must be read_write or read_only, not {text:?}"
-        ))),
-    }
-}
-
-/// Checks after how much idleness an endpoint is to suspend.
-pub(super) fn check_suspend_timeout(field: &str, seconds: Option<i64>) -> ApiResult<()> {
-    match seconds {
-        None | Some(-1 | 0) => Ok(()),
-        Some(seconds) if SUSPEND_SECONDS.contains(&seconds) => Ok(()),
-        Some(seconds) => Err(ApiError::bad_request(format!(
-            "{field} must be -1, 0 or 60 to 604800, not {seconds}"
-        ))),
-    }
-}
-
-/// Compute units mean nothing on one machine; they are kept as they are given.
-fn set_limits(endpoint: &mut Endpoint, min: Option<f64>, max: Option<f64>) -> ApiResult<()> {
-    let min = min.unwrap_or(endpoint.autoscaling_limit_min_cu);
-    let max = max.unwrap_or(endpoint.autoscaling_limit_max_cu.max(min));
-    if min < 0.25 || max < min {
-        return Err(ApiError::bad_request(
-            "endpoint.autoscaling_limit_min_cu must be at least 0.25, and endpoint.autoscaling_limit_max_cu no less",
-        ));
-    }
-    endpoint.autoscaling_limit_min_cu = min;
-    endpoint.autoscaling_limit_max_cu = max;
-    Ok(())
 }

@@ -9,6 +9,8 @@ mod branch_list;
 mod branches;
 mod connection;
 mod databases;
+mod endpoint_options;
+mod endpoint_tasks;
 mod endpoints;
 mod error;
 mod expiry;
@@ -110,9 +112,9 @@ fn api(engine: &Arc<Engine>, guard: &Arc<Guard>) -> Router<Arc<Engine>> {
                 .patch(endpoints::update)
                 .delete(endpoints::delete),
         )
-        .route("/start", post(endpoints::start))
-        .route("/suspend", post(endpoints::suspend))
-        .route("/restart", post(endpoints::restart));
+        .route("/start", post(endpoint_tasks::start))
+        .route("/suspend", post(endpoint_tasks::suspend))
+        .route("/restart", post(endpoint_tasks::restart));
     let project = Router::new()
         .route(
             "/",

@@ -6,7 +6,7 @@ use neon_api::types::{
 };
 
 use super::error::{ApiError, ApiResult};
-use super::{endpoints, settings};
+use super::{endpoint_options, settings};
 
 /// Neon keeps at most 30 days of history.
 const HISTORY_SECONDS_MAX: i64 = 2_592_000;
@@ -65,7 +65,7 @@ fn check_settings(wanted: &ProjectSettingsData) -> ApiResult<()> {
 }
 
 fn check_defaults(defaults: &DefaultEndpointSettings) -> ApiResult<()> {
-    endpoints::check_suspend_timeout(
+    endpoint_options::check_suspend_timeout(
         "project.default_endpoint_settings.suspend_timeout_seconds",
         defaults.suspend_timeout_seconds,
     )?;
@@ -84,6 +84,15 @@ fn check_defaults(defaults: &DefaultEndpointSettings) -> ApiResult<()> {
                 "project.default_endpoint_settings.{field} must be at least {COMPUTE_UNITS_MIN}"
             )));
         }
+    }
+    if let (Some(min), Some(max)) = (
+        defaults.autoscaling_limit_min_cu,
+        defaults.autoscaling_limit_max_cu,
+    ) && max < min
+    {
+        return Err(ApiError::bad_request(
+            "project.default_endpoint_settings.autoscaling_limit_max_cu must be no less than autoscaling_limit_min_cu",
+        ));
     }
     let data = EndpointSettingsData {
         pg_settings: defaults.pg_settings.clone(),

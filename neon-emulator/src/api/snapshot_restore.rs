@@ -13,7 +13,8 @@ use uuid::Uuid;
 use super::branches::{check_free, check_name, find};
 use super::error::{ApiError, ApiResult};
 use super::extract::{InBranch, InSnapshot, Names, OptionalBody, Parameters};
-use super::{Shared, branch_limits, projects, snapshots};
+use super::{Shared, branch_limits, endpoint_options, projects, snapshots};
+use crate::limits::Limits;
 use crate::state::{BranchRecord, Job, OperationRecord, ProjectRecord, SnapshotRecord};
 use crate::time::now;
 use crate::{names, new, operations};
@@ -67,7 +68,7 @@ pub(super) async fn restore(
                 )
             })?;
             let old_name = old_name(project, &target)?;
-            let taken = replace(project, &id, &target, old_name, chain)?;
+            let taken = replace(project, &id, &target, old_name, engine.limits(), chain)?;
             endpoints = Some(taken.endpoints);
             scheduled.extend(taken.operations);
         }
@@ -112,7 +113,14 @@ pub(super) async fn finalize(
             }
             None => old_name(project, &target)?,
         };
-        let taken = replace(project, &names.branch_id, &target, old_name, Uuid::new_v4())?;
+        let taken = replace(
+            project,
+            &names.branch_id,
+            &target,
+            old_name,
+            engine.limits(),
+            Uuid::new_v4(),
+        )?;
         Ok(Json(OperationsResponse {
             operations: project.schedule(taken.operations),
             pagination: None,
@@ -192,6 +200,7 @@ fn replace(
     id: &BranchId,
     target: &BranchId,
     old_name: String,
+    limits: &Limits,
     chain: Uuid,
 ) -> ApiResult<Taken> {
     if project.is_busy(target) {
@@ -207,6 +216,13 @@ fn replace(
             "both branches have a read_write endpoint: delete the restored one's first",
         ));
     }
+    let types: Vec<_> = project
+        .live_endpoints()
+        .map(|record| &record.endpoint)
+        .filter(|endpoint| endpoint.branch_id == *target)
+        .map(|endpoint| &endpoint.endpoint_type)
+        .collect();
+    endpoint_options::check_room(project, limits, id, types)?;
     let project_id = &project.project.id;
     let mut operations = vec![operations::record(
         project_id,

@@ -9,12 +9,11 @@ use tokio::sync::OwnedMutexGuard;
 use tokio_postgres::Client;
 
 use super::Engine;
-use super::jobs::JobError;
+use super::job_error::JobError;
 use super::ports::free_port;
 use crate::postgres::{
     Cluster, Listen, Server, Settings, admin, begin_recovery_again, forget_label, remove_leftovers,
 };
-use crate::state::StoreError;
 
 impl Engine {
     /// Holds a branch's folder: nobody else starts, stops, copies or removes it
@@ -52,11 +51,17 @@ impl Engine {
             .await
             .map_err(JobError::from)?;
         self.recovered(branch)?;
+        // What the errand does has to reach the replicas: the branch may have no
+        // other server that writes.
+        self.lead_replicas(project, branch, server.port()).await;
         let result = match self.admin(server.port()).await {
             Ok(client) => errand(client, server.port()).await,
             Err(error) => Err(error.into()),
         };
-        server.stop().await.map_err(JobError::from)?;
+        self.replicas_catch_up(project, branch, server.port()).await;
+        let stopped = server.stop().await;
+        self.leave_replicas(project, branch).await;
+        stopped.map_err(JobError::from)?;
         result
     }
 
@@ -71,46 +76,6 @@ impl Engine {
             Some(record.endpoint.id.clone())
         })?;
         self.server(&endpoint)
-    }
-
-    /// Makes roles and databases that the branch's Postgres lacks.
-    pub(super) async fn bring_catalog_up(
-        &self,
-        project: &ProjectId,
-        branch: &BranchId,
-        server: &Server,
-    ) -> Result<(), JobError> {
-        let record = self.store.read(|state| {
-            let record = state.projects.get(project)?.branches.get(branch)?;
-            record.catalog_is_behind.then(|| record.clone())
-        });
-        let Some(record) = record else { return Ok(()) };
-        let client = self.admin(server.port()).await?;
-        admin::ensure_neon_superuser(&client).await?;
-        for role in record.roles.values() {
-            let password = role.password.as_ref().map(neon_api::Secret::expose);
-            admin::ensure_role(&client, &role.name, password).await?;
-        }
-        for database in record.databases.values() {
-            admin::ensure_database(
-                &client,
-                &self.sockets,
-                server.port(),
-                &database.name,
-                &database.owner_name,
-            )
-            .await?;
-        }
-        Ok(self.change(|state| {
-            if let Some(record) = state
-                .projects
-                .get_mut(project)
-                .and_then(|project| project.branches.get_mut(branch))
-            {
-                record.catalog_is_behind = false;
-            }
-            Ok::<_, StoreError>(())
-        })?)
     }
 
     /// A server is ready on the branch: its recovery is complete.
@@ -145,6 +110,7 @@ impl Engine {
     ) -> Result<(), JobError> {
         let cluster = cluster.clone();
         let certificates = self.certificates.clone();
+        let replicas_max = self.limits.endpoints;
         let prepared = tokio::task::spawn_blocking(move || {
             // A server that was killed left backends, or all of itself.
             if cluster.data.join("postmaster.pid").exists() {
@@ -156,6 +122,7 @@ impl Engine {
             })?;
             cluster.configure(&Settings {
                 listen,
+                replicas_max,
                 certificate: &certificates.certificate,
                 key: &certificates.key,
                 extra: &extra,

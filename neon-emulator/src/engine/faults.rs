@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use super::Engine;
-use super::jobs::JobError;
+use super::job_error::JobError;
 use crate::faults::{FaultQueue, OperationEffect};
 use crate::state::OperationRecord;
 

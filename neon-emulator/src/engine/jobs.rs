@@ -1,63 +1,18 @@
 //! What each kind of operation does.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use neon_api::types::{BranchState, OperationAction};
 use neon_api::{BranchId, EndpointId, ProjectId};
-use thiserror::Error;
 use tracing::error;
 use uuid::Uuid;
 
 use super::Engine;
-use super::ports::FreePortError;
-use super::restore::remove;
+use super::job_error::JobError;
 use crate::operations;
-use crate::postgres::admin::{self, AdminError};
-use crate::postgres::{
-    CloneError, Cluster, ClusterError, LeftoverError, ServerError, checkpoint_lsn, clone_idle,
-    clone_running, empty,
-};
-use crate::state::{CatalogChange, Job, StoreError};
+use crate::postgres::{Cluster, admin, checkpoint_lsn, clone_idle, clone_running, empty};
+use crate::state::{Job, StoreError};
 use crate::time::now;
-
-/// Why an operation failed.
-#[derive(Debug, Error)]
-pub(crate) enum JobError {
-    #[error("could not prepare the data directory")]
-    Cluster(#[from] ClusterError),
-    #[error("could not clone the parent")]
-    Clone(#[from] CloneError),
-    #[error("could not run Postgres")]
-    Server(#[from] ServerError),
-    #[error("could not change the branch")]
-    Admin(#[from] AdminError),
-    #[error("could not end what an earlier run left")]
-    Leftover(#[from] LeftoverError),
-    #[error("could not record the change")]
-    Store(#[from] StoreError),
-    #[error("could not give the endpoint an address")]
-    Port(#[from] FreePortError),
-    #[error("could not remove {}", path.display())]
-    Remove {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("could not rename {} to {}", from.display(), to.display())]
-    Rename {
-        from: PathBuf,
-        to: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("what it was for is gone")]
-    Gone,
-    #[error("its task ended early")]
-    Cancelled,
-    #[error("{0}")]
-    AskedFor(String),
-}
 
 impl Engine {
     pub(super) async fn run(
@@ -131,6 +86,9 @@ impl Engine {
                 Ok(())
             }),
             Job::StartCompute { endpoint } => {
+                if let Some((branch, false)) = self.served_by(project, endpoint) {
+                    self.leave_replicas(project, &branch).await;
+                }
                 let idle = self.set_endpoint_idle(project, endpoint, None);
                 idle.map_err(JobError::from)
             }
@@ -186,6 +144,31 @@ impl Engine {
         project: &ProjectId,
         endpoint: &EndpointId,
     ) -> Result<(), StoreError> {
+        let job = Job::StartCompute {
+            endpoint: endpoint.clone(),
+        };
+        self.schedule_for(project, endpoint, OperationAction::StartCompute, job)
+    }
+
+    /// Schedules its suspension, in the same way.
+    pub(super) fn schedule_suspension(
+        &self,
+        project: &ProjectId,
+        endpoint: &EndpointId,
+    ) -> Result<(), StoreError> {
+        let job = Job::SuspendCompute {
+            endpoint: endpoint.clone(),
+        };
+        self.schedule_for(project, endpoint, OperationAction::SuspendCompute, job)
+    }
+
+    fn schedule_for(
+        &self,
+        project: &ProjectId,
+        endpoint: &EndpointId,
+        action: OperationAction,
+        job: Job,
+    ) -> Result<(), StoreError> {
         self.change(|state| {
             let Some(project) = state.projects.get_mut(project) else {
                 return Ok(());
@@ -197,10 +180,8 @@ impl Engine {
                 &project.project.id,
                 Some(&record.endpoint.branch_id),
                 Some(endpoint),
-                OperationAction::StartCompute,
-                Job::StartCompute {
-                    endpoint: endpoint.clone(),
-                },
+                action,
+                job,
                 Uuid::new_v4(),
             );
             project.schedule(vec![operation]);
@@ -290,101 +271,6 @@ impl Engine {
             }
             Ok::<_, StoreError>(())
         })?)
-    }
-
-    async fn delete_endpoint(
-        &self,
-        project: &ProjectId,
-        endpoint: &EndpointId,
-    ) -> Result<(), JobError> {
-        self.stop_endpoint(project, endpoint).await?;
-        Ok(self.change(|state| {
-            if let Some(project) = state.projects.get_mut(project) {
-                project.endpoints.remove(endpoint);
-            }
-            Ok::<_, StoreError>(())
-        })?)
-    }
-
-    async fn delete_branch(&self, project: &ProjectId, branch: &BranchId) -> Result<(), JobError> {
-        let endpoints = self.endpoints_of(project, branch);
-        for endpoint in &endpoints {
-            self.delete_endpoint(project, endpoint).await?;
-        }
-        let path = self.folder(branch);
-        blocking(move || remove(&path)).await?;
-        self.remove_beside(branch).await?;
-        Ok(self.change(|state| {
-            if let Some(project) = state.projects.get_mut(project) {
-                project.branches.remove(branch);
-            }
-            Ok::<_, StoreError>(())
-        })?)
-    }
-
-    async fn delete_project(&self, project: &ProjectId) -> Result<(), JobError> {
-        let branches: Vec<BranchId> = self.store().read(|state| {
-            let record = state.projects.get(project);
-            record
-                .into_iter()
-                .flat_map(|record| record.branches.keys().cloned())
-                .collect()
-        });
-        for snapshot in &self.snapshots_of(project) {
-            self.delete_snapshot(project, snapshot).await?;
-        }
-        for branch in &branches {
-            let _held = self.hold(branch).await;
-            self.delete_branch(project, branch).await?;
-        }
-        Ok(self.change(|state| {
-            state.projects.remove(project);
-            Ok::<_, StoreError>(())
-        })?)
-    }
-
-    async fn apply(
-        &self,
-        project: &ProjectId,
-        branch: &BranchId,
-        change: &CatalogChange,
-    ) -> Result<(), JobError> {
-        let record = self
-            .store()
-            .read(|state| Some(state.projects.get(project)?.branches.get(branch)?.clone()))
-            .ok_or(JobError::Gone)?;
-        let sockets = self.sockets();
-        self.with_admin(project, branch, async |client, port| {
-            match change {
-                CatalogChange::Role { name, before } => {
-                    let role = record.roles.get(name).ok_or(JobError::Gone)?;
-                    let password = role.password.as_ref().map(neon_api::Secret::expose);
-                    admin::ensure_role(&client, name, password).await?;
-                    // As on Neon: a new password ends the sessions of the old.
-                    if before.is_some() {
-                        admin::end_sessions(&client, name).await?;
-                    }
-                }
-                CatalogChange::DropRole { before } => {
-                    admin::drop_role(&client, sockets, port, &before.name).await?;
-                }
-                CatalogChange::Database { name, before } => {
-                    let database = record.databases.get(name).ok_or(JobError::Gone)?;
-                    if let Some(before) = before
-                        && before.name != *name
-                    {
-                        admin::rename_database(&client, &before.name, name).await?;
-                    }
-                    let owner = &database.owner_name;
-                    admin::ensure_database(&client, sockets, port, name, owner).await?;
-                }
-                CatalogChange::DropDatabase { before } => {
-                    admin::drop_database(&client, &before.name).await?;
-                }
-            }
-            Ok(())
-        })
-        .await
     }
 }
 

@@ -4,11 +4,16 @@
 //! handlers only change the state and wake the worker, so an emulator that was
 //! killed goes on with what the state says is still to be done.
 
+mod catalog;
+mod deletions;
 mod errands;
 mod faults;
+mod following;
+mod job_error;
 mod jobs;
 mod ports;
 mod reaper;
+mod replicas;
 mod restore;
 mod schema;
 mod servers;
@@ -20,7 +25,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use neon_api::types::{BranchState, EndpointState, OperationAction, OperationStatus};
+use neon_api::types::{BranchState, EndpointState, EndpointType, OperationAction, OperationStatus};
 use neon_api::{BranchId, EndpointId, OperationId, ProjectId, SnapshotId};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -55,6 +60,8 @@ pub(crate) struct Engine {
     certificates: Certificates,
     limits: Limits,
     servers: Mutex<HashMap<EndpointId, Arc<Server>>>,
+    /// How often in a row a replica has ended at once.
+    short_lives: Mutex<HashMap<EndpointId, u32>>,
     /// One for each branch: who works on its folder holds it.
     locks: Mutex<HashMap<BranchId, Arc<tokio::sync::Mutex<()>>>>,
     /// Workers and errands: a stop waits for them.
@@ -84,6 +91,7 @@ impl Engine {
             certificates,
             limits,
             servers: Mutex::default(),
+            short_lives: Mutex::default(),
             locks: Mutex::default(),
             tasks: TaskTracker::new(),
             changes: watch::Sender::new(0),
@@ -107,8 +115,26 @@ impl Engine {
             }
             Ok::<_, StoreError>(())
         })?;
-        let active: Vec<(ProjectId, EndpointId)> = self.store.read(|state| {
+        // A replica whose branch has a writer is cloned from it while it runs.
+        self.start_all(self.were_active(EndpointType::ReadWrite))
+            .await;
+        self.start_all(self.were_active(EndpointType::ReadOnly))
+            .await;
+        let projects: Vec<ProjectId> = self
+            .store
+            .read(|state| state.projects.keys().cloned().collect());
+        for project in projects {
+            self.spawn_worker(project);
+        }
+        self.tasks.spawn(Arc::clone(self).reap());
+        Ok(())
+    }
+
+    /// The endpoints that an earlier run had, or wanted to have, active.
+    fn were_active(&self, endpoint_type: EndpointType) -> Vec<(ProjectId, EndpointId)> {
+        self.store.read(|state| {
             projects_with_endpoints(state)
+                .filter(|(_, record)| record.endpoint.endpoint_type == endpoint_type)
                 .filter(|(project, record)| {
                     let endpoint = &record.endpoint;
                     // Its data are being exchanged; it is started after that.
@@ -125,7 +151,10 @@ impl Engine {
                 })
                 .map(|(project, record)| (project.project.id.clone(), record.endpoint.id.clone()))
                 .collect()
-        });
+        })
+    }
+
+    async fn start_all(self: &Arc<Self>, active: Vec<(ProjectId, EndpointId)>) {
         let mut starts = tokio::task::JoinSet::new();
         for (project, endpoint) in active {
             let engine = Arc::clone(self);
@@ -142,14 +171,6 @@ impl Engine {
             });
         }
         while starts.join_next().await.is_some() {}
-        let projects: Vec<ProjectId> = self
-            .store
-            .read(|state| state.projects.keys().cloned().collect());
-        for project in projects {
-            self.spawn_worker(project);
-        }
-        self.tasks.spawn(Arc::clone(self).reap());
-        Ok(())
     }
 
     /// Waits for what is being done, then stops every server, cleanly. The state
@@ -164,6 +185,7 @@ impl Engine {
             warn!("work is still going on after {STOP_SECONDS_MAX} s; the next run does it again");
         }
         self.stop_all_servers().await;
+        self.remove_all_replicas().await;
     }
 
     /// The state.
@@ -322,6 +344,7 @@ impl Engine {
                 .values()
                 .flat_map(|project| project.branches.keys())
                 .map(|branch| self.folder(branch))
+                .chain(self.replica_folders(state))
                 .filter(|folder| folder.join("postmaster.pid").exists())
                 .collect()
         });
@@ -335,6 +358,7 @@ impl Engine {
             });
         }
         while ends.join_next().await.is_some() {}
+        self.remove_all_replicas().await;
         // Lock files of sockets hold pids, which somebody else may have by now.
         for entry in std::fs::read_dir(&self.sockets)
             .into_iter()

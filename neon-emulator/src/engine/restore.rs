@@ -13,7 +13,8 @@ use neon_api::types::BranchState;
 use neon_api::{BranchId, EndpointId, ProjectId};
 
 use super::Engine;
-use super::jobs::{JobError, blocking};
+use super::job_error::JobError;
+use super::jobs::blocking;
 use crate::postgres::{Cluster, admin, checkpoint_lsn};
 use crate::state::{BranchRecord, StoreError};
 use crate::time::now;

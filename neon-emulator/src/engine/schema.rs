@@ -10,7 +10,7 @@ use thiserror::Error;
 use tokio::process::Command;
 
 use super::Engine;
-use super::jobs::JobError;
+use super::job_error::JobError;
 use crate::postgres::{SUPERUSER, admin, schema};
 
 /// Why there is no schema to answer with.

@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use neon_api::types::EndpointState;
+use neon_api::types::{EndpointState, EndpointType};
 use neon_api::{BranchId, EndpointId, ProjectId};
 use tracing::{error, warn};
 
-use super::jobs::JobError;
+use super::job_error::JobError;
 use super::ports::free_port;
 use super::{Engine, chain};
 use crate::new::host;
-use crate::postgres::{Listen, Server, ServerError, admin};
+use crate::postgres::{Cluster, Listen, Server, ServerError, admin};
 use crate::state::StoreError;
 use crate::time::now;
 
@@ -21,14 +21,15 @@ use crate::time::now;
 const PORT_ATTEMPTS_MAX: usize = 5;
 /// A server that ends sooner than this after its start is not started again at
 /// once.
-const SHORT_LIFE_MS: u64 = 5_000;
+pub(super) const SHORT_LIFE_MS: u64 = 5_000;
 const RESTART_DELAY_MS: u64 = 1_000;
 
 /// What a start needs to know of an endpoint.
-struct Wanted {
-    branch: BranchId,
+pub(super) struct Wanted {
+    pub(super) branch: BranchId,
     port: u16,
-    settings: BTreeMap<String, String>,
+    pub(super) settings: BTreeMap<String, String>,
+    is_replica: bool,
     /// Somebody may have its address.
     was_up: bool,
 }
@@ -43,15 +44,20 @@ impl Engine {
         if self.server(endpoint).is_some() {
             return Ok(());
         }
-        let (server, branch) = self.start_server(project, endpoint).await?;
-        let server = Arc::new(server);
-        if let Err(error) = self.complete(project, endpoint, &branch, &server).await {
-            // Half started is not started.
-            server.stop().await?;
-            return Err(error);
-        }
+        let wanted = self.wanted(project, endpoint)?;
+        let server = Arc::new(match wanted.is_replica {
+            true => self.start_replica(project, endpoint, &wanted).await?,
+            false => self.start_writer(project, endpoint, &wanted).await?,
+        });
         self.servers_lock()
             .insert(endpoint.clone(), Arc::clone(&server));
+        match wanted.is_replica {
+            true => self.watch_for_its_standstill(endpoint.clone(), Arc::clone(&server)),
+            false => {
+                let port = server.port();
+                self.lead_replicas(project, &wanted.branch, port).await;
+            }
+        }
         self.watch_for_its_death(project.clone(), endpoint.clone(), server);
         Ok(())
     }
@@ -77,6 +83,11 @@ impl Engine {
         let server = self.servers_lock().remove(endpoint);
         if let Some(server) = server {
             server.stop().await?;
+        }
+        match self.served_by(project, endpoint) {
+            Some((branch, true)) => self.discard_replica(project, &branch, endpoint).await?,
+            Some((branch, false)) => self.leave_replicas(project, &branch).await,
+            None => {}
         }
         Ok(self.set_endpoint_idle(project, endpoint, None)?)
     }
@@ -124,20 +135,42 @@ impl Engine {
             .cloned()
     }
 
-    async fn start_server(
+    async fn start_writer(
         &self,
         project: &ProjectId,
         endpoint: &EndpointId,
-    ) -> Result<(Server, BranchId), JobError> {
+        wanted: &Wanted,
+    ) -> Result<Server, JobError> {
+        let branch = &wanted.branch;
+        let settings = wanted.settings.clone();
+        let server = self
+            .start_server(project, endpoint, &self.cluster(branch), settings)
+            .await?;
+        if let Err(error) = self.complete(project, endpoint, branch, &server).await {
+            // Half started is not started.
+            server.stop().await?;
+            return Err(error);
+        }
+        Ok(server)
+    }
+
+    /// Starts a server at the endpoint's address.
+    pub(super) async fn start_server(
+        &self,
+        project: &ProjectId,
+        endpoint: &EndpointId,
+        cluster: &Cluster,
+        settings: BTreeMap<String, String>,
+    ) -> Result<Server, JobError> {
         let mut attempts = 0;
         loop {
             attempts += 1;
             let wanted = self.wanted(project, endpoint)?;
-            let (cluster, listen) = (self.cluster(&wanted.branch), Listen::Loopback(wanted.port));
-            self.prepare(&cluster, listen, wanted.settings).await?;
+            let listen = Listen::Loopback(wanted.port);
+            self.prepare(cluster, listen, settings.clone()).await?;
             let log = self.data.join("log").join(format!("{endpoint}.log"));
-            match Server::start(&cluster, listen, &log).await {
-                Ok(server) => return Ok((server, wanted.branch)),
+            match Server::start(cluster, listen, &log).await {
+                Ok(server) => return Ok(server),
                 Err(ServerError::PortTaken { .. })
                     if !wanted.was_up && attempts < PORT_ATTEMPTS_MAX =>
                 {
@@ -157,25 +190,41 @@ impl Engine {
         server: &Server,
     ) -> Result<(), JobError> {
         self.recovered(branch)?;
-        self.bring_catalog_up(project, branch, server).await?;
+        self.bring_catalog_up(project, branch, server.port())
+            .await?;
         let size = admin::logical_size(&self.admin(server.port()).await?).await?;
-        Ok(self.change(|state| {
+        Ok(self.set_endpoint_active(project, endpoint, Some(size))?)
+    }
+
+    /// Records that an endpoint runs, and the size of its branch if that was
+    /// measured.
+    pub(super) fn set_endpoint_active(
+        &self,
+        project: &ProjectId,
+        endpoint: &EndpointId,
+        size: Option<i64>,
+    ) -> Result<(), StoreError> {
+        self.change(|state| {
+            let Some(project) = state.projects.get_mut(project) else {
+                return Ok(());
+            };
+            let Some(record) = project.endpoints.get_mut(endpoint) else {
+                return Ok(());
+            };
             let at = now();
-            if let Some(project) = state.projects.get_mut(project) {
-                if let Some(record) = project.endpoints.get_mut(endpoint) {
-                    record.endpoint.current_state = EndpointState::Active;
-                    record.endpoint.pending_state = None;
-                    record.endpoint.started_at = Some(at);
-                    record.endpoint.last_active = Some(at);
-                    record.endpoint.updated_at = at;
-                }
-                if let Some(record) = project.branches.get_mut(branch) {
-                    record.branch.logical_size = Some(size);
-                }
-                project.project.compute_last_active_at = Some(at);
+            record.endpoint.current_state = EndpointState::Active;
+            record.endpoint.pending_state = None;
+            record.endpoint.started_at = Some(at);
+            record.endpoint.last_active = Some(at);
+            record.endpoint.updated_at = at;
+            if let Some(record) = project.branches.get_mut(&record.endpoint.branch_id)
+                && size.is_some()
+            {
+                record.branch.logical_size = size;
             }
-            Ok::<_, StoreError>(())
-        })?)
+            project.project.compute_last_active_at = Some(at);
+            Ok(())
+        })
     }
 
     fn wanted(&self, project: &ProjectId, endpoint: &EndpointId) -> Result<Wanted, JobError> {
@@ -194,6 +243,7 @@ impl Engine {
                     .pg_settings
                     .clone()
                     .unwrap_or_default(),
+                is_replica: record.endpoint.endpoint_type == EndpointType::ReadOnly,
                 was_up: record.endpoint.started_at.is_some(),
             })
         })
@@ -246,6 +296,13 @@ impl Engine {
                 is_current
             };
             if !is_current {
+                return;
+            }
+            if engine.is_given_up(&project, &endpoint, started.elapsed()) {
+                error!(%endpoint, "the replica ends whenever it is started; suspending it");
+                if let Err(error) = engine.schedule_suspension(&project, &endpoint) {
+                    error!(%endpoint, error = chain(&error), "could not schedule that");
+                }
                 return;
             }
             warn!(%endpoint, "its Postgres ended unasked; starting it again");

@@ -6,7 +6,8 @@ use neon_api::types::{BranchRestoreStatus, InitSource};
 use neon_api::{BranchId, ProjectId, SnapshotId};
 
 use super::Engine;
-use super::jobs::{JobError, blocking};
+use super::job_error::JobError;
+use super::jobs::blocking;
 use super::restore::remove;
 use crate::names;
 use crate::postgres::{Cluster, clone_idle};

@@ -15,6 +15,13 @@ const WAL_SEGMENT_MB: u32 = 1;
 /// What Neon gives its smallest compute.
 pub(crate) const MAX_CONNECTIONS: u32 = 112;
 
+/// For clones, and for replicas that come back before the primary has noticed
+/// that they were away.
+const SENDERS_SPARE: u32 = 6;
+/// How much WAL is kept for a replica that does not take it. A clone keeps its
+/// own in the same way, and must never need more.
+const SLOT_WAL_MAX: &str = "16GB";
+
 /// A data directory and what is needed to run a server on it.
 #[derive(Debug, Clone)]
 pub(crate) struct Cluster {
@@ -54,6 +61,8 @@ pub(crate) struct Settings<'a> {
     /// Server certificate, and its key, readable by the user who runs Postgres.
     pub(crate) certificate: &'a Path,
     pub(crate) key: &'a Path,
+    /// How many servers may replicate from this one.
+    pub(crate) replicas_max: u32,
     /// Settings that the API's callers asked for; the emulator's own win.
     pub(crate) extra: &'a std::collections::BTreeMap<String, String>,
 }
@@ -139,7 +148,11 @@ impl Cluster {
         self.write("pg_hba.conf", HBA)?;
         self.write(
             "pg_ident.conf",
-            &format!("emulator \"{}\" {SUPERUSER}\n", self.user.emulator_name()),
+            &format!(
+                "emulator \"{}\" {SUPERUSER}\nreplica \"{}\" {SUPERUSER}\n",
+                self.user.emulator_name(),
+                self.user.name()
+            ),
         )
     }
 
@@ -165,6 +178,7 @@ impl Cluster {
             Listen::Loopback(port) => ("127.0.0.1", port),
             Listen::SocketOnly(port) => ("", port),
         };
+        let senders = (settings.replicas_max + SENDERS_SPARE).to_string();
         let own: &[(&str, String)] = &[
             ("listen_addresses", addresses.to_owned()),
             ("port", port.to_string()),
@@ -176,6 +190,11 @@ impl Cluster {
             ("shared_buffers", "16MB".to_owned()),
             ("dynamic_shared_memory_type", "posix".to_owned()),
             ("wal_level", "replica".to_owned()),
+            ("max_wal_senders", senders.clone()),
+            ("max_replication_slots", senders),
+            // A replica that is far behind is made anew rather than let the
+            // disk fill up.
+            ("max_slot_wal_keep_size", SLOT_WAL_MAX.to_owned()),
             // Bounds what a clone of a busy branch has to replay.
             ("max_wal_size", "64MB".to_owned()),
             ("min_wal_size", "8MB".to_owned()),
@@ -238,9 +257,19 @@ impl Cluster {
 
 /// TLS and SCRAM for everybody on TCP, except the superuser, who is refused
 /// there; on the socket nobody but the emulator's own user, as the superuser.
+///
+/// Replicas stream over the socket as the superuser, and nothing else: their
+/// processes belong to the user who runs Postgres, who has a map of his own that
+/// only replication asks for. That gives him nothing: he owns the files that are
+/// streamed. Nor does it give callers anything, who make a server connect
+/// somewhere by dblink, postgres_fdw or a subscription: they may not create
+/// these, all of them refuse a connection of theirs that needs no password, and
+/// the last asks for a database, which `replication` does not stand for. Over
+/// TCP nobody replicates: any role of the API could take the whole cluster.
 const HBA: &str = "\
 # Written by neon-emulator at each start.
 local   all          cloud_admin                 peer map=emulator
+local   replication  cloud_admin                 peer map=replica
 local   all          all                         reject
 host    all          cloud_admin  all            reject
 hostssl all          all          127.0.0.1/32   scram-sha-256

@@ -8,8 +8,10 @@ mod copy;
 pub(crate) mod empty;
 mod install;
 mod process;
+pub(crate) mod replica;
 pub(crate) mod schema;
 mod server;
+pub(crate) mod slots;
 mod user;
 
 pub use install::{FindError, Installation};

@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::cluster::{Cluster, Listen};
+use super::replica;
 
 /// A start replays WAL: a second for each 150 MB.
 const START_SECONDS_MAX: u64 = 120;
@@ -30,7 +31,11 @@ const STOP_SECONDS_MAX: u64 = 30;
 const QUIT_SECONDS_MAX: u64 = 5;
 /// A log file beyond this is begun anew at the next start.
 const LOG_BYTES_MAX: u64 = 16 << 20;
-const READY: &str = "database system is ready to accept connections";
+/// The second is what a standby says.
+const READY: [&str; 2] = [
+    "database system is ready to accept connections",
+    "database system is ready to accept read-only connections",
+];
 
 /// A running server. Dropping it does not end the process: [`Server::stop`]
 /// does.
@@ -39,6 +44,7 @@ pub(crate) struct Server {
     pid: Pid,
     listen: Listen,
     exited: watch::Receiver<bool>,
+    standstill: watch::Receiver<bool>,
 }
 
 /// Why a server did not start or stop.
@@ -92,8 +98,10 @@ impl Server {
         });
         let (ready, is_ready) = oneshot::channel();
         let last = Arc::new(Mutex::new(String::new()));
+        let (stop_short, standstill) = watch::channel(false);
         if let Some(stderr) = child.stderr.take() {
-            tokio::spawn(copy_log(stderr, log_file, ready, Arc::clone(&last)));
+            let last = Arc::clone(&last);
+            tokio::spawn(copy_log(stderr, log_file, ready, last, stop_short));
         }
         let (exit, exited) = watch::channel(false);
         tokio::spawn(reap(child, exit));
@@ -102,6 +110,7 @@ impl Server {
             pid,
             listen,
             exited,
+            standstill,
         };
         match timeout(Duration::from_secs(START_SECONDS_MAX), is_ready).await {
             Ok(Ok(())) => Ok(server),
@@ -136,6 +145,11 @@ impl Server {
     /// Resolves when the process has ended.
     pub(crate) fn exited(&self) -> watch::Receiver<bool> {
         self.exited.clone()
+    }
+
+    /// True when it is a replica that cannot go on.
+    pub(crate) fn standstill(&self) -> watch::Receiver<bool> {
+        self.standstill.clone()
     }
 
     /// Ends all sessions with 57P01, writes a checkpoint, and waits for the end.
@@ -193,17 +207,22 @@ async fn open_log(path: &Path) -> Result<File, ServerError> {
 }
 
 /// Copies the log line by line. `ready` is told once; `last` keeps the last
-/// line that says why a start failed.
+/// line that says why a start failed; `standstill` is told when a replica cannot
+/// go on.
 async fn copy_log(
     stderr: impl AsyncRead + Unpin,
     mut file: File,
     ready: oneshot::Sender<()>,
     last: Arc<Mutex<String>>,
+    standstill: watch::Sender<bool>,
 ) {
     let mut ready = Some(ready);
     let mut lines = BufReader::new(stderr).lines();
     while let Ok(Some(mut line)) = lines.next_line().await {
-        if line.ends_with(READY) {
+        if replica::cannot_go_on(&line) {
+            standstill.send_replace(true);
+        }
+        if READY.iter().any(|ready| line.ends_with(ready)) {
             if let Some(ready) = ready.take() {
                 // Nobody waits any more: the start took too long.
                 let _ = ready.send(());

@@ -2,10 +2,13 @@
 //! on, who makes a role has ADMIN on it, but neither INHERIT nor SET.
 
 use anyhow::{Context, ensure};
-use neon_api::types::{BranchSchemaQuery, RoleCreateRequest};
+use neon_api::types::{
+    BranchSchemaQuery, ConnectionUriQuery, EndpointCreateRequest, RoleCreateRequest,
+};
 use proto::users::{v1, v2};
 use suite::{
-    Broker, EmulatorProcess, Folder, UserService, channel, example_config, other_postgres,
+    Broker, EmulatorProcess, Folder, UserService, channel, eventually, example_config,
+    other_postgres,
 };
 
 #[tokio::test]
@@ -47,6 +50,21 @@ async fn branches_and_roles_work_on_postgres_17() -> anyhow::Result<()> {
     on_dev
         .batch_execute("GRANT bob TO CURRENT_USER WITH SET TRUE; SET ROLE bob; RESET ROLE")
         .await?;
+
+    // A replica.
+    let replica = EndpointCreateRequest::read_only(dev);
+    let replica = client.create_endpoint(project, &replica).await?;
+    emulator.finished(&replica.operations).await?;
+    let query = ConnectionUriQuery::new("neondb", "alice").endpoint(replica.endpoint.id);
+    let uri = client.get_connection_uri(project, &query).await?.uri;
+    let alice = suite::connect(uri.expose(), emulator.data()).await?;
+    on_dev.batch_execute("INSERT INTO kept VALUES (2)").await?;
+    eventually("the replica follows", async || {
+        let kept = alice.query("SELECT FROM kept", &[]).await?;
+        ensure!(kept.len() == 2, "{} rows", kept.len());
+        Ok(())
+    })
+    .await?;
     emulator.stop().await
 }
 

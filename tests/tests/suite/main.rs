@@ -18,6 +18,7 @@ mod emulator_api;
 mod emulator_engine;
 mod emulator_faults;
 mod emulator_recovery;
+mod emulator_replicas;
 mod emulator_restore;
 mod emulator_schema;
 mod emulator_snapshots;

@@ -1,7 +1,9 @@
 //! The rows of `branches`.
 
 use anyhow::{Context, ensure};
-use neon_api::types::OperationListQuery;
+use neon_api::Secret;
+use neon_api::types::{ConnectionUriQuery, Endpoint, EndpointType, OperationListQuery};
+use suite::eventually;
 
 use super::Rows;
 
@@ -48,6 +50,72 @@ impl Rows<'_> {
         said.prints(&["feat4", feat4.id.as_str()])?;
         ensure!(feat4.parent_id.is_none(), "{feat4:?}");
         Ok(())
+    }
+
+    /// Replicas: a branch that has nothing else, and one beside a writer.
+    pub(super) async fn replicas(&mut self) -> anyhow::Result<()> {
+        let row = "branches create --type read_only --cu 0.5-2 --suspend-timeout 60";
+        let create = format!("{row} --name feat7");
+        let said = self.project_row(row, &create).await?;
+        let branch = self.branch("feat7").await?;
+        let endpoint = self.endpoint(&branch).await?;
+        let session = self.reads(&endpoint).await?;
+        let uri = self.uri(&endpoint).await?;
+        said.prints(&[branch.id.as_str(), endpoint.id.as_str(), uri.expose()])?;
+        ensure!(endpoint.suspend_timeout_seconds == 60, "{endpoint:?}");
+        let cu = (
+            endpoint.autoscaling_limit_min_cu,
+            endpoint.autoscaling_limit_max_cu,
+        );
+        ensure!(cu == (0.5, 2.0), "{endpoint:?}");
+        session.simple_query("SELECT 1").await?;
+
+        let add = "branches add-compute feat1b --type read_only --cu 1 --name ro1";
+        let said = self.project_row("branches add-compute", add).await?;
+        let branch = self.branch("feat1b").await?;
+        let client = self.emulator.client();
+        let endpoints = client
+            .list_branch_endpoints(self.emulator.project(), &branch.id)
+            .await?
+            .endpoints;
+        ensure!(endpoints.len() == 2, "{endpoints:?}");
+        let added = endpoints
+            .iter()
+            .find(|endpoint| endpoint.endpoint_type == EndpointType::ReadOnly)
+            .context("a replica")?;
+        said.prints(&[added.id.as_str(), &added.host])?;
+        let session = self.reads(added).await?;
+        let writer = self.emulator.connect(&branch.id).await?;
+        writer
+            .batch_execute("CREATE TABLE of_the_writer ()")
+            .await?;
+        eventually("the replica has it", async || {
+            Ok(session.simple_query("TABLE of_the_writer").await?)
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn uri(&self, endpoint: &Endpoint) -> anyhow::Result<Secret> {
+        let query = ConnectionUriQuery::new("neondb", "neondb_owner").endpoint(endpoint.id.clone());
+        let client = self.emulator.client();
+        let uri = client.get_connection_uri(self.emulator.project(), &query);
+        Ok(uri.await?.uri)
+    }
+
+    /// A session on an endpoint that takes no writes.
+    async fn reads(&self, endpoint: &Endpoint) -> anyhow::Result<tokio_postgres::Client> {
+        ensure!(
+            endpoint.endpoint_type == EndpointType::ReadOnly,
+            "{endpoint:?}"
+        );
+        let uri = self.uri(endpoint).await?;
+        let session = suite::connect(uri.expose(), self.emulator.data()).await?;
+        let refused = session.simple_query("CREATE TABLE here ()").await.err();
+        let code = refused.as_ref().and_then(tokio_postgres::Error::code);
+        let wanted = tokio_postgres::error::SqlState::READ_ONLY_SQL_TRANSACTION;
+        ensure!(code == Some(&wanted), "{refused:?}");
+        Ok(session)
     }
 
     pub(super) async fn restored(&mut self) -> anyhow::Result<()> {

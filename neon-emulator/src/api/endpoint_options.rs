@@ -1,0 +1,158 @@
+//! What a new endpoint is asked to be: its type, its settings, its limits.
+
+use neon_api::BranchId;
+use neon_api::types::{
+    BranchCreateRequestEndpointOptions, ComputeUnit, Endpoint, EndpointSettingsData, EndpointType,
+};
+
+use super::error::{ApiError, ApiResult};
+use super::settings;
+use crate::limits::Limits;
+use crate::state::{EndpointRecord, ProjectRecord};
+use crate::{defaults, new};
+
+/// Neon's bounds: -1 never, 0 the default, a minute to a week.
+const SUSPEND_SECONDS: std::ops::RangeInclusive<i64> = 60..=604_800;
+
+/// What a request says of an endpoint; the project's defaults say the rest.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub(super) endpoint_type: &'a EndpointType,
+    pub(super) settings: Option<&'a EndpointSettingsData>,
+    pub(super) min: Option<ComputeUnit>,
+    pub(super) max: Option<ComputeUnit>,
+    pub(super) suspend_seconds: Option<i64>,
+}
+
+impl Wanted<'_> {
+    /// Checks what can be checked without the project. `field` is where the
+    /// request has it.
+    pub(super) fn check(&self, field: &str) -> ApiResult<()> {
+        if let EndpointType::Unknown(text) = self.endpoint_type {
+            return Err(ApiError::bad_request(format!(
+                "{field}.type must be read_write or read_only, not {text:?}"
+            )));
+        }
+        check_suspend_timeout(
+            &format!("{field}.suspend_timeout_seconds"),
+            self.suspend_seconds,
+        )?;
+        settings::check(&format!("{field}.settings"), self.settings)
+    }
+
+    /// The endpoint, which is not in the project yet. Nor are the `others`,
+    /// whose ports it does not get.
+    pub(super) fn endpoint(
+        &self,
+        project: &ProjectRecord,
+        branch: &BranchId,
+        others: &[EndpointRecord],
+    ) -> ApiResult<EndpointRecord> {
+        let mut record = new::endpoint(
+            &project.project.id,
+            branch,
+            self.endpoint_type.clone(),
+            |port| {
+                let others = others.iter().map(|other| other.port);
+                project.ports().chain(others).any(|taken| taken == port)
+            },
+        )?;
+        let endpoint = &mut record.endpoint;
+        endpoint.settings = self.settings.cloned().unwrap_or_default();
+        defaults::apply(endpoint, project.project.default_endpoint_settings.as_ref());
+        if let Some(seconds) = self.suspend_seconds {
+            endpoint.suspend_timeout_seconds = seconds;
+        }
+        if let Some(max) = self.max {
+            // The default gives way to what was asked for.
+            endpoint.autoscaling_limit_min_cu = endpoint.autoscaling_limit_min_cu.min(max);
+        }
+        set_limits(endpoint, self.min, self.max)?;
+        Ok(record)
+    }
+}
+
+/// The endpoints that a new branch is created with, the one that writes first.
+/// They are not in the project yet.
+pub(super) fn create_with_branch(
+    project: &ProjectRecord,
+    limits: &Limits,
+    branch: &BranchId,
+    wanted: &[BranchCreateRequestEndpointOptions],
+) -> ApiResult<Vec<EndpointRecord>> {
+    let types = wanted.iter().map(|options| &options.endpoint_type);
+    check_room(project, limits, branch, types)?;
+    let mut records = Vec::with_capacity(wanted.len());
+    for options in wanted {
+        let options = Wanted {
+            endpoint_type: &options.endpoint_type,
+            settings: options.settings.as_ref(),
+            min: options.autoscaling_limit_min_cu,
+            max: options.autoscaling_limit_max_cu,
+            suspend_seconds: options.suspend_timeout_seconds,
+        };
+        options.check("endpoints")?;
+        records.push(options.endpoint(project, branch, &records)?);
+    }
+    records.sort_by_key(|record| record.endpoint.endpoint_type != EndpointType::ReadWrite);
+    Ok(records)
+}
+
+/// Checks that the branch may have these endpoints as well.
+pub(super) fn check_room<'a>(
+    project: &'a ProjectRecord,
+    limits: &Limits,
+    branch: &BranchId,
+    more: impl IntoIterator<Item = &'a EndpointType>,
+) -> ApiResult<()> {
+    let there = project
+        .live_endpoints()
+        .map(|record| &record.endpoint)
+        .filter(|endpoint| endpoint.branch_id == *branch)
+        .map(|endpoint| &endpoint.endpoint_type);
+    let (mut count, mut writers) = (0, 0);
+    for endpoint_type in there.chain(more) {
+        count += 1;
+        writers += usize::from(*endpoint_type == EndpointType::ReadWrite);
+    }
+    if writers > 1 {
+        return Err(ApiError::conflict("read_write endpoint already exists"));
+    }
+    let max = limits.endpoints;
+    if count > max as usize {
+        return Err(
+            ApiError::unprocessable(format!("a branch may have {max} endpoints"))
+                .with_code("ENDPOINTS_LIMIT_EXCEEDED"),
+        );
+    }
+    Ok(())
+}
+
+/// Checks after how much idleness an endpoint is to suspend.
+pub(super) fn check_suspend_timeout(field: &str, seconds: Option<i64>) -> ApiResult<()> {
+    match seconds {
+        None | Some(-1 | 0) => Ok(()),
+        Some(seconds) if SUSPEND_SECONDS.contains(&seconds) => Ok(()),
+        Some(seconds) => Err(ApiError::bad_request(format!(
+            "{field} must be -1, 0 or 60 to 604800, not {seconds}"
+        ))),
+    }
+}
+
+/// Compute units mean nothing on one machine; they are kept as they are given.
+pub(super) fn set_limits(
+    endpoint: &mut Endpoint,
+    min: Option<ComputeUnit>,
+    max: Option<ComputeUnit>,
+) -> ApiResult<()> {
+    let min = min.unwrap_or(endpoint.autoscaling_limit_min_cu);
+    let max = max.unwrap_or(endpoint.autoscaling_limit_max_cu.max(min));
+    if min < 0.25 || max < min {
+        return Err(ApiError::bad_request(
+            "endpoint.autoscaling_limit_min_cu must be at least 0.25, and endpoint.autoscaling_limit_max_cu no less",
+        ));
+    }
+    endpoint.autoscaling_limit_min_cu = min;
+    endpoint.autoscaling_limit_max_cu = max;
+    Ok(())
+}
