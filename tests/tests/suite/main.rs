@@ -14,6 +14,8 @@ mod clients_neon_cli;
 mod clients_postgres17;
 #[cfg(feature = "clients")]
 mod clients_schemathesis;
+#[cfg(feature = "clients")]
+mod clients_sdks;
 mod coverage;
 mod details;
 mod emulator_account;
