@@ -25,12 +25,13 @@ mod project_settings;
 mod role;
 mod schema;
 mod snapshot;
+mod spelling;
 
 pub use account::{
     ActiveRegionsResponse, ApiKeyCreateRequest, ApiKeyCreateResponse, ApiKeyCreatorData,
     ApiKeyListItem, ApiKeyRevokeResponse, AuthDetailsResponse, AuthMethod,
-    AvailablePreloadLibraries, AvailablePreloadLibrary, CurrentUserAuthAccount,
-    CurrentUserInfoResponse, Organization, OrganizationsResponse, RegionResponse,
+    AvailablePreloadLibraries, AvailablePreloadLibrary, BillingAccount, CurrentUserAuthAccount,
+    CurrentUserInfoResponse, Organization, OrganizationsResponse, PaymentSource, RegionResponse,
 };
 pub use annotation::{AnnotationData, AnnotationObjectData, AnnotationValueData};
 pub use branch::{

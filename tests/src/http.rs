@@ -19,11 +19,21 @@ pub struct Http {
 pub struct Answer {
     /// The status.
     pub status: u16,
+    /// The status line and the headers.
+    pub head: String,
     /// The body.
     pub body: Value,
 }
 
 impl Answer {
+    /// The value of a header; empty where there is none.
+    #[must_use]
+    pub fn header(&self, name: &str) -> &str {
+        let headers = self.head.lines().filter_map(|line| line.split_once(": "));
+        let mut found = headers.filter(|(found, _)| found.eq_ignore_ascii_case(name));
+        found.next().map_or("", |(_, value)| value)
+    }
+
     /// What is at a JSON pointer, `/error/message`; null where nothing is.
     #[must_use]
     pub fn at(&self, pointer: &str) -> &Value {
@@ -80,17 +90,44 @@ impl Http {
             Value::Null => String::new(),
             body => body.to_string(),
         };
+        let authorization = format!("Authorization: Bearer {}", self.key);
+        let headers = [authorization.as_str(), "Content-Type: application/json"];
+        self.send(method, path, &headers, &body).await
+    }
+
+    /// Sends a request with these headers and no others but Host, Connection and,
+    /// where none of them says how long the body is, Content-Length. All of the
+    /// body is sent before the answer is looked at.
+    ///
+    /// # Errors
+    /// When there is no whole answer, or it is neither empty nor JSON.
+    pub async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[&str],
+        body: &str,
+    ) -> anyhow::Result<Answer> {
         let mut stream = tokio::net::TcpStream::connect(&self.host).await?;
-        let request = format!(
-            "{method} {}{path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\
-             Authorization: Bearer {}\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n{body}",
-            self.base,
-            self.host,
-            self.key,
-            body.len()
+        let mut request = format!(
+            "{method} {}{path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n",
+            self.base, self.host
         );
+        let has_length = headers.iter().any(|header| {
+            header.starts_with("Transfer-Encoding") || header.starts_with("Content-Length")
+        });
+        let length = format!("Content-Length: {}", body.len());
+        let length = Some(length.as_str()).filter(|_| !has_length);
+        for header in headers.iter().copied().chain(length) {
+            request += header;
+            request += "\r\n";
+        }
+        request += "\r\n";
         stream.write_all(request.as_bytes()).await?;
+        stream
+            .write_all(body.as_bytes())
+            .await
+            .context("send the body")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
         let (head, body) = answer.split_once("\r\n\r\n").context("a whole answer")?;
@@ -99,7 +136,11 @@ impl Http {
             "" => Value::Null,
             body => serde_json::from_str(body).with_context(|| format!("JSON: {body}"))?,
         };
-        Ok(Answer { status, body })
+        Ok(Answer {
+            status,
+            head: head.to_owned(),
+            body,
+        })
     }
 
     /// Sends a request that must be answered with this status.

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::BillingSubscriptionType;
 use crate::{OrganizationId, ProjectId, Secret};
 
 /// Makes an API key.
@@ -121,6 +122,10 @@ pub struct OrganizationsResponse {
 pub struct CurrentUserInfoResponse {
     /// How many seconds endpoints may be active.
     pub active_seconds_limit: i64,
+    /// Who pays. Newer descriptions of the API leave it optional; older clients
+    /// need it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub billing_account: Option<BillingAccount>,
     /// Accounts elsewhere that the user logs in with.
     #[serde(deserialize_with = "super::null_as_default")]
     pub auth_accounts: Vec<CurrentUserAuthAccount>,
@@ -144,6 +149,45 @@ pub struct CurrentUserInfoResponse {
     pub max_autoscaling_limit: f64,
     /// What the user pays for.
     pub plan: String,
+}
+
+/// Who pays, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BillingAccount {
+    /// Whether it is `active`.
+    pub state: String,
+    /// Where the money is from.
+    pub payment_source: PaymentSource,
+    /// What is paid for.
+    pub subscription_type: BillingSubscriptionType,
+    /// How it is paid: `none`, `stripe`.
+    pub payment_method: String,
+    /// When quotas were last reset.
+    pub quota_reset_at_last: Timestamp,
+    /// The name on invoices.
+    pub name: String,
+    /// The address that invoices go to.
+    pub email: String,
+    /// The city on invoices.
+    pub address_city: String,
+    /// The country on invoices, by ISO 3166-1.
+    pub address_country: String,
+    /// The street on invoices.
+    pub address_line1: String,
+    /// More of it.
+    pub address_line2: String,
+    /// The postal code on invoices.
+    pub address_postal_code: String,
+    /// The state or region on invoices.
+    pub address_state: String,
+}
+
+/// Where the money is from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PaymentSource {
+    /// `card`; empty: none.
+    #[serde(rename = "type")]
+    pub source_type: String,
 }
 
 /// An account elsewhere that a user logs in with.

@@ -41,7 +41,11 @@ pub struct BranchCreate {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent_lsn: Option<String>,
     /// The time on the parent to make it from. Absent: now.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "super::spelling::time",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub parent_timestamp: Option<Timestamp>,
     /// Whether it is to be protected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -53,7 +57,11 @@ pub struct BranchCreate {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_source: Option<InitSource>,
     /// When it is to be deleted: at most 30 days ahead, kept to the second.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "super::spelling::time",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub expires_at: Option<Timestamp>,
 }
 
@@ -187,7 +195,11 @@ pub struct BranchUpdate {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protected: Option<bool>,
     /// When it is deleted; cleared, it is not.
-    #[serde(default, skip_serializing_if = "Change::is_keep")]
+    #[serde(
+        default,
+        deserialize_with = "super::spelling::changed_time",
+        skip_serializing_if = "Change::is_keep"
+    )]
     pub expires_at: Change<Timestamp>,
 }
 
@@ -231,7 +243,11 @@ pub struct BranchRestoreRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_lsn: Option<String>,
     /// As of this time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "super::spelling::time",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub source_timestamp: Option<Timestamp>,
     /// Keeps the old state as a branch of this name, children included. Needed
     /// when the branch has children or is its own source.
@@ -292,7 +308,11 @@ pub struct BranchListQuery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
     /// Whether deleted branches that can be recovered are listed too.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "super::spelling::flag",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub include_deleted: Option<bool>,
 }
 

@@ -49,7 +49,11 @@ pub struct ConnectionUriQuery {
     /// The role.
     pub role_name: String,
     /// Whether through the pooler. Absent: not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "super::spelling::flag",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub pooled: Option<bool>,
 }
 

@@ -124,6 +124,10 @@ pub struct ProjectListQuery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<u32>,
     /// Whether only deleted projects that can be recovered are listed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "super::spelling::flag",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub recoverable: Option<bool>,
 }

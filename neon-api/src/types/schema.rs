@@ -111,7 +111,11 @@ pub struct BranchSchemaQuery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lsn: Option<String>,
     /// As of this time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "super::spelling::time",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub timestamp: Option<Timestamp>,
     /// How it is to be written. Absent: as SQL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -142,13 +146,21 @@ pub struct SchemaCompareQuery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lsn: Option<String>,
     /// The branch as of this time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "super::spelling::time",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub timestamp: Option<Timestamp>,
     /// The base branch as of this place in the log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_lsn: Option<String>,
     /// The base branch as of this time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "super::spelling::time",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub base_timestamp: Option<Timestamp>,
 }
 

@@ -43,13 +43,21 @@ pub struct SnapshotCreateQuery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lsn: Option<String>,
     /// As of this time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "super::spelling::time",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub timestamp: Option<Timestamp>,
     /// Its name. Absent: Neon chooses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// When it is to be deleted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "super::spelling::time",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub expires_at: Option<Timestamp>,
 }
 

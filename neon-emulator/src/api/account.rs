@@ -4,8 +4,8 @@ use axum::{Extension, Json};
 use neon_api::OrganizationId;
 use neon_api::types::{
     ActiveRegionsResponse, AuthDetailsResponse, AuthMethod, AvailablePreloadLibraries,
-    CurrentUserAuthAccount, CurrentUserInfoResponse, Organization, OrganizationsResponse,
-    RegionResponse,
+    BillingAccount, BillingSubscriptionType, CurrentUserAuthAccount, CurrentUserInfoResponse,
+    Organization, OrganizationsResponse, PaymentSource, RegionResponse,
 };
 use serde::Deserialize;
 
@@ -38,6 +38,7 @@ pub(super) async fn user(engine: Shared) -> Json<CurrentUserInfoResponse> {
     let limits = engine.limits();
     Json(CurrentUserInfoResponse {
         active_seconds_limit: 0,
+        billing_account: Some(billing_account(&engine)),
         auth_accounts: vec![CurrentUserAuthAccount {
             email: USER_EMAIL.to_owned(),
             image: String::new(),
@@ -108,6 +109,27 @@ pub(super) fn check_organization(id: Option<&OrganizationId>) -> ApiResult<()> {
     match id {
         Some(id) if *id != account::organization()? => Err(ApiError::not_found("organization")),
         _ => Ok(()),
+    }
+}
+
+/// Nobody pays here. Some clients want to know it nevertheless.
+fn billing_account(engine: &Engine) -> BillingAccount {
+    BillingAccount {
+        state: "active".to_owned(),
+        payment_source: PaymentSource {
+            source_type: String::new(),
+        },
+        subscription_type: BillingSubscriptionType::Scale,
+        payment_method: "none".to_owned(),
+        quota_reset_at_last: engine.store().read(|state| state.created_at),
+        name: USER_NAME.to_owned(),
+        email: USER_EMAIL.to_owned(),
+        address_city: String::new(),
+        address_country: String::new(),
+        address_line1: String::new(),
+        address_line2: String::new(),
+        address_postal_code: String::new(),
+        address_state: String::new(),
     }
 }
 

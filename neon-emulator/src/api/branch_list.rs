@@ -3,8 +3,6 @@
 use std::cmp::Ordering;
 
 use axum::Json;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use neon_api::types::{
     BranchListQuery, BranchSortField, BranchesResponse, CursorPagination, SortOrder,
 };
@@ -12,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{ApiError, ApiResult};
 use super::extract::{InProject, Names, Parameters};
-use super::{Shared, projects};
+use super::{Shared, cursor, projects};
 use crate::state::{BranchRecord, ProjectRecord};
 
 const PAGE_DEFAULT: u32 = 100;
@@ -23,27 +21,29 @@ pub(super) async fn list(
     Names(names): Names<InProject>,
     Parameters(query): Parameters<BranchListQuery>,
 ) -> ApiResult<Json<BranchesResponse>> {
-    let order = Order::of(&query)?;
+    let list = format!("branches of {}", names.project_id);
+    let after: Option<Place> = cursor::read(&list, query.cursor.as_deref())?;
+    let order = Order::of(&query, after.as_ref())?;
     let limit = query.limit.unwrap_or(PAGE_DEFAULT);
     if !(1..=PAGE_MAX).contains(&limit) {
         return Err(ApiError::bad_request(format!(
             "limit must be 1 to {PAGE_MAX}"
         )));
     }
-    let after = query.cursor.as_deref().map(Cursor::parse).transpose()?;
     engine.store().read(|state| {
         let project = projects::find(state, &names.project_id)?;
         let mut found = matching(project, query.search.as_deref());
         found.sort_by(|a, b| order.compare(&order.key(a), &order.key(b)));
-        if let Some(after) = &after {
-            found.retain(|record| order.compare(&order.key(record), after) == Ordering::Greater);
+        if let Some(Place { key, .. }) = &after {
+            found.retain(|record| order.compare(&order.key(record), key) == Ordering::Greater);
         }
         let more = found.len() > limit as usize;
         found.truncate(limit as usize);
         let next = found
             .last()
             .filter(|_| more)
-            .map(|last| order.key(last).text());
+            .map(|last| cursor::write(&list, &order.place(last)))
+            .transpose()?;
         Ok(Json(BranchesResponse {
             branches: found.iter().map(|record| record.branch.clone()).collect(),
             annotations: found
@@ -97,31 +97,65 @@ struct Order {
     ascending: bool,
 }
 
-/// A place in a sorted list: the sort key and, where that is not unique, the id.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-struct Cursor(String, String);
+/// What a list is sorted by: the field's text and, where that is not unique, the
+/// id.
+type Key = (String, String);
+
+/// Where a page ended. It has the order too: the next page may be asked for by
+/// the cursor alone.
+#[derive(Debug, Serialize, Deserialize)]
+struct Place {
+    sort_by: BranchSortField,
+    ascending: bool,
+    key: Key,
+}
 
 impl Order {
-    fn of(query: &BranchListQuery) -> ApiResult<Self> {
-        let field = query.sort_by.clone().unwrap_or(BranchSortField::UpdatedAt);
-        if let BranchSortField::Unknown(text) = &field {
+    fn of(query: &BranchListQuery, after: Option<&Place>) -> ApiResult<Self> {
+        let field = query.sort_by.clone();
+        if let Some(BranchSortField::Unknown(text)) = &field {
             return Err(ApiError::bad_request(format!(
                 "sort_by must be name, created_at or updated_at, not {text:?}"
             )));
         }
         let ascending = match &query.sort_order {
-            Some(SortOrder::Ascending) => true,
-            Some(SortOrder::Descending) | None => false,
+            Some(SortOrder::Ascending) => Some(true),
+            Some(SortOrder::Descending) => Some(false),
+            None => None,
             Some(SortOrder::Unknown(text)) => {
                 return Err(ApiError::bad_request(format!(
                     "sort_order must be asc or desc, not {text:?}"
                 )));
             }
         };
-        Ok(Self { field, ascending })
+        let Some(after) = after else {
+            return Ok(Self {
+                field: field.unwrap_or(BranchSortField::UpdatedAt),
+                ascending: ascending.unwrap_or(false),
+            });
+        };
+        let is_same = field.is_none_or(|field| field == after.sort_by)
+            && ascending.is_none_or(|ascending| ascending == after.ascending);
+        if !is_same {
+            return Err(ApiError::bad_request(
+                "cursor: it is of a list that is sorted otherwise",
+            ));
+        }
+        Ok(Self {
+            field: after.sort_by.clone(),
+            ascending: after.ascending,
+        })
     }
 
-    fn key(&self, record: &BranchRecord) -> Cursor {
+    fn place(&self, record: &BranchRecord) -> Place {
+        Place {
+            sort_by: self.field.clone(),
+            ascending: self.ascending,
+            key: self.key(record),
+        }
+    }
+
+    fn key(&self, record: &BranchRecord) -> Key {
         let branch = &record.branch;
         // Padded, so that text sorts as the time does.
         let time = |at: jiff::Timestamp| format!("{:020}", at.as_nanosecond());
@@ -130,26 +164,10 @@ impl Order {
             BranchSortField::CreatedAt => time(branch.created_at),
             BranchSortField::UpdatedAt | BranchSortField::Unknown(_) => time(branch.updated_at),
         };
-        Cursor(key, branch.id.to_string())
+        (key, branch.id.to_string())
     }
 
-    fn compare(&self, a: &Cursor, b: &Cursor) -> Ordering {
+    fn compare(&self, a: &Key, b: &Key) -> Ordering {
         if self.ascending { a.cmp(b) } else { b.cmp(a) }
-    }
-}
-
-impl Cursor {
-    fn parse(text: &str) -> ApiResult<Self> {
-        URL_SAFE_NO_PAD
-            .decode(text)
-            .ok()
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .ok_or_else(|| ApiError::bad_request("cursor: this list did not hand it out"))
-    }
-
-    fn text(&self) -> String {
-        // Two strings always serialise.
-        let bytes = serde_json::to_vec(self).unwrap_or_default();
-        URL_SAFE_NO_PAD.encode(bytes)
     }
 }

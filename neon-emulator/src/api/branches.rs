@@ -5,8 +5,8 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use neon_api::BranchId;
 use neon_api::types::{
-    BranchCreateRequest, BranchOperations, BranchResponse, BranchUpdateRequest, Change,
-    CreatedBranch, InitSource, OperationAction,
+    AnnotationValueData, BranchCreateRequest, BranchOperations, BranchResponse,
+    BranchUpdateRequest, Change, CreatedBranch, InitSource, OperationAction,
 };
 use uuid::Uuid;
 
@@ -65,10 +65,15 @@ pub(super) async fn update(
     }
     engine.change(|state| {
         let project = projects::find_mut(state, &names.project_id)?;
+        let record = find(project, &names.branch_id)?;
         if let Some(name) = &wanted.name {
+            if *name == record.branch.name {
+                return Err(ApiError::bad_request(
+                    "branch.name: cannot set branch to the same name",
+                ));
+            }
             check_free(project, name, Some(&names.branch_id))?;
         }
-        let record = find(project, &names.branch_id)?;
         if wanted.protected == Some(true) && !record.branch.protected {
             branch_limits::check_protected(project, engine.limits())?;
         }
@@ -174,22 +179,20 @@ fn create_in(
     }
     let schema_only = match &wanted.init_source {
         None | Some(InitSource::ParentData) => false,
-        Some(InitSource::SchemaOnly) => true,
-        Some(other) => {
+        // Neon's newer clients say the latter. Both make a root branch.
+        Some(InitSource::SchemaOnly | InitSource::ParentSchema) => true,
+        Some(InitSource::Import) => {
+            return Err(ApiError::unprocessable(
+                "branch.init_source: this emulator has no imports",
+            ));
+        }
+        Some(InitSource::Unknown(text)) => {
             return Err(ApiError::bad_request(format!(
-                "branch.init_source must be parent-data or schema-only, not {other:?}"
+                "branch.init_source must be parent-data, schema-only or parent-schema, not {text:?}"
             )));
         }
     };
-    if request
-        .annotation_value
-        .as_ref()
-        .is_some_and(|value| value.len() > ANNOTATIONS_MAX)
-    {
-        return Err(ApiError::bad_request(format!(
-            "annotation_value must have at most {ANNOTATIONS_MAX} properties"
-        )));
-    }
+    check_annotation("annotation_value", request.annotation_value.as_ref())?;
     let name = wanted.name.unwrap_or_else(names::branch_name);
     check_name("branch.name", &name)?;
     check_free(project, &name, None)?;
@@ -221,7 +224,7 @@ fn create_in(
     }
     if schema_only {
         record.branch.parent_id = None;
-        record.branch.init_source = Some(InitSource::SchemaOnly);
+        record.branch.init_source = wanted.init_source;
     }
     record.annotation = request
         .annotation_value
@@ -340,6 +343,16 @@ pub(super) fn check_name(field: &str, name: &str) -> ApiResult<()> {
     Err(ApiError::bad_request(format!(
         "{field} must have 1 to {NAME_CHARACTERS_MAX} characters"
     )))
+}
+
+/// Checks the notes that a branch is to have.
+pub(super) fn check_annotation(field: &str, value: Option<&AnnotationValueData>) -> ApiResult<()> {
+    match value {
+        Some(value) if value.len() > ANNOTATIONS_MAX => Err(ApiError::bad_request(format!(
+            "{field} must have at most {ANNOTATIONS_MAX} properties"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Checks that no other branch has the name.

@@ -1,6 +1,5 @@
 //! Reading requests, with errors in Neon's form.
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
@@ -9,6 +8,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
+use super::object::parse;
 
 /// A JSON body.
 #[derive(Debug)]
@@ -110,9 +110,13 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> 
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let Query(parameters) = Query::from_request_parts(parts, state)
-            .await
-            .map_err(|rejection| ApiError::bad_request(rejection.body_text()))?;
+        let Query(parameters) =
+            Query::from_request_parts(parts, state)
+                .await
+                .map_err(|rejection| {
+                    let text = rejection.body_text();
+                    ApiError::bad_request(text.replace("Failed to deserialize query string: ", ""))
+                })?;
         Ok(Self(parameters))
     }
 }
@@ -132,11 +136,4 @@ async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiE
     Bytes::from_request(request, state)
         .await
         .map_err(|rejection| ApiError::new(rejection.status(), rejection.body_text()))
-}
-
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
-    Json::<T>::from_bytes(bytes)
-        .map(|Json(value)| value)
-        // It names the path of the field, which serde_json alone does not.
-        .map_err(|rejection| ApiError::bad_request(rejection.body_text()))
 }

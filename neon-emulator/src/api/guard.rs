@@ -8,6 +8,7 @@ use axum::http::{Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use neon_api::{ProjectId, Secret};
+use percent_encoding::percent_decode_str;
 use tracing::warn;
 
 use super::error::{ApiError, ApiResult};
@@ -51,7 +52,10 @@ fn owner(guard: &Guard, request: &Request) -> ApiResult<KeyOwner> {
         .headers()
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.strip_prefix("Bearer "))
+        .and_then(|value| value.split_once(' '))
+        // The scheme's case does not matter, by RFC 9110.
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, key)| key)
         .ok_or_else(|| {
             ApiError::new(
                 StatusCode::UNAUTHORIZED,
@@ -101,10 +105,14 @@ fn check_scope(project: &ProjectId, request: &Request) -> ApiResult<()> {
     // Whether the path still has the prefix depends on where the layer is.
     let path = path.strip_prefix("/api/v2").unwrap_or(path);
     let refused = || ApiError::new(StatusCode::FORBIDDEN, "this API key is for one project");
-    match path.strip_prefix("/projects/") {
+    let path_of_project = path
+        .strip_prefix("/projects/")
+        .filter(|rest| *rest != "shared");
+    match path_of_project {
         Some(rest) => {
             let (id, below) = rest.split_once('/').unwrap_or((rest, ""));
-            if id != project.as_str() {
+            // A client may write a character of the id as %2D, say.
+            if percent_decode_str(id).ne(project.as_str().bytes()) {
                 return Err(ApiError::not_found("project"));
             }
             if below.is_empty() && request.method() == Method::DELETE {

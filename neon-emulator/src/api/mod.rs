@@ -4,10 +4,12 @@
 mod account;
 mod admin;
 mod api_keys;
+mod body;
 mod branch_limits;
 mod branch_list;
 mod branches;
 mod connection;
+mod cursor;
 mod databases;
 mod endpoint_options;
 mod endpoint_tasks;
@@ -17,12 +19,14 @@ mod expiry;
 mod extract;
 mod faults;
 mod guard;
+mod object;
 mod operations;
 mod project_settings;
 mod projects;
 mod restore;
 mod roles;
 mod schema;
+mod seconds;
 mod settings;
 mod snapshot_restore;
 mod snapshots;
@@ -74,7 +78,10 @@ pub(crate) fn router(engine: Arc<Engine>, key: Secret, with_admin: bool) -> (Rou
             admin::router(faults.clone()).layer(from_fn_with_state(guard, guard::check_key));
         router = router.nest("/admin/v1", admin);
     }
-    let router = router.fallback(no_route).layer(from_fn(add_request_id));
+    let router = router
+        .fallback(no_route)
+        .layer(from_fn(body::limit))
+        .layer(from_fn(add_request_id));
     (router, faults)
 }
 
@@ -164,6 +171,7 @@ fn api(engine: &Arc<Engine>, guard: &Arc<Guard>) -> Router<Arc<Engine>> {
         .nest("/projects/{project_id}", project)
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
+        .layer(from_fn(seconds::shorten))
         .layer(from_fn_with_state(Arc::clone(engine), faults::inject))
         .layer(from_fn_with_state(Arc::clone(guard), guard::check_key))
         .layer(from_fn_with_state(Arc::clone(engine), faults::record))
@@ -185,6 +193,7 @@ async fn add_request_id(request: Request, next: Next) -> Response {
     let id = request
         .headers()
         .get(REQUEST_ID)
+        .filter(|id| !id.is_empty())
         .cloned()
         .or_else(|| HeaderValue::from_str(&Uuid::new_v4().to_string()).ok())
         .unwrap_or(HeaderValue::from_static("unknown"));

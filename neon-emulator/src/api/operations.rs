@@ -6,7 +6,7 @@ use neon_api::types::{OperationListQuery, OperationResponse, OperationsResponse,
 use super::Shared;
 use super::error::{ApiError, ApiResult};
 use super::extract::{InOperation, InProject, Names, Parameters};
-use super::projects;
+use super::{cursor, projects};
 
 const PAGE_DEFAULT: u32 = 100;
 const PAGE_MAX: u32 = 1_000;
@@ -25,19 +25,19 @@ pub(super) async fn list(
     // As on Neon: the time of the last operation of the page before.
     let before: Option<jiff::Timestamp> = query
         .cursor
-        .map(|cursor| {
-            cursor
-                .parse()
-                .map_err(|_| ApiError::bad_request("cursor: this list did not hand it out"))
-        })
+        .filter(|cursor| !cursor.is_empty())
+        .map(|cursor| cursor.parse().map_err(|_| cursor::unknown()))
         .transpose()?;
     engine.store().read(|state| {
         let project = projects::find(state, &names.project_id)?;
-        let mut newest_first = project
-            .operations
-            .iter()
+        let all = || project.operations.iter().map(|record| &record.operation);
+        if let Some(before) = before
+            && !all().any(|operation| operation.created_at == before)
+        {
+            return Err(cursor::unknown());
+        }
+        let mut newest_first = all()
             .rev()
-            .map(|record| &record.operation)
             .filter(|operation| before.is_none_or(|before| operation.created_at < before));
         let operations: Vec<_> = newest_first
             .by_ref()

@@ -1,8 +1,10 @@
 //! Settings of a project: checked, and changed in part.
 
+use std::net::IpAddr;
+
 use neon_api::types::{
-    DefaultEndpointSettings, EndpointSettingsData, ProjectAuditLogLevel, ProjectQuota,
-    ProjectSettingsData,
+    DefaultEndpointSettings, EndpointSettingsData, MaintenanceWindow, ProjectAuditLogLevel,
+    ProjectQuota, ProjectSettingsData,
 };
 
 use super::error::{ApiError, ApiResult};
@@ -32,11 +34,42 @@ pub(super) fn check(
     }
 }
 
+/// Checks compute units that are given directly in `field`.
+pub(super) fn check_compute_units(
+    field: &str,
+    min: Option<f64>,
+    max: Option<f64>,
+) -> ApiResult<()> {
+    for (name, units) in [
+        ("autoscaling_limit_min_cu", min),
+        ("autoscaling_limit_max_cu", max),
+    ] {
+        if units.is_some_and(|units| units < COMPUTE_UNITS_MIN) {
+            return Err(ApiError::bad_request(format!(
+                "{field}.{name} must be at least {COMPUTE_UNITS_MIN}"
+            )));
+        }
+    }
+    match (min, max) {
+        (Some(min), Some(max)) if max < min => Err(ApiError::bad_request(format!(
+            "{field}.autoscaling_limit_max_cu must be at least autoscaling_limit_min_cu"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 fn check_settings(wanted: &ProjectSettingsData) -> ApiResult<()> {
     if let Some(ProjectAuditLogLevel::Unknown(text)) = &wanted.audit_log_level {
         return Err(ApiError::bad_request(format!(
             "project.settings.audit_log_level must be base, extended or full, not {text:?}"
         )));
+    }
+    let ips = wanted.allowed_ips.as_ref().and_then(|ips| ips.ips.as_ref());
+    for ip in ips.into_iter().flatten() {
+        check_address(ip)?;
+    }
+    if let Some(window) = &wanted.maintenance_window {
+        check_window(window)?;
     }
     let Some(ProjectQuota {
         active_time_seconds,
@@ -64,36 +97,67 @@ fn check_settings(wanted: &ProjectSettingsData) -> ApiResult<()> {
     Ok(())
 }
 
+/// An address, a range `10.0.0.0/8` or a range `10.0.0.1-10.0.0.9`.
+fn check_address(text: &str) -> ApiResult<()> {
+    let address = |text: &str| text.trim().parse::<IpAddr>().ok();
+    let is_good = match (text.split_once('/'), text.split_once('-')) {
+        (Some((start, bits)), _) => address(start).is_some_and(|start| {
+            let bits_max = if start.is_ipv4() { 32 } else { 128 };
+            bits.parse::<u8>().is_ok_and(|bits| bits <= bits_max)
+        }),
+        (None, Some((start, end))) => match (address(start), address(end)) {
+            (Some(start), Some(end)) => start.is_ipv4() == end.is_ipv4() && start <= end,
+            _ => false,
+        },
+        (None, None) => address(text).is_some(),
+    };
+    match is_good {
+        true => Ok(()),
+        false => Err(ApiError::bad_request(format!(
+            "project.settings.allowed_ips.ips: {text:?} is no address and no range of addresses"
+        ))),
+    }
+}
+
+fn check_window(window: &MaintenanceWindow) -> ApiResult<()> {
+    if window.weekdays.iter().any(|day| !(1..=7).contains(day)) {
+        return Err(ApiError::bad_request(
+            "project.settings.maintenance_window.weekdays must be 1 (Monday) to 7 (Sunday)",
+        ));
+    }
+    for (field, time) in [
+        ("start_time", &window.start_time),
+        ("end_time", &window.end_time),
+    ] {
+        if !is_time_of_day(time) {
+            return Err(ApiError::bad_request(format!(
+                "project.settings.maintenance_window.{field} must be HH:MM, not {time:?}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn is_time_of_day(text: &str) -> bool {
+    let part = |text: &str, end: u8| {
+        text.len() == 2
+            && text.bytes().all(|byte| byte.is_ascii_digit())
+            && text.parse::<u8>().is_ok_and(|value| value < end)
+    };
+    text.split_once(':')
+        .is_some_and(|(hours, minutes)| part(hours, 24) && part(minutes, 60))
+}
+
 fn check_defaults(defaults: &DefaultEndpointSettings) -> ApiResult<()> {
     endpoint_options::check_suspend_timeout(
         "project.default_endpoint_settings.suspend_timeout_seconds",
         defaults.suspend_timeout_seconds,
     )?;
-    for (field, units) in [
-        (
-            "autoscaling_limit_min_cu",
-            defaults.autoscaling_limit_min_cu,
-        ),
-        (
-            "autoscaling_limit_max_cu",
-            defaults.autoscaling_limit_max_cu,
-        ),
-    ] {
-        if units.is_some_and(|units| units < COMPUTE_UNITS_MIN) {
-            return Err(ApiError::bad_request(format!(
-                "project.default_endpoint_settings.{field} must be at least {COMPUTE_UNITS_MIN}"
-            )));
-        }
-    }
-    if let (Some(min), Some(max)) = (
+    check_compute_units(
+        "project.default_endpoint_settings",
         defaults.autoscaling_limit_min_cu,
         defaults.autoscaling_limit_max_cu,
-    ) && max < min
-    {
-        return Err(ApiError::bad_request(
-            "project.default_endpoint_settings.autoscaling_limit_max_cu must be no less than autoscaling_limit_min_cu",
-        ));
-    }
+    )?;
     let data = EndpointSettingsData {
         pg_settings: defaults.pg_settings.clone(),
         ..EndpointSettingsData::default()
@@ -145,5 +209,43 @@ pub(super) fn merge(
 fn replace<T>(field: &mut Option<T>, wanted: Option<T>) {
     if wanted.is_some() {
         *field = wanted;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_and_ranges_are_told_from_other_text() {
+        for text in [
+            "10.0.0.1",
+            "10.0.0.0/8",
+            "10.0.0.1-10.0.0.9",
+            "::1",
+            "fe80::/10",
+        ] {
+            assert!(check_address(text).is_ok(), "{text}");
+        }
+        for text in [
+            "",
+            "banana",
+            "10.0.0.0/33",
+            "10.0.0.9-10.0.0.1",
+            "10.0.0.1-::1",
+            "1.2.3",
+        ] {
+            assert!(check_address(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_of_day_have_two_parts() {
+        for text in ["00:00", "23:59"] {
+            assert!(is_time_of_day(text), "{text}");
+        }
+        for text in ["24:00", "1:00", "01:60", "+1:00", "01:00:00", ""] {
+            assert!(!is_time_of_day(text), "{text}");
+        }
     }
 }

@@ -14,7 +14,7 @@ use super::account::check_organization;
 use super::connection::details;
 use super::error::{ApiError, ApiResult};
 use super::extract::{Body, InProject, Names, Parameters};
-use super::{databases, project_settings, roles};
+use super::{branches, cursor, databases, project_settings, roles};
 use crate::engine::Engine;
 use crate::new::REGION;
 use crate::state::{Job, ProjectRecord, State};
@@ -24,12 +24,17 @@ use crate::{new, operations};
 const PAGE_DEFAULT: u32 = 10;
 const PAGE_MAX: u32 = 400;
 const NAME_CHARACTERS_MAX: usize = 256;
+/// Neon's bounds for how long a list may take. Here it takes no time.
+const TIMEOUT_MS: std::ops::RangeInclusive<u32> = 100..=30_000;
+/// What cursors of the list of projects are marked with.
+const LIST: &str = "projects";
 
 pub(super) async fn list(
     engine: Shared,
     Parameters(query): Parameters<ProjectListQuery>,
 ) -> ApiResult<Json<ProjectsResponse>> {
-    let limit = check_limit(query.limit)?;
+    let limit = check_page(&query)?;
+    let after: Option<ProjectId> = cursor::read(LIST, query.cursor.as_deref())?;
     check_organization(query.org_id.as_ref())?;
     if query.recoverable == Some(true) {
         // What is deleted here is gone.
@@ -46,19 +51,17 @@ pub(super) async fn list(
                 project.name.contains(&search) || project.id.as_str().contains(&search)
             })
             // The cursor is the last project's id; the map is sorted by it.
-            .filter(|project| {
-                query
-                    .cursor
-                    .as_deref()
-                    .is_none_or(|last| project.id.as_str() > last)
-            })
+            .filter(|project| after.as_ref().is_none_or(|last| project.id > *last))
             .map(list_item);
         let page: Vec<_> = found.by_ref().take(limit as usize).collect();
         (page, found.next().is_some())
     });
-    let pagination = projects.last().filter(|_| more).map(|last| Pagination {
-        cursor: last.id.to_string(),
-    });
+    let pagination = match projects.last().filter(|_| more) {
+        Some(last) => Some(Pagination {
+            cursor: cursor::write(LIST, &last.id)?,
+        }),
+        None => None,
+    };
     Ok(Json(ProjectsResponse {
         projects,
         pagination,
@@ -70,8 +73,12 @@ pub(super) async fn list(
 pub(super) async fn list_shared(
     Parameters(query): Parameters<ProjectListQuery>,
 ) -> ApiResult<Json<ProjectsResponse>> {
-    check_limit(query.limit)?;
-    Ok(Json(ProjectsResponse::default()))
+    check_page(&query)?;
+    // It has no second page.
+    match query.cursor.is_none_or(|cursor| cursor.is_empty()) {
+        true => Ok(Json(ProjectsResponse::default())),
+        false => Err(cursor::unknown()),
+    }
 }
 
 pub(super) async fn get(
@@ -217,6 +224,12 @@ fn create_project(engine: &Engine, request: ProjectCreateRequest) -> ApiResult<C
     if let Some(name) = &branch.database_name {
         databases::check_new_name("project.branch.database_name", name)?;
     }
+    branches::check_annotation("project.branch.annotations", branch.annotations.as_ref())?;
+    project_settings::check_compute_units(
+        "project",
+        wanted.autoscaling_limit_min_cu,
+        wanted.autoscaling_limit_max_cu,
+    )?;
     check_organization(wanted.org_id.as_ref())?;
     if let Some(region) = wanted
         .region_id
@@ -257,8 +270,19 @@ fn create_project(engine: &Engine, request: ProjectCreateRequest) -> ApiResult<C
     })
 }
 
-fn check_limit(limit: Option<u32>) -> ApiResult<u32> {
-    let limit = limit.unwrap_or(PAGE_DEFAULT);
+/// Checks the page that is asked for, and says how long it may be.
+fn check_page(query: &ProjectListQuery) -> ApiResult<u32> {
+    if query
+        .timeout
+        .is_some_and(|timeout| !TIMEOUT_MS.contains(&timeout))
+    {
+        return Err(ApiError::bad_request(format!(
+            "timeout must be {} to {} milliseconds",
+            TIMEOUT_MS.start(),
+            TIMEOUT_MS.end()
+        )));
+    }
+    let limit = query.limit.unwrap_or(PAGE_DEFAULT);
     if (1..=PAGE_MAX).contains(&limit) {
         return Ok(limit);
     }

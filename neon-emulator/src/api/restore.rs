@@ -22,8 +22,10 @@ use crate::{names, new, operations};
 pub(super) async fn restore(
     engine: Shared,
     Names(names): Names<InBranch>,
-    Body(request): Body<BranchRestoreRequest>,
+    Body(mut request): Body<BranchRestoreRequest>,
 ) -> ApiResult<Json<BranchOperations>> {
+    // As on Neon: an empty name keeps nothing.
+    request.preserve_under_name = request.preserve_under_name.filter(|name| !name.is_empty());
     if let Some(name) = &request.preserve_under_name {
         check_name("preserve_under_name", name)?;
     }

@@ -217,3 +217,16 @@ async fn limits_are_those_asked_for() -> anyhow::Result<()> {
     assert_eq!(refused.text("/code"), "PROJECTS_LIMIT_EXCEEDED");
     emulator.stop().await
 }
+
+/// Optional in Neon's description of today; neon-api for Python needs it.
+#[tokio::test]
+async fn the_user_has_a_billing_account() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let emulator = EmulatorProcess::start(&folder.join("data")).await?;
+    let http = Http::of(&emulator);
+    let user = http.expect(200, "GET", "/users/me", Value::Null).await?;
+    assert_eq!(user.text("/billing_account/state"), "active");
+    assert_eq!(user.text("/billing_account/subscription_type"), "scale");
+    assert!(user.at("/billing_account/payment_source/type").is_string());
+    emulator.stop().await
+}

@@ -11,6 +11,7 @@ mod broker_start;
 mod clients_neon_cli;
 mod clients_postgres17;
 mod clients_schemathesis;
+mod clients_sdks;
 mod coverage;
 mod details;
 mod emulator_account;

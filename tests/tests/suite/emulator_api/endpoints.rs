@@ -1,0 +1,73 @@
+//! Compute endpoints.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+use neon_api::types::{
+    EndpointCreateRequest, EndpointSettingsData, EndpointUpdate, EndpointUpdateRequest,
+};
+use suite::{EmulatorProcess, Folder};
+
+use super::assert_api_error;
+
+#[tokio::test]
+async fn endpoints_are_changed_restarted_and_deleted() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let emulator = EmulatorProcess::start(&folder.join("data")).await?;
+    let (client, project) = (emulator.client(), emulator.project());
+    let dev = emulator.branch("dev", None).await?;
+    let endpoint = dev.endpoints[0].id.clone();
+    let settings = |name: &str, value: &str| EndpointUpdateRequest {
+        endpoint: EndpointUpdate {
+            settings: Some(EndpointSettingsData {
+                pg_settings: Some(BTreeMap::from([(name.to_owned(), value.to_owned())])),
+                ..EndpointSettingsData::default()
+            }),
+            ..EndpointUpdate::default()
+        },
+    };
+    let changed = client
+        .update_endpoint(project, &endpoint, &settings("work_mem", "8MB"))
+        .await?;
+    emulator.finished(&changed.operations).await?;
+    let session = emulator.connect(&dev.branch.id).await?;
+    let row = session.query_one("SHOW work_mem", &[]).await?;
+    assert_eq!(row.get::<_, String>(0), "8MB");
+    // What would run code, or open the server, is not for callers.
+    for (name, value) in [
+        ("archive_command", "id"),
+        ("hba_file", "/tmp/x"),
+        ("work_mem", "1MB'\nssl = 'off"),
+    ] {
+        let refused = client
+            .update_endpoint(project, &endpoint, &settings(name, value))
+            .await;
+        assert_api_error(refused, 400, "pg_settings");
+    }
+
+    let restarted = client.restart_endpoint(project, &endpoint).await?;
+    emulator.finished(&restarted.operations).await?;
+    assert!(session.simple_query("SELECT 1").await.is_err());
+    emulator.connect(&dev.branch.id).await?;
+    let disable = EndpointUpdateRequest {
+        endpoint: EndpointUpdate {
+            disabled: Some(true),
+            ..EndpointUpdate::default()
+        },
+    };
+    let disabled = client.update_endpoint(project, &endpoint, &disable).await?;
+    emulator.finished(&disabled.operations).await?;
+    assert!(emulator.connect(&dev.branch.id).await.is_err());
+    let refused = client.start_endpoint(project, &endpoint).await;
+    assert_api_error(refused, 422, "disabled");
+    let deleted = client.delete_endpoint(project, &endpoint).await?;
+    emulator
+        .finished(&deleted.context("it was there")?.operations)
+        .await?;
+    assert!(client.delete_endpoint(project, &endpoint).await?.is_none());
+    let another = EndpointCreateRequest::read_write(dev.branch.id.clone());
+    let another = client.create_endpoint(project, &another).await?;
+    emulator.finished(&another.operations).await?;
+    emulator.connect(&dev.branch.id).await?;
+    emulator.stop().await
+}

@@ -1,0 +1,83 @@
+//! Operations that fail, endpoints that die.
+
+use neon_api::types::{BranchCreateRequest, OperationStatus};
+use serde_json::json;
+use suite::{EmulatorProcess, Faults, Folder};
+
+#[tokio::test]
+async fn an_operation_fails_and_leaves_nothing() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let emulator = EmulatorProcess::start_with_admin(&folder.join("data")).await?;
+    let faults = Faults::of(&emulator);
+    let (client, project) = (emulator.client(), emulator.project());
+    let fails = json!({"fault": "operation_fails", "error": "no space left", "branch": "doomed"});
+    let fault = faults.on_operation("create_branch", fails).await?;
+    emulator.branch("spared", None).await?;
+    let request = BranchCreateRequest::named("doomed").read_write_endpoint();
+    let created = client.create_branch(project, &request).await?;
+    faults.happened(fault).await?;
+    let [first, second] = created.operations.as_slice() else {
+        panic!("two operations, not {:?}", created.operations);
+    };
+    let failed = suite::eventually("it fails", async || {
+        let found = client.get_operation(project, first.id).await?.operation;
+        let rest = client.get_operation(project, second.id).await?.operation;
+        anyhow::ensure!(found.status.is_final() && rest.status.is_final());
+        assert_eq!(rest.status, OperationStatus::Cancelled);
+        Ok(found)
+    })
+    .await?;
+    assert_eq!(failed.status, OperationStatus::Failed);
+    assert_eq!(failed.error.as_deref(), Some("no space left"));
+    let gone = client.get_branch(project, &created.branch.id).await;
+    assert!(gone.is_err_and(|error| error.is_not_found()));
+    let left = std::fs::read_dir(folder.join("data/branches"))?.count();
+    assert_eq!(left, 2, "main and the one that was spared");
+    // The name is free again.
+    emulator.branch("doomed", None).await?;
+    emulator.stop().await
+}
+
+#[tokio::test]
+async fn an_endpoint_dies_and_heals() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let emulator = EmulatorProcess::start_with_admin(&folder.join("data")).await?;
+    let faults = Faults::of(&emulator);
+    let (client, project) = (emulator.client(), emulator.project());
+    // As soon as it runs, and later: by the branch, and by the endpoint.
+    let dies = || json!({"fault": "endpoint_dies"});
+    let fault = faults.on_operation("start_compute", dies()).await?;
+    let created = emulator.branch("mortal", None).await?;
+    faults.happened(fault).await?;
+    let (branch, endpoint) = (&created.branch.id, &created.endpoints[0].id);
+    for route in [
+        "/projects/{project_id}/branches/{branch_id}",
+        "/projects/{project_id}/endpoints/{endpoint_id}",
+    ] {
+        let session = suite::eventually("it can be reached", async || {
+            let session = emulator.connect(branch).await?;
+            session.simple_query("SELECT 1").await?;
+            Ok(session)
+        })
+        .await?;
+        let fault = faults.on_route("GET", route, dies()).await?;
+        if route.contains("branch_id") {
+            client.get_branch(project, branch).await?;
+        } else {
+            client.get_endpoint(project, endpoint).await?;
+        }
+        faults.happened(fault).await?;
+        suite::eventually("the session is gone", async || {
+            let answer = session.simple_query("SELECT 1").await;
+            anyhow::ensure!(answer.is_err(), "it answers");
+            Ok(())
+        })
+        .await?;
+    }
+    suite::eventually("it is back", async || {
+        let session = emulator.connect(branch).await?;
+        Ok(session.simple_query("SELECT 1").await?)
+    })
+    .await?;
+    emulator.stop().await
+}

@@ -1,0 +1,71 @@
+//! Branches of schema alone.
+
+use anyhow::Context;
+use neon_api::types::{BranchCreateRequest, BranchRestoreRequest, InitSource};
+use suite::{EmulatorProcess, Folder};
+
+use super::{branch, notes, write};
+
+#[tokio::test]
+async fn a_schema_only_branch_is_a_root_without_rows() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let emulator = EmulatorProcess::start(&folder.join("data")).await?;
+    let (client, project) = (emulator.client(), emulator.project());
+    let main = emulator.main_branch().await?;
+    write(
+        &emulator,
+        &main,
+        "CREATE TABLE note (id serial PRIMARY KEY, text text); \
+         CREATE TABLE mark (note int REFERENCES note); \
+         INSERT INTO note (text) VALUES ('a secret'), ('another'); \
+         INSERT INTO mark VALUES (1); \
+         CREATE MATERIALIZED VIEW seen AS SELECT * FROM note; \
+         CREATE TABLE tripped (by text); \
+         CREATE FUNCTION trip() RETURNS trigger LANGUAGE plpgsql AS \
+           $$ BEGIN RAISE EXCEPTION 'ran as %', current_user; END $$; \
+         CREATE TRIGGER trip BEFORE TRUNCATE ON note EXECUTE FUNCTION trip(); \
+         ALTER TABLE note ENABLE ALWAYS TRIGGER trip; \
+         CREATE ROLE by_sql LOGIN PASSWORD 'x'; \
+         GRANT SELECT ON note TO by_sql; ANALYZE note",
+    )
+    .await?;
+    let request = BranchCreateRequest::named("schema")
+        .parent(main.clone())
+        .init_source(InitSource::SchemaOnly)
+        .read_write_endpoint();
+    let made = client.create_branch(project, &request).await?;
+    assert_eq!(made.branch.parent_id, None);
+    assert!(made.connection_uris.is_some());
+    emulator.finished(&made.operations).await?;
+    let id = &made.branch.id;
+    let found = branch(&emulator, id).await?;
+    assert_eq!(found.init_source, Some(InitSource::SchemaOnly));
+    assert_eq!(found.parent_id, None);
+    assert!(notes(&emulator, id).await?.is_empty());
+    let session = emulator.connect(id).await?;
+    let row = session
+        .query_one(
+            "SELECT nextval('note_id_seq'), has_table_privilege('by_sql', 'note', 'SELECT'), \
+                    (SELECT relispopulated FROM pg_class WHERE relname = 'seen'), \
+                    (SELECT tgenabled::text FROM pg_trigger WHERE tgname = 'trip'), \
+                    (SELECT count(*) FROM pg_stats WHERE tablename = 'note')",
+            &[],
+        )
+        .await?;
+    assert_eq!(row.get::<_, i64>(0), 1, "sequences begin anew");
+    assert!(row.get::<_, bool>(1), "roles and privileges are kept");
+    assert!(!row.get::<_, bool>(2));
+    assert_eq!(row.get::<_, String>(3), "A");
+    assert_eq!(row.get::<_, i64>(4), 0, "statistics would show values");
+    assert_eq!(notes(&emulator, &main).await?.len(), 2);
+
+    // A root: nothing to reset to. No child: its source may go before it.
+    let reset = BranchRestoreRequest::from_branch(main.clone());
+    let refused = client.restore_branch(project, id, &reset).await;
+    assert!(refused.is_err_and(|error| error.to_string().contains("root")));
+    let deleted = client.delete_branch(project, id).await?;
+    emulator
+        .finished(&deleted.context("it was there")?.operations)
+        .await?;
+    emulator.stop().await
+}
