@@ -20,6 +20,7 @@ use crate::api;
 use crate::certificates::{CertificateError, Certificates};
 use crate::engine::Engine;
 use crate::faults::Faults;
+use crate::gateway::Gateway;
 use crate::limits::Limits;
 use crate::postgres::{FindError, Installation, ServerUser, UserError};
 use crate::state::{Store, StoreError};
@@ -123,6 +124,12 @@ pub enum StartError {
     /// There is no certificate for the endpoints.
     #[error("cannot make the endpoints' certificate: {0}")]
     Certificate(String),
+    /// There is no thread for the endpoints' addresses.
+    #[error("cannot start the thread that listens for the endpoints: {reason}")]
+    Gateway {
+        /// What the system said.
+        reason: io::Error,
+    },
     /// The state cannot be read or written.
     #[error("cannot use the state: {0}")]
     State(String),
@@ -208,6 +215,8 @@ impl Emulator {
             data = %data.display(),
             "starting; data survives the death of any process, not a power cut (fsync is off)"
         );
+        let gateway = Gateway::start(Arc::clone(&certificates.tls))
+            .map_err(|reason| StartError::Gateway { reason })?;
         let engine = Engine::new(
             store,
             data,
@@ -216,6 +225,7 @@ impl Emulator {
             user,
             certificates,
             config.limits,
+            gateway,
         );
         engine.resume().await.map_err(state_error)?;
         if let Err(error) = first_project(&engine).await {

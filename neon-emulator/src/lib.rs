@@ -11,6 +11,7 @@ mod certificates;
 mod emulator;
 mod engine;
 pub mod faults;
+mod gateway;
 mod limits;
 mod names;
 mod new;

@@ -145,6 +145,8 @@ pub(crate) enum Job {
     StartCompute { endpoint: EndpointId },
     /// Stop it.
     SuspendCompute { endpoint: EndpointId },
+    /// Stop it, unless it is used after all.
+    SuspendIfIdle { endpoint: EndpointId },
     /// Stop it and forget it.
     DeleteEndpoint { endpoint: EndpointId },
     /// Make, change or drop roles and databases.
@@ -190,6 +192,7 @@ impl Job {
             | Self::CreateBranch { .. }
             | Self::StartCompute { .. }
             | Self::SuspendCompute { .. }
+            | Self::SuspendIfIdle { .. }
             | Self::DeleteEndpoint { .. }
             | Self::ApplyConfig { .. }
             | Self::DeleteBranch { .. }

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use neon_api::types::{
-    BranchCreateRequest, ConnectionUriQuery, CreatedBranch, Operation, OperationStatus,
+    BranchCreateRequest, ConnectionUriQuery, CreatedBranch, Endpoint, EndpointType, Operation,
+    OperationStatus,
 };
 use neon_api::{BranchId, NeonClient, ProjectId, Secret};
 
@@ -199,6 +200,35 @@ impl EmulatorProcess {
             .find(|branch| branch.default)
             .map(|branch| branch.id)
             .context("there is a default branch")
+    }
+
+    /// A branch's endpoint that writes.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub async fn endpoint(&self, branch: &BranchId) -> anyhow::Result<Endpoint> {
+        let answer = self
+            .client
+            .list_branch_endpoints(&self.project, branch)
+            .await?;
+        answer
+            .endpoints
+            .into_iter()
+            .find(|endpoint| endpoint.endpoint_type == EndpointType::ReadWrite)
+            .context("the branch has an endpoint")
+    }
+
+    /// Suspends a branch's endpoint.
+    ///
+    /// # Errors
+    /// When it cannot be suspended.
+    pub async fn suspend(&self, branch: &BranchId) -> anyhow::Result<()> {
+        let endpoint = self.endpoint(branch).await?.id;
+        let suspended = self
+            .client
+            .suspend_endpoint(&self.project, &endpoint)
+            .await?;
+        self.finished(&suspended.operations).await
     }
 
     /// Stops it with SIGTERM.

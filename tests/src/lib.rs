@@ -11,6 +11,7 @@
 //! ```
 
 mod binaries;
+mod clock;
 mod config;
 mod emulator;
 mod faults;
@@ -21,12 +22,14 @@ mod neon_cli;
 mod ports;
 mod postgres;
 mod process;
+mod psql;
 mod system;
 #[cfg(feature = "clients")]
 pub mod tools;
 mod wait;
 
 pub use binaries::binary;
+pub use clock::Clock;
 pub use config::Config;
 pub use emulator::{API_KEY, EmulatorProcess};
 pub use faults::{FaultId, Faults, Request};
@@ -37,6 +40,7 @@ pub use neon_cli::{NeonCli, Said};
 pub use ports::free_address;
 pub use postgres::connect;
 pub use process::Process;
+pub use psql::{Printed, Psql};
 pub use system::{Broker, System, UserService, channel, example_config};
 pub use wait::eventually;
 

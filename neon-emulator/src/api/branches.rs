@@ -244,7 +244,7 @@ fn create_in(
         },
         chain,
     )];
-    let endpoints = endpoints::create_with_branch(project, &id, &request.endpoints)?;
+    let endpoints = endpoints::create_with_branch(project, &id, &request.endpoints, limits)?;
     for endpoint in &endpoints {
         scheduled.push(start(project, &id, &endpoint.endpoint.id, chain));
     }

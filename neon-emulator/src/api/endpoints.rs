@@ -15,12 +15,13 @@ use super::Shared;
 use super::error::{ApiError, ApiResult};
 use super::extract::{Body, InBranch, InEndpoint, InProject, Names};
 use super::{branches, projects, settings};
+use crate::limits::Limits;
 use crate::state::{EndpointRecord, Job, OperationRecord, ProjectRecord};
 use crate::time::now;
 use crate::{new, operations};
 
-/// Neon's bounds: -1 never, 0 the default, a minute to a week.
-const SUSPEND_SECONDS: std::ops::RangeInclusive<i64> = 60..=604_800;
+/// Neon's bound: a week.
+const SUSPEND_SECONDS_MAX: i64 = 604_800;
 
 pub(super) async fn list(
     engine: Shared,
@@ -75,6 +76,7 @@ pub(super) async fn create(
     check_suspend_timeout(
         "endpoint.suspend_timeout_seconds",
         wanted.suspend_timeout_seconds,
+        engine.limits(),
     )?;
     settings::check("endpoint.settings", wanted.settings.as_ref())?;
     let answer = engine.change(|state| -> ApiResult<_> {
@@ -130,6 +132,7 @@ pub(super) async fn update(
     check_suspend_timeout(
         "endpoint.suspend_timeout_seconds",
         wanted.suspend_timeout_seconds,
+        engine.limits(),
     )?;
     settings::check("endpoint.settings", wanted.settings.as_ref())?;
     if wanted.branch_id.is_some() {
@@ -237,6 +240,7 @@ pub(super) fn create_with_branch(
     project: &ProjectRecord,
     branch: &BranchId,
     wanted: &[BranchCreateRequestEndpointOptions],
+    limits: &Limits,
 ) -> ApiResult<Vec<EndpointRecord>> {
     if wanted.len() > 1 {
         return Err(ApiError::bad_request(
@@ -250,6 +254,7 @@ pub(super) fn create_with_branch(
             check_suspend_timeout(
                 "endpoints.suspend_timeout_seconds",
                 options.suspend_timeout_seconds,
+                limits,
             )?;
             settings::check("endpoints.settings", options.settings.as_ref())?;
             let mut record = new::endpoint(
@@ -386,13 +391,19 @@ fn check_type(endpoint_type: &EndpointType) -> ApiResult<()> {
     }
 }
 
-/// Checks after how much idleness an endpoint is to suspend.
-pub(super) fn check_suspend_timeout(field: &str, seconds: Option<i64>) -> ApiResult<()> {
+/// Checks after how much idleness an endpoint is to suspend: -1 is never, 0 the
+/// default.
+pub(super) fn check_suspend_timeout(
+    field: &str,
+    seconds: Option<i64>,
+    limits: &Limits,
+) -> ApiResult<()> {
+    let min = limits.unsafe_suspend_seconds_min;
     match seconds {
         None | Some(-1 | 0) => Ok(()),
-        Some(seconds) if SUSPEND_SECONDS.contains(&seconds) => Ok(()),
+        Some(seconds) if (min..=SUSPEND_SECONDS_MAX).contains(&seconds) => Ok(()),
         Some(seconds) => Err(ApiError::bad_request(format!(
-            "{field} must be -1, 0 or 60 to 604800, not {seconds}"
+            "{field} must be -1, 0 or {min} to {SUSPEND_SECONDS_MAX}, not {seconds}"
         ))),
     }
 }

@@ -7,6 +7,7 @@ use neon_api::types::{
 
 use super::error::{ApiError, ApiResult};
 use super::{endpoints, settings};
+use crate::limits::Limits;
 
 /// Neon keeps at most 30 days of history.
 const HISTORY_SECONDS_MAX: i64 = 2_592_000;
@@ -17,6 +18,7 @@ pub(super) fn check(
     defaults: Option<&DefaultEndpointSettings>,
     wanted: Option<&ProjectSettingsData>,
     history_seconds: Option<i64>,
+    limits: &Limits,
 ) -> ApiResult<()> {
     if history_seconds.is_some_and(|seconds| !(0..=HISTORY_SECONDS_MAX).contains(&seconds)) {
         return Err(ApiError::bad_request(format!(
@@ -27,7 +29,7 @@ pub(super) fn check(
         check_settings(wanted)?;
     }
     match defaults {
-        Some(defaults) => check_defaults(defaults),
+        Some(defaults) => check_defaults(defaults, limits),
         None => Ok(()),
     }
 }
@@ -64,10 +66,11 @@ fn check_settings(wanted: &ProjectSettingsData) -> ApiResult<()> {
     Ok(())
 }
 
-fn check_defaults(defaults: &DefaultEndpointSettings) -> ApiResult<()> {
+fn check_defaults(defaults: &DefaultEndpointSettings, limits: &Limits) -> ApiResult<()> {
     endpoints::check_suspend_timeout(
         "project.default_endpoint_settings.suspend_timeout_seconds",
         defaults.suspend_timeout_seconds,
+        limits,
     )?;
     for (field, units) in [
         (

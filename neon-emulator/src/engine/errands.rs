@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 
 use super::Engine;
 use super::jobs::JobError;
-use super::ports::free_port;
+use super::ports::port_for_a_run;
 use crate::postgres::{
     Cluster, Listen, Server, Settings, admin, begin_recovery_again, forget_label, remove_leftovers,
 };
@@ -45,7 +45,7 @@ impl Engine {
             return errand(client, server.port()).await;
         }
         let cluster = self.cluster(branch);
-        let listen = Listen::SocketOnly(free_port(|_| false).map_err(JobError::from)?);
+        let listen = Listen::SocketOnly(port_for_a_run().map_err(JobError::from)?);
         self.prepare(&cluster, listen, BTreeMap::new()).await?;
         let log = self.data.join("log").join(format!("{branch}.log"));
         let server = Server::start(&cluster, listen, &log)

@@ -12,13 +12,14 @@ use uuid::Uuid;
 use super::Engine;
 use super::ports::FreePortError;
 use super::restore::remove;
+use crate::gateway::AddressError;
 use crate::operations;
 use crate::postgres::admin::{self, AdminError};
 use crate::postgres::{
     CloneError, Cluster, ClusterError, LeftoverError, ServerError, checkpoint_lsn, clone_idle,
     clone_running, empty,
 };
-use crate::state::{CatalogChange, Job, StoreError};
+use crate::state::{CatalogChange, Job, OperationRecord, ProjectRecord, StoreError};
 use crate::time::now;
 
 /// Why an operation failed.
@@ -38,6 +39,8 @@ pub(crate) enum JobError {
     Store(#[from] StoreError),
     #[error("could not give the endpoint an address")]
     Port(#[from] FreePortError),
+    #[error("could not take the endpoint's address")]
+    Address(#[from] AddressError),
     #[error("could not remove {}", path.display())]
     Remove {
         path: PathBuf,
@@ -86,6 +89,7 @@ impl Engine {
             }
             Job::StartCompute { endpoint } => self.start_endpoint(project, endpoint).await,
             Job::SuspendCompute { endpoint } => self.stop_endpoint(project, endpoint).await,
+            Job::SuspendIfIdle { endpoint } => self.suspend_if_idle(project, endpoint).await,
             Job::DeleteEndpoint { endpoint } => self.delete_endpoint(project, endpoint).await,
             Job::ApplyConfig { branch, change } => self.apply(project, branch, change).await,
             Job::DeleteBranch { branch } => self.delete_branch(project, branch).await,
@@ -135,6 +139,7 @@ impl Engine {
                 idle.map_err(JobError::from)
             }
             Job::SuspendCompute { .. }
+            | Job::SuspendIfIdle { .. }
             | Job::DeleteEndpoint { .. }
             | Job::DeleteBranch { .. }
             | Job::FinalizeRestore { .. }
@@ -170,6 +175,7 @@ impl Engine {
                 }
                 Job::StartCompute { endpoint }
                 | Job::SuspendCompute { endpoint }
+                | Job::SuspendIfIdle { endpoint }
                 | Job::DeleteEndpoint { endpoint } => {
                     Some(project.endpoints.get(endpoint)?.endpoint.branch_id.clone())
                 }
@@ -190,20 +196,9 @@ impl Engine {
             let Some(project) = state.projects.get_mut(project) else {
                 return Ok(());
             };
-            let Some(record) = project.endpoint(endpoint) else {
-                return Ok(());
-            };
-            let operation = operations::record(
-                &project.project.id,
-                Some(&record.endpoint.branch_id),
-                Some(endpoint),
-                OperationAction::StartCompute,
-                Job::StartCompute {
-                    endpoint: endpoint.clone(),
-                },
-                Uuid::new_v4(),
-            );
-            project.schedule(vec![operation]);
+            if let Some(operation) = start_operation(project, endpoint) {
+                project.schedule(vec![operation]);
+            }
             Ok(())
         })
     }
@@ -386,6 +381,24 @@ impl Engine {
         })
         .await
     }
+}
+
+/// The start of an endpoint, if there is such an endpoint.
+pub(super) fn start_operation(
+    project: &ProjectRecord,
+    endpoint: &EndpointId,
+) -> Option<OperationRecord> {
+    let record = project.endpoint(endpoint)?;
+    Some(operations::record(
+        &project.project.id,
+        Some(&record.endpoint.branch_id),
+        Some(endpoint),
+        OperationAction::StartCompute,
+        Job::StartCompute {
+            endpoint: endpoint.clone(),
+        },
+        Uuid::new_v4(),
+    ))
 }
 
 /// Work that would hold up the runtime.

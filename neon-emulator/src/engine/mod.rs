@@ -4,8 +4,10 @@
 //! handlers only change the state and wake the worker, so an emulator that was
 //! killed goes on with what the state says is still to be done.
 
+mod addresses;
 mod errands;
 mod faults;
+mod idle;
 mod jobs;
 mod ports;
 mod reaper;
@@ -17,7 +19,7 @@ mod snapshots;
 use std::collections::HashMap;
 use std::error::Error;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use neon_api::types::{BranchState, EndpointState, OperationAction, OperationStatus};
@@ -30,6 +32,7 @@ use uuid::Uuid;
 
 use crate::certificates::Certificates;
 use crate::faults::FaultQueue;
+use crate::gateway::Gateway;
 use crate::limits::Limits;
 use crate::operations;
 use crate::postgres::{Installation, Server, ServerUser, remove_leftovers};
@@ -63,6 +66,9 @@ pub(crate) struct Engine {
     changes: watch::Sender<u64>,
     stopping: watch::Sender<bool>,
     faults: Arc<FaultQueue>,
+    gateway: Arc<Gateway>,
+    /// For the gateway, which asks for servers.
+    me: Weak<Self>,
 }
 
 impl Engine {
@@ -74,8 +80,9 @@ impl Engine {
         user: ServerUser,
         certificates: Certificates,
         limits: Limits,
+        gateway: Gateway,
     ) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new_cyclic(|me| Self {
             store,
             data,
             sockets,
@@ -89,11 +96,14 @@ impl Engine {
             changes: watch::Sender::new(0),
             stopping: watch::Sender::new(false),
             faults: Arc::default(),
+            gateway: Arc::new(gateway),
+            me: Weak::clone(me),
         })
     }
 
-    /// Takes up what an earlier run left: ends its processes, starts the
-    /// endpoints that were active, and goes on with its operations.
+    /// Takes up what an earlier run left: ends its processes, takes the
+    /// endpoints' addresses, starts those that were active, and goes on with its
+    /// operations.
     pub(crate) async fn resume(self: &Arc<Self>) -> Result<(), StoreError> {
         self.end_leftovers().await;
         self.store.change(|state| {
@@ -107,6 +117,7 @@ impl Engine {
             }
             Ok::<_, StoreError>(())
         })?;
+        self.hold_addresses();
         let active: Vec<(ProjectId, EndpointId)> = self.store.read(|state| {
             projects_with_endpoints(state)
                 .filter(|(project, record)| {
@@ -149,6 +160,7 @@ impl Engine {
             self.spawn_worker(project);
         }
         self.tasks.spawn(Arc::clone(self).reap());
+        self.tasks.spawn(Arc::clone(self).suspend_idle());
         Ok(())
     }
 
@@ -164,6 +176,7 @@ impl Engine {
             warn!("work is still going on after {STOP_SECONDS_MAX} s; the next run does it again");
         }
         self.stop_all_servers().await;
+        self.gateway.stop().await;
     }
 
     /// The state.
@@ -181,12 +194,14 @@ impl Engine {
         &self.limits
     }
 
-    /// Changes the state; what was scheduled by it is begun.
+    /// Changes the state; what was scheduled by it is begun, and the addresses of
+    /// new endpoints are taken.
     pub(crate) fn change<T, E: From<StoreError>>(
         &self,
         change: impl FnOnce(&mut State) -> Result<T, E>,
     ) -> Result<T, E> {
         let result = self.store.change(change)?;
+        self.hold_addresses();
         self.changes.send_modify(|count| *count += 1);
         Ok(result)
     }

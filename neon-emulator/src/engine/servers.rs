@@ -9,15 +9,18 @@ use neon_api::{BranchId, EndpointId, ProjectId};
 use tracing::{error, warn};
 
 use super::jobs::JobError;
-use super::ports::free_port;
+use super::ports::{free_port, port_for_a_run};
 use super::{Engine, chain};
+use crate::gateway::{Address, AddressError};
 use crate::new::host;
 use crate::postgres::{Listen, Server, ServerError, admin};
 use crate::state::StoreError;
 use crate::time::now;
 
-/// A port that was free when the endpoint was created may be taken at its first
-/// start; nobody has its address yet, so it gets another.
+/// A port that was free when the endpoint was created may be taken before its
+/// first start; nobody has used its address yet, so it gets another.
+const ADDRESS_ATTEMPTS_MAX: usize = 5;
+/// The port of a run may be taken before its server has it.
 const PORT_ATTEMPTS_MAX: usize = 5;
 /// A server that ends sooner than this after its start is not started again at
 /// once.
@@ -27,7 +30,6 @@ const RESTART_DELAY_MS: u64 = 1_000;
 /// What a start needs to know of an endpoint.
 struct Wanted {
     branch: BranchId,
-    port: u16,
     settings: BTreeMap<String, String>,
     /// Somebody may have its address.
     was_up: bool,
@@ -52,6 +54,8 @@ impl Engine {
         }
         self.servers_lock()
             .insert(endpoint.clone(), Arc::clone(&server));
+        // Who waits for it need not wait until the operation is recorded.
+        self.changes.send_modify(|count| *count += 1);
         self.watch_for_its_death(project.clone(), endpoint.clone(), server);
         Ok(())
     }
@@ -129,21 +133,45 @@ impl Engine {
         project: &ProjectId,
         endpoint: &EndpointId,
     ) -> Result<(Server, BranchId), JobError> {
+        let wanted = self.wanted(project, endpoint)?;
+        self.take_address(project, endpoint, wanted.was_up)?;
+        let cluster = self.cluster(&wanted.branch);
+        let log = self.data.join("log").join(format!("{endpoint}.log"));
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let wanted = self.wanted(project, endpoint)?;
-            let (cluster, listen) = (self.cluster(&wanted.branch), Listen::Loopback(wanted.port));
-            self.prepare(&cluster, listen, wanted.settings).await?;
-            let log = self.data.join("log").join(format!("{endpoint}.log"));
+            let listen = Listen::Loopback(port_for_a_run()?);
+            self.prepare(&cluster, listen, wanted.settings.clone())
+                .await?;
             match Server::start(&cluster, listen, &log).await {
                 Ok(server) => return Ok((server, wanted.branch)),
-                Err(ServerError::PortTaken { .. })
-                    if !wanted.was_up && attempts < PORT_ATTEMPTS_MAX =>
-                {
+                Err(ServerError::PortTaken { .. }) if attempts < PORT_ATTEMPTS_MAX => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Sees to it that the gateway listens for the endpoint: nobody would reach
+    /// its server otherwise.
+    fn take_address(
+        &self,
+        project: &ProjectId,
+        endpoint: &EndpointId,
+        was_up: bool,
+    ) -> Result<(), JobError> {
+        let address = Address {
+            project: project.clone(),
+            endpoint: endpoint.clone(),
+        };
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            self.hold_addresses();
+            match self.gateway.check_held(&address) {
+                Err(AddressError::Taken { .. }) if !was_up && attempts < ADDRESS_ATTEMPTS_MAX => {
                     self.change_port(project, endpoint)?;
                 }
-                Err(error) => return Err(error.into()),
+                held => return Ok(held?),
             }
         }
     }
@@ -187,7 +215,6 @@ impl Engine {
                 .ok_or(JobError::Gone)?;
             Ok(Wanted {
                 branch: record.endpoint.branch_id.clone(),
-                port: record.port,
                 settings: record
                     .endpoint
                     .settings
@@ -213,7 +240,7 @@ impl Engine {
         })
     }
 
-    fn servers_lock(&self) -> MutexGuard<'_, HashMap<EndpointId, Arc<Server>>> {
+    pub(super) fn servers_lock(&self) -> MutexGuard<'_, HashMap<EndpointId, Arc<Server>>> {
         // A map of handles: no panic leaves it half changed.
         self.servers.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -56,7 +56,7 @@ pub(crate) enum ServerError {
         #[source]
         source: io::Error,
     },
-    #[error("port {port} of the endpoint is taken by another process")]
+    #[error("port {port} was taken by another process before Postgres had it")]
     PortTaken { port: u16 },
     #[error("Postgres ended at its start: {message}")]
     Ended { message: String },

@@ -20,6 +20,8 @@ mod emulator_account;
 mod emulator_api;
 mod emulator_engine;
 mod emulator_faults;
+mod emulator_gateway;
+mod emulator_idle;
 mod emulator_restore;
 mod emulator_schema;
 mod emulator_snapshots;
