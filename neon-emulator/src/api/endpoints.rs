@@ -92,7 +92,7 @@ pub(super) async fn create(
             &names.project_id,
             &wanted.branch_id,
             wanted.endpoint_type,
-            |port| project.ports().any(|taken| taken == port),
+            |port| project.has_port(port),
         )?;
         record.endpoint.name = wanted.name;
         record.endpoint.disabled = wanted.disabled.unwrap_or(false);
@@ -261,7 +261,7 @@ pub(super) fn create_with_branch(
                 &project.project.id,
                 branch,
                 options.endpoint_type.clone(),
-                |port| project.ports().any(|taken| taken == port),
+                |port| project.has_port(port),
             )?;
             record.endpoint.settings = options.settings.clone().unwrap_or_default();
             record.endpoint.suspend_timeout_seconds = options.suspend_timeout_seconds.unwrap_or(0);

@@ -32,7 +32,7 @@ enum Found {
 }
 
 impl Engine {
-    /// The port of the endpoint's server. One that does not run is started, as by
+    /// The port of the endpoint's server, or of its pooler. One that does not run is started, as by
     /// the API; many who come at once start it once.
     pub(crate) async fn upstream(&self, address: &Address) -> Result<u16, Refusal> {
         let mut stopping = self.stopping.subscribe();
@@ -45,9 +45,13 @@ impl Engine {
         }
     }
 
-    /// The port of the endpoint's server, if it runs.
-    pub(crate) fn running(&self, address: &Address) -> Option<u16> {
-        self.server(&address.endpoint).map(|server| server.port())
+    /// The same, if it runs.
+    pub(crate) async fn running(&self, address: &Address) -> Option<u16> {
+        let server = self.server(&address.endpoint)?;
+        match address.pooled {
+            true => self.running_pooler(&address.endpoint, &server).await,
+            false => Some(server.port()),
+        }
     }
 
     /// Holds the addresses of the endpoints that there are.
@@ -55,13 +59,19 @@ impl Engine {
         let wanted: HashMap<Address, u16> = self.store.read(|state| {
             projects_with_endpoints(state)
                 .filter(|(project, _)| !project.deleted)
-                .map(|(project, record)| {
-                    let address = Address {
-                        project: project.project.id.clone(),
-                        endpoint: record.endpoint.id.clone(),
-                    };
-                    (address, record.port)
+                .flat_map(|(project, record)| {
+                    let ports = [(false, record.port), (true, record.pooled_port)];
+                    ports.map(|(pooled, port)| {
+                        let address = Address {
+                            project: project.project.id.clone(),
+                            endpoint: record.endpoint.id.clone(),
+                            pooled,
+                        };
+                        (address, port)
+                    })
                 })
+                // There was none to be had: the log has said so.
+                .filter(|(_, port)| *port != 0)
                 .collect()
         });
         self.gateway.hold(&wanted, &self.me);
@@ -74,7 +84,12 @@ impl Engine {
         loop {
             changes.mark_unchanged();
             match self.find(address, awaited)? {
-                Found::Running(port) => return Ok(port),
+                Found::Running(port) if !address.pooled => return Ok(port),
+                Found::Running(port) => {
+                    if let Some(port) = self.pooled_port(&address.endpoint, port).await? {
+                        return Ok(port);
+                    }
+                }
                 Found::Starting(operation) => awaited = Some(operation),
                 Found::Suspended if starts == STARTS_MAX => {
                     let reason = format!("it was started {starts} times and does not stay");

@@ -130,8 +130,8 @@ impl Engine {
     pub(super) fn cluster(&self, branch: &BranchId) -> Cluster {
         Cluster {
             data: self.folder(branch),
-            installation: self.installation.clone(),
-            user: self.user.clone(),
+            installation: self.programs.installation.clone(),
+            user: self.programs.user.clone(),
             sockets: self.sockets.clone(),
         }
     }
@@ -145,6 +145,7 @@ impl Engine {
     ) -> Result<(), JobError> {
         let cluster = cluster.clone();
         let certificates = self.certificates.clone();
+        let has_pooler = self.programs.pooler.is_some();
         let prepared = tokio::task::spawn_blocking(move || {
             // A server that was killed left backends, or all of itself.
             if cluster.data.join("postmaster.pid").exists() {
@@ -159,6 +160,7 @@ impl Engine {
                 certificate: &certificates.certificate,
                 key: &certificates.key,
                 extra: &extra,
+                has_pooler,
             })?;
             Ok(())
         });

@@ -9,6 +9,7 @@ mod errands;
 mod faults;
 mod idle;
 mod jobs;
+mod poolers;
 mod ports;
 mod reaper;
 mod restore;
@@ -18,6 +19,7 @@ mod snapshots;
 
 use std::collections::HashMap;
 use std::error::Error;
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -35,6 +37,7 @@ use crate::faults::FaultQueue;
 use crate::gateway::Gateway;
 use crate::limits::Limits;
 use crate::operations;
+use crate::pooler::{self, Pooler, Program};
 use crate::postgres::{Installation, Server, ServerUser, remove_leftovers};
 use crate::state::{EndpointRecord, Job, OperationRecord, ProjectRecord, State, Store, StoreError};
 use crate::time::now;
@@ -47,17 +50,27 @@ const STOP_SECONDS_MAX: u64 = 60;
 /// How long a worker waits when the state cannot be written.
 const RECORD_RETRY_MS: u64 = 1_000;
 
+/// What is run, and as whom.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    pub(crate) installation: Installation,
+    pub(crate) user: ServerUser,
+    /// `None`: pooled addresses lead to Postgres itself.
+    pub(crate) pooler: Option<Program>,
+}
+
 /// Everything that runs.
 #[derive(Debug)]
 pub(crate) struct Engine {
     store: Store,
     data: PathBuf,
     sockets: PathBuf,
-    installation: Installation,
-    user: ServerUser,
+    programs: Programs,
     certificates: Certificates,
     limits: Limits,
     servers: Mutex<HashMap<EndpointId, Arc<Server>>>,
+    /// Held while one is started or ended.
+    poolers: tokio::sync::Mutex<HashMap<EndpointId, Arc<Pooler>>>,
     /// One for each branch: who works on its folder holds it.
     locks: Mutex<HashMap<BranchId, Arc<tokio::sync::Mutex<()>>>>,
     /// Workers and errands: a stop waits for them.
@@ -76,21 +89,20 @@ impl Engine {
         store: Store,
         data: PathBuf,
         sockets: PathBuf,
-        installation: Installation,
-        user: ServerUser,
+        programs: Programs,
         certificates: Certificates,
         limits: Limits,
-        gateway: Gateway,
-    ) -> Arc<Self> {
-        Arc::new_cyclic(|me| Self {
+    ) -> io::Result<Arc<Self>> {
+        let gateway = Gateway::start(Arc::clone(&certificates.tls))?;
+        Ok(Arc::new_cyclic(|me| Self {
             store,
             data,
             sockets,
-            installation,
-            user,
+            programs,
             certificates,
             limits,
             servers: Mutex::default(),
+            poolers: tokio::sync::Mutex::default(),
             locks: Mutex::default(),
             tasks: TaskTracker::new(),
             changes: watch::Sender::new(0),
@@ -98,7 +110,7 @@ impl Engine {
             faults: Arc::default(),
             gateway: Arc::new(gateway),
             me: Weak::clone(me),
-        })
+        }))
     }
 
     /// Takes up what an earlier run left: ends its processes, takes the
@@ -114,6 +126,10 @@ impl Engine {
                     }
                 }
                 finish_deletions(project);
+                for record in project.endpoints.values_mut() {
+                    record.endpoint.pooler_enabled = self.programs.pooler.is_some();
+                }
+                give_pooled_ports(project);
             }
             Ok::<_, StoreError>(())
         })?;
@@ -175,6 +191,7 @@ impl Engine {
         {
             warn!("work is still going on after {STOP_SECONDS_MAX} s; the next run does it again");
         }
+        self.end_all_poolers().await;
         self.stop_all_servers().await;
         self.gateway.stop().await;
     }
@@ -186,7 +203,7 @@ impl Engine {
 
     /// The programs that run the branches.
     pub(crate) fn installation(&self) -> &Installation {
-        &self.installation
+        &self.programs.installation
     }
 
     /// How much of everything there may be.
@@ -350,6 +367,10 @@ impl Engine {
             });
         }
         while ends.join_next().await.is_some() {}
+        let poolers = self.poolers_folder();
+        if let Err(error) = pooler::end_leftovers(&poolers) {
+            error!(%error, folder = %poolers.display(), "could not remove what poolers left");
+        }
         // Lock files of sockets hold pids, which somebody else may have by now.
         for entry in std::fs::read_dir(&self.sockets)
             .into_iter()
@@ -357,6 +378,24 @@ impl Engine {
             .flatten()
         {
             let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Endpoints of a state that was written without pooled addresses get theirs.
+fn give_pooled_ports(project: &mut ProjectRecord) {
+    let mut taken: Vec<u16> = project.ports().collect();
+    for record in project.endpoints.values_mut() {
+        if record.pooled_port == 0 {
+            match free_port(|port| taken.contains(&port)) {
+                Ok(port) => {
+                    record.pooled_port = port;
+                    taken.push(port);
+                }
+                Err(error) => {
+                    error!(endpoint = %record.endpoint.id, error = chain(&error), "it has no pooled address");
+                }
+            }
         }
     }
 }

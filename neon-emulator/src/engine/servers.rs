@@ -79,6 +79,7 @@ impl Engine {
     ) -> Result<(), JobError> {
         // Out of the map first: its end is then no accident.
         let server = self.servers_lock().remove(endpoint);
+        self.end_pooler(endpoint).await;
         if let Some(server) = server {
             server.stop().await?;
         }
@@ -159,17 +160,19 @@ impl Engine {
         endpoint: &EndpointId,
         was_up: bool,
     ) -> Result<(), JobError> {
-        let address = Address {
+        let address = |pooled| Address {
             project: project.clone(),
             endpoint: endpoint.clone(),
+            pooled,
         };
         let mut attempts = 0;
         loop {
             attempts += 1;
             self.hold_addresses();
-            match self.gateway.check_held(&address) {
+            let held = self.gateway.check_held(&address(false));
+            match held.and_then(|()| self.gateway.check_held(&address(true))) {
                 Err(AddressError::Taken { .. }) if !was_up && attempts < ADDRESS_ATTEMPTS_MAX => {
-                    self.change_port(project, endpoint)?;
+                    self.change_ports(project, endpoint)?;
                 }
                 held => return Ok(held?),
             }
@@ -192,6 +195,7 @@ impl Engine {
             if let Some(project) = state.projects.get_mut(project) {
                 if let Some(record) = project.endpoints.get_mut(endpoint) {
                     record.endpoint.current_state = EndpointState::Active;
+                    record.endpoint.pooler_enabled = self.programs.pooler.is_some();
                     record.endpoint.pending_state = None;
                     record.endpoint.started_at = Some(at);
                     record.endpoint.last_active = Some(at);
@@ -226,14 +230,16 @@ impl Engine {
         })
     }
 
-    fn change_port(&self, project: &ProjectId, endpoint: &EndpointId) -> Result<(), JobError> {
+    fn change_ports(&self, project: &ProjectId, endpoint: &EndpointId) -> Result<(), JobError> {
         self.change(|state| {
             let Some(project) = state.projects.get_mut(project) else {
                 return Ok(());
             };
-            let port = free_port(|port| project.ports().any(|taken| taken == port))?;
+            let port = free_port(|port| project.has_port(port))?;
+            let pooled_port = free_port(|other| other == port || project.has_port(other))?;
             if let Some(record) = project.endpoints.get_mut(endpoint) {
                 record.port = port;
+                record.pooled_port = pooled_port;
                 record.endpoint.host = host(port);
             }
             Ok(())
@@ -276,6 +282,7 @@ impl Engine {
                 return;
             }
             warn!(%endpoint, "its Postgres ended unasked; starting it again");
+            engine.end_pooler(&endpoint).await;
             if started.elapsed() < Duration::from_millis(SHORT_LIFE_MS) {
                 tokio::time::sleep(Duration::from_millis(RESTART_DELAY_MS)).await;
             }

@@ -47,6 +47,8 @@ const DRAIN_MS_MAX: u64 = 1_000;
 pub(crate) struct Address {
     pub(crate) project: ProjectId,
     pub(crate) endpoint: EndpointId,
+    /// Through the pooler.
+    pub(crate) pooled: bool,
 }
 
 /// Why an address cannot be listened on.

@@ -45,11 +45,13 @@ async fn attend(mut client: TcpStream, house: &House) -> io::Result<()> {
     let opening_time = Duration::from_secs(OPENING_SECONDS_MAX);
     let opening = timeout(opening_time, opening::read(&mut client)).await??;
     if opening.wish == Wish::NoSession {
-        let running = house
-            .engine
-            .upgrade()
-            .and_then(|engine| engine.running(&house.address));
-        let Some(port) = running else { return Ok(()) };
+        let Some(engine) = house.engine.upgrade() else {
+            return Ok(());
+        };
+        let Some(port) = engine.running(&house.address).await else {
+            return Ok(());
+        };
+        drop(engine);
         let server = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
         return forward::run(client, server, &opening.bytes).await;
     }

@@ -56,6 +56,8 @@ pub(crate) struct Settings<'a> {
     pub(crate) key: &'a Path,
     /// Settings that the API's callers asked for; the emulator's own win.
     pub(crate) extra: &'a std::collections::BTreeMap<String, String>,
+    /// A pooler may log in over the socket.
+    pub(crate) has_pooler: bool,
 }
 
 /// Why a data directory could not be made or configured.
@@ -136,11 +138,16 @@ impl Cluster {
     pub(crate) fn configure(&self, settings: &Settings<'_>) -> Result<(), ClusterError> {
         self.check_version()?;
         self.write("postgresql.conf", &self.configuration(settings))?;
-        self.write("pg_hba.conf", HBA)?;
-        self.write(
-            "pg_ident.conf",
-            &format!("emulator \"{}\" {SUPERUSER}\n", self.user.emulator_name()),
-        )
+        self.write("pg_hba.conf", &hba(settings.has_pooler))?;
+        let mut superusers = vec![self.user.emulator_name()];
+        // The pooler runs as who runs Postgres, to whom all data belong anyway.
+        if settings.has_pooler && self.user.name() != self.user.emulator_name() {
+            superusers.push(self.user.name());
+        }
+        let lines = superusers
+            .iter()
+            .map(|user| format!("emulator \"{user}\" {SUPERUSER}\n"));
+        self.write("pg_ident.conf", &lines.collect::<String>())
     }
 
     fn check_version(&self) -> Result<(), ClusterError> {
@@ -237,15 +244,24 @@ impl Cluster {
 }
 
 /// TLS and SCRAM for everybody on TCP, except the superuser, who is refused
-/// there; on the socket nobody but the emulator's own user, as the superuser.
-const HBA: &str = "\
+/// there. On the socket the emulator's own user is the superuser, and a pooler,
+/// where there is one, brings others, by SCRAM as well.
+fn hba(has_pooler: bool) -> String {
+    let others = match has_pooler {
+        true => "scram-sha-256",
+        false => "reject",
+    };
+    format!(
+        "\
 # Written by neon-emulator at each start.
-local   all          cloud_admin                 peer map=emulator
-local   all          all                         reject
-host    all          cloud_admin  all            reject
+local   all          {SUPERUSER}                 peer map=emulator
+local   all          all                         {others}
+host    all          {SUPERUSER}  all            reject
 hostssl all          all          127.0.0.1/32   scram-sha-256
 host    all          all          all            reject
-";
+"
+    )
+}
 
 fn push_setting(text: &mut String, name: &str, value: &str) {
     text.push_str(name);

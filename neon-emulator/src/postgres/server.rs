@@ -12,14 +12,13 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use thiserror::Error;
-use tokio::fs::File;
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use tracing::warn;
 
 use super::cluster::{Cluster, Listen};
+use super::log;
 
 /// A start replays WAL: a second for each 150 MB.
 const START_SECONDS_MAX: u64 = 120;
@@ -28,8 +27,6 @@ const START_SECONDS_MAX: u64 = 120;
 const STOP_SECONDS_MAX: u64 = 30;
 /// How long a server may take to end at once.
 const QUIT_SECONDS_MAX: u64 = 5;
-/// A log file beyond this is begun anew at the next start.
-const LOG_BYTES_MAX: u64 = 16 << 20;
 const READY: &str = "database system is ready to accept connections";
 
 /// A running server. Dropping it does not end the process: [`Server::stop`]
@@ -72,7 +69,7 @@ impl Server {
     pub(crate) async fn start(
         cluster: &Cluster,
         listen: Listen,
-        log: &Path,
+        log_path: &Path,
     ) -> Result<Self, ServerError> {
         let program = cluster.installation.program("postgres");
         let mut command = cluster.user.command(&program);
@@ -83,7 +80,12 @@ impl Server {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
-        let log_file = open_log(log).await?;
+        let log_file = log::open(log_path)
+            .await
+            .map_err(|source| ServerError::Log {
+                path: log_path.to_owned(),
+                source,
+            })?;
         let mut child = Command::from(command)
             .spawn()
             .map_err(|source| ServerError::Spawn { program, source })?;
@@ -93,7 +95,14 @@ impl Server {
         let (ready, is_ready) = oneshot::channel();
         let last = Arc::new(Mutex::new(String::new()));
         if let Some(stderr) = child.stderr.take() {
-            tokio::spawn(copy_log(stderr, log_file, ready, Arc::clone(&last)));
+            let is_ready = |line: &str| line.ends_with(READY);
+            tokio::spawn(log::copy(
+                stderr,
+                log_file,
+                is_ready,
+                ready,
+                Arc::clone(&last),
+            ));
         }
         let (exit, exited) = watch::channel(false);
         tokio::spawn(reap(child, exit));
@@ -117,7 +126,7 @@ impl Server {
             Err(_) => {
                 server.stop().await?;
                 Err(ServerError::NotReady {
-                    log: log.to_owned(),
+                    log: log_path.to_owned(),
                 })
             }
         }
@@ -171,59 +180,6 @@ impl Server {
         if self.is_running() && self.pid.as_raw() > 0 {
             let _ = kill(self.pid, signal);
         }
-    }
-}
-
-async fn open_log(path: &Path) -> Result<File, ServerError> {
-    let too_long = tokio::fs::metadata(path)
-        .await
-        .is_ok_and(|metadata| metadata.len() > LOG_BYTES_MAX);
-    tokio::fs::OpenOptions::new()
-        .create(true)
-        .write(true)
-        .append(!too_long)
-        .truncate(too_long)
-        .mode(0o600)
-        .open(path)
-        .await
-        .map_err(|source| ServerError::Log {
-            path: path.to_owned(),
-            source,
-        })
-}
-
-/// Copies the log line by line. `ready` is told once; `last` keeps the last
-/// line that says why a start failed.
-async fn copy_log(
-    stderr: impl AsyncRead + Unpin,
-    mut file: File,
-    ready: oneshot::Sender<()>,
-    last: Arc<Mutex<String>>,
-) {
-    let mut ready = Some(ready);
-    let mut lines = BufReader::new(stderr).lines();
-    while let Ok(Some(mut line)) = lines.next_line().await {
-        if line.ends_with(READY) {
-            if let Some(ready) = ready.take() {
-                // Nobody waits any more: the start took too long.
-                let _ = ready.send(());
-            }
-        } else if ready.is_some()
-            && let Some((_, message)) = line
-                .split_once("could not bind")
-                .or_else(|| line.split_once("FATAL:"))
-        {
-            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-            // The bind error comes before the FATAL that follows from it.
-            if !last.contains("in use") {
-                message.trim().clone_into(&mut last);
-            }
-        }
-        line.push('\n');
-        if let Err(error) = file.write_all(line.as_bytes()).await {
-            warn!(%error, "a Postgres log line was lost");
-        }
-        let _ = file.flush().await;
     }
 }
 

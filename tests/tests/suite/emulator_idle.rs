@@ -64,7 +64,8 @@ async fn an_idle_endpoint_is_suspended_and_wakes() -> anyhow::Result<()> {
     for branch in [&never, &hour] {
         is(&emulator, branch, EndpointState::Active).await?;
     }
-    emulator.connect(&main).await?;
+    // Held: its end would count as a use.
+    let _woken = emulator.connect(&main).await?;
     is(&emulator, &main, EndpointState::Active).await?;
     // The others' time comes, or never.
     clock.set(2 * 3_600)?;
