@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use neon_api::types::{
-    BranchCreateRequest, ConnectionUriQuery, CreatedBranch, Endpoint, EndpointType, Operation,
-    OperationStatus,
+    BranchCreateRequest, ConnectionUriQuery, CreatedBranch, Endpoint, EndpointType, EndpointUpdate,
+    EndpointUpdateRequest, Operation, OperationStatus,
 };
 use neon_api::{BranchId, NeonClient, ProjectId, Secret};
 
@@ -229,6 +229,25 @@ impl EmulatorProcess {
             .suspend_endpoint(&self.project, &endpoint)
             .await?;
         self.finished(&suspended.operations).await
+    }
+
+    /// Disables a branch's endpoint, which nothing wakes then, or enables it.
+    ///
+    /// # Errors
+    /// When it cannot be changed.
+    pub async fn disable(&self, branch: &BranchId, disabled: bool) -> anyhow::Result<()> {
+        let endpoint = self.endpoint(branch).await?.id;
+        let request = EndpointUpdateRequest {
+            endpoint: EndpointUpdate {
+                disabled: Some(disabled),
+                ..EndpointUpdate::default()
+            },
+        };
+        let updated = self
+            .client
+            .update_endpoint(&self.project, &endpoint, &request)
+            .await?;
+        self.finished(&updated.operations).await
     }
 
     /// Stops it with SIGTERM.

@@ -19,12 +19,12 @@ mod folder;
 mod http;
 #[cfg(feature = "clients")]
 mod neon_cli;
+mod pgbouncer;
 mod ports;
 mod postgres;
 mod process;
 mod psql;
 mod system;
-#[cfg(feature = "clients")]
 pub mod tools;
 mod wait;
 
@@ -37,6 +37,7 @@ pub use folder::Folder;
 pub use http::{Answer, Http};
 #[cfg(feature = "clients")]
 pub use neon_cli::{NeonCli, Said};
+pub use pgbouncer::{Release, pgbouncer};
 pub use ports::free_address;
 pub use postgres::connect;
 pub use process::Process;

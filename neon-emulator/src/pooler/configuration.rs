@@ -44,12 +44,12 @@ const LOGIN_QUERY: &str = "SELECT rolname, rolpassword FROM pg_catalog.pg_authid
     AND (rolvaliduntil IS NULL OR rolvaliduntil OPERATOR(pg_catalog.>) pg_catalog.now())";
 
 /// TLS and SCRAM for everybody; nobody is the superuser, or gets to PgBouncer's
-/// own console.
+/// own console. (Old versions ignore a line with the address `all`.)
 fn hba() -> String {
     format!(
         "# Written by neon-emulator at each start.\n\
-         host    pgbouncer  all          all           reject\n\
-         host    all        {SUPERUSER}  all           reject\n\
+         host    pgbouncer  all          127.0.0.1/32  reject\n\
+         host    all        {SUPERUSER}  127.0.0.1/32  reject\n\
          hostssl all        all          127.0.0.1/32  scram-sha-256\n"
     )
 }

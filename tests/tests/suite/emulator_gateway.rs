@@ -2,8 +2,7 @@
 
 use anyhow::{Context, ensure};
 use neon_api::types::{
-    EndpointState, EndpointUpdate, EndpointUpdateRequest, Operation, OperationAction,
-    OperationListQuery, OperationStatus,
+    EndpointState, Operation, OperationAction, OperationListQuery, OperationStatus,
 };
 use neon_api::{BranchId, EndpointId};
 use nix::sys::signal::{Signal, kill};
@@ -58,7 +57,7 @@ async fn a_disabled_endpoint_says_so() -> anyhow::Result<()> {
     let emulator = EmulatorProcess::start(&folder.join("data")).await?;
     let main = emulator.main_branch().await?;
     let uri = emulator.uri(&main).await?;
-    disable(&emulator, &main, true).await?;
+    emulator.disable(&main, true).await?;
     let plain = uri
         .expose()
         .replace("sslmode=require&channel_binding=require", "sslmode=disable");
@@ -84,7 +83,7 @@ async fn a_disabled_endpoint_says_so() -> anyhow::Result<()> {
     let length = u32::from_be_bytes(*answer[1..].first_chunk().context("a length")?);
     assert_eq!(length as usize, answer.len() - 1);
 
-    disable(&emulator, &main, false).await?;
+    emulator.disable(&main, false).await?;
     let session = emulator.connect(&main).await?;
     session.query_one("SELECT 1", &[]).await?;
     emulator.stop().await
@@ -353,23 +352,6 @@ async fn starts(
             && operation.endpoint_id.as_ref() == Some(endpoint)
     });
     Ok(operations)
-}
-
-async fn disable(
-    emulator: &EmulatorProcess,
-    branch: &BranchId,
-    disabled: bool,
-) -> anyhow::Result<()> {
-    let endpoint = emulator.endpoint(branch).await?.id;
-    let request = EndpointUpdateRequest {
-        endpoint: EndpointUpdate {
-            disabled: Some(disabled),
-            ..EndpointUpdate::default()
-        },
-    };
-    let (client, project) = (emulator.client(), emulator.project());
-    let updated = client.update_endpoint(project, &endpoint, &request).await?;
-    emulator.finished(&updated.operations).await
 }
 
 fn postmaster(data: &std::path::Path, branch: &BranchId) -> anyhow::Result<i32> {

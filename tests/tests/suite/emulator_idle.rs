@@ -30,7 +30,8 @@ async fn an_idle_endpoint_is_suspended_and_wakes() -> anyhow::Result<()> {
     eventually("the client is idle", async || {
         let found = watcher
             .query(
-                "SELECT FROM pg_stat_activity WHERE application_name = 'psql' AND state = 'idle'",
+                "SELECT FROM pg_stat_activity WHERE state = 'idle' \
+                 AND application_name = 'psql' AND query LIKE '%before%'",
                 &[],
             )
             .await?;

@@ -22,6 +22,7 @@ mod emulator_engine;
 mod emulator_faults;
 mod emulator_gateway;
 mod emulator_idle;
+mod emulator_pooler;
 mod emulator_restore;
 mod emulator_schema;
 mod emulator_snapshots;

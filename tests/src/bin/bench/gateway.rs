@@ -1,7 +1,6 @@
 //! What the gateway costs: a lookup by key through it and past it, and a
 //! connection that starts a suspended endpoint.
 
-use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
