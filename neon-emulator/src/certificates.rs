@@ -11,11 +11,14 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
+use rustls::ServerConfig;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use thiserror::Error;
 
 use crate::postgres::ServerUser;
@@ -25,6 +28,8 @@ use crate::postgres::ServerUser;
 pub(crate) struct Certificates {
     pub(crate) certificate: PathBuf,
     pub(crate) key: PathBuf,
+    /// The same, for the gateway's own answers.
+    pub(crate) tls: Arc<ServerConfig>,
 }
 
 /// Why there is no certificate.
@@ -32,6 +37,8 @@ pub(crate) struct Certificates {
 pub(crate) enum CertificateError {
     #[error("could not make a certificate")]
     Make(#[source] rcgen::Error),
+    #[error("could not use the certificate for TLS")]
+    Tls(#[source] rustls::Error),
     #[error("could not read or write {}", path.display())]
     File {
         path: PathBuf,
@@ -66,12 +73,27 @@ impl Certificates {
         let issued = Self {
             certificate: folder.join("server.crt"),
             key: folder.join("server.key"),
+            tls: Arc::new(tls(&certificate, &key)?),
         };
         write(&issued.certificate, &certificate.pem(), 0o644)?;
         write(&issued.key, &key.serialize_pem(), 0o600)?;
         user.own(&issued.key).map_err(file(&issued.key))?;
         Ok(issued)
     }
+}
+
+fn tls(certificate: &Certificate, key: &KeyPair) -> Result<ServerConfig, CertificateError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(CertificateError::Tls)?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .map_err(CertificateError::Tls)?;
+    // Clients that begin with TLS at once insist on it.
+    config.alpn_protocols = vec![b"postgresql".to_vec()];
+    Ok(config)
 }
 
 fn authority(data: &Path) -> Result<Issuer<'static, KeyPair>, CertificateError> {

@@ -18,9 +18,10 @@ use tracing::{info, warn};
 
 use crate::api;
 use crate::certificates::{CertificateError, Certificates};
-use crate::engine::Engine;
+use crate::engine::{Engine, Programs};
 use crate::faults::Faults;
 use crate::limits::Limits;
+use crate::pooler::{PoolerProgramError, Program};
 use crate::postgres::{FindError, Installation, ServerUser, UserError};
 use crate::state::{Store, StoreError};
 
@@ -46,6 +47,11 @@ pub struct Config {
     /// Who runs Postgres where the emulator is root. `None`: postgres, else
     /// nobody.
     pub postgres_user: Option<String>,
+    /// The PgBouncer that serves pooled addresses. `None`: found by itself; where
+    /// there is none, or an old one, they lead to Postgres itself.
+    pub pgbouncer: Option<PathBuf>,
+    /// For tests: use a PgBouncer that loses prepared statements.
+    pub use_old_pgbouncer: bool,
     /// How much of everything there may be.
     pub limits: Limits,
     /// For tests: the clock is moved by the seconds that this file holds.
@@ -65,6 +71,8 @@ impl Config {
             key,
             postgres_bin: None,
             postgres_user: None,
+            pgbouncer: None,
+            use_old_pgbouncer: false,
             limits: Limits::default(),
             admin: false,
             test_clock: None,
@@ -120,9 +128,18 @@ pub enum StartError {
     /// Postgres cannot be run as the user it should run as.
     #[error(transparent)]
     User(#[from] UserError),
+    /// The PgBouncer that was asked for cannot be run.
+    #[error(transparent)]
+    Pooler(#[from] PoolerProgramError),
     /// There is no certificate for the endpoints.
     #[error("cannot make the endpoints' certificate: {0}")]
     Certificate(String),
+    /// There is no thread for the endpoints' addresses.
+    #[error("cannot start the thread that listens for the endpoints: {reason}")]
+    Gateway {
+        /// What the system said.
+        reason: io::Error,
+    },
     /// The state cannot be read or written.
     #[error("cannot use the state: {0}")]
     State(String),
@@ -189,6 +206,8 @@ impl Emulator {
         .map_err(|error| StartError::State(error.to_string()))??;
         // After Postgres: the package brings its user.
         let user = ServerUser::choose(config.postgres_user.as_deref())?;
+        let pooler = Program::choose(config.pgbouncer.as_deref(), config.use_old_pgbouncer, &user)?;
+        raise_descriptor_limit();
         let folder = DataFolder::take(&config.data)?;
         let data = folder.path.clone();
         // At once: by this file the folder is known as an emulator's.
@@ -212,11 +231,15 @@ impl Emulator {
             store,
             data,
             sockets,
-            installation,
-            user,
+            Programs {
+                installation,
+                user,
+                pooler,
+            },
             certificates,
             config.limits,
-        );
+        )
+        .map_err(|reason| StartError::Gateway { reason })?;
         engine.resume().await.map_err(state_error)?;
         if let Err(error) = first_project(&engine).await {
             engine.stop().await;
@@ -344,6 +367,17 @@ fn socket_folder(data: &Path, user: &ServerUser) -> Result<PathBuf, StartError> 
 fn is_ours(folder: &Path, user: &ServerUser) -> io::Result<bool> {
     let own = nix::unistd::Uid::effective().as_raw();
     Ok(user.owns(folder)? || folder.metadata()?.uid() == own)
+}
+
+/// Each client is two sockets here, and one more in a pooler: as many as the
+/// system lets a process have.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        warn!(%error, "could not raise the number of open files; clients may be few");
+    }
 }
 
 fn state_error(error: StoreError) -> StartError {

@@ -12,14 +12,17 @@ mod defaults;
 mod emulator;
 mod engine;
 pub mod faults;
+mod gateway;
 mod limits;
 mod names;
 mod new;
 mod operations;
+mod pooler;
 mod postgres;
 mod state;
 mod time;
 
 pub use emulator::{Config, Emulator, StartError};
 pub use limits::Limits;
+pub use pooler::PoolerProgramError;
 pub use postgres::{FindError, Installation, ServerUser, UserError};

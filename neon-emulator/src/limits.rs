@@ -53,6 +53,19 @@ pub struct Limits {
         default_value_t = 10
     )]
     pub snapshots: u32,
+    /// After how many idle seconds an endpoint is suspended that has no time of
+    /// its own; 0 or -1 is never.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 300,
+        allow_negative_numbers = true,
+        value_parser = clap::value_parser!(i64).range(-1..=604_800)
+    )]
+    pub suspend_seconds_default: i64,
+    /// For tests only: let endpoints be suspended after so few idle seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, hide = true)]
+    pub unsafe_suspend_seconds_min: i64,
 }
 
 impl Default for Limits {
@@ -64,6 +77,8 @@ impl Default for Limits {
             protected_branches: 5,
             endpoints: 20,
             snapshots: 10,
+            suspend_seconds_default: 300,
+            unsafe_suspend_seconds_min: 60,
         }
     }
 }

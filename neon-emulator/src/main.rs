@@ -44,6 +44,14 @@ struct Serve {
     /// nobody.
     #[arg(long, env = "NEON_EMULATOR_POSTGRES_USER")]
     postgres_user: Option<String>,
+    /// The PgBouncer for pooled addresses, 1.21 or later. Left out: found by
+    /// itself; without one they lead to Postgres itself.
+    #[arg(long, env = "NEON_EMULATOR_PGBOUNCER", value_name = "PROGRAM")]
+    pgbouncer: Option<PathBuf>,
+    /// For tests only: use a PgBouncer that is too old, and loses prepared
+    /// statements.
+    #[arg(long, hide = true)]
+    unsafe_old_pgbouncer: bool,
     #[command(flatten)]
     limits: Limits,
     /// For tests only: add the seconds that FILE holds to the time.
@@ -88,6 +96,8 @@ async fn serve(arguments: Serve) -> anyhow::Result<()> {
         key: Secret::from(key),
         postgres_bin: arguments.postgres_bin,
         postgres_user: arguments.postgres_user,
+        pgbouncer: arguments.pgbouncer,
+        use_old_pgbouncer: arguments.unsafe_old_pgbouncer,
         limits: arguments.limits,
         test_clock: arguments.unsafe_test_clock,
         admin: arguments.admin,

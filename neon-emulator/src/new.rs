@@ -213,7 +213,7 @@ pub(crate) fn branch(
     }
 }
 
-/// An endpoint with an address of its own, none of those that are `taken`.
+/// An endpoint with addresses of its own, none of those that are `taken`.
 pub(crate) fn endpoint(
     project: &ProjectId,
     branch: &BranchId,
@@ -221,7 +221,10 @@ pub(crate) fn endpoint(
     taken: impl Fn(u16) -> bool,
 ) -> Result<EndpointRecord, ApiError> {
     let at = now();
-    let port = free_port(taken).map_err(|error| ApiError::internal(&error))?;
+    let free =
+        |taken: &dyn Fn(u16) -> bool| free_port(taken).map_err(|error| ApiError::internal(&error));
+    let port = free(&taken)?;
+    let pooled_port = free(&|other| other == port || taken(other))?;
     let id: EndpointId = id(names::endpoint_id())?;
     Ok(EndpointRecord {
         endpoint: Endpoint {
@@ -253,6 +256,7 @@ pub(crate) fn endpoint(
             compute_release_version: None,
         },
         port,
+        pooled_port,
         deleted: false,
     })
 }

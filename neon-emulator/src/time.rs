@@ -21,6 +21,8 @@ struct OffsetFile {
     path: PathBuf,
     /// What stands where the file holds no number.
     last_good: SignedDuration,
+    /// What stood before the file was last written, as far as that was seen.
+    before: SignedDuration,
 }
 
 /// Moves the clock by the seconds that a file holds: a signed number, decimals
@@ -35,6 +37,7 @@ pub(crate) fn move_by_file(path: Option<PathBuf>) -> io::Result<()> {
         None => None,
         Some(path) => Some(OffsetFile {
             last_good: read(&path)?.unwrap_or_default(),
+            before: SignedDuration::ZERO,
             path,
         }),
     };
@@ -47,6 +50,21 @@ pub(crate) fn move_by_file(path: Option<PathBuf>) -> io::Result<()> {
 pub(crate) fn now() -> Timestamp {
     let now = Timestamp::now();
     now.checked_add(offset()).unwrap_or(now)
+}
+
+/// What the clock showed when the system's showed this: others, Postgres for
+/// one, take their times from the system.
+pub(crate) fn at_system_time(time: Timestamp) -> Timestamp {
+    let current = offset();
+    let file = OFFSET.read().unwrap_or_else(PoisonError::into_inner);
+    let Some(file) = &*file else { return time };
+    let written = fs::metadata(&file.path).and_then(|metadata| metadata.modified());
+    let is_before = written
+        .ok()
+        .and_then(|written| Timestamp::try_from(written).ok())
+        .is_some_and(|written| time < written);
+    let offset = if is_before { file.before } else { current };
+    time.checked_add(offset).unwrap_or(time)
 }
 
 /// Waits until the clock shows this time, moved or not.
@@ -78,7 +96,12 @@ fn offset() -> SignedDuration {
     let Some(file) = &mut *file else {
         return SignedDuration::ZERO;
     };
-    file.last_good = found.unwrap_or(file.last_good);
+    if let Some(found) = found
+        && found != file.last_good
+    {
+        file.before = file.last_good;
+        file.last_good = found;
+    }
     file.last_good
 }
 

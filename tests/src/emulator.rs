@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use neon_api::types::{
-    BranchCreateRequest, ConnectionUriQuery, CreatedBranch, Operation, OperationStatus,
+    BranchCreateRequest, ConnectionUriQuery, CreatedBranch, Endpoint, EndpointType, EndpointUpdate,
+    EndpointUpdateRequest, Operation, OperationStatus,
 };
 use neon_api::{BranchId, NeonClient, ProjectId, Secret};
 
@@ -203,6 +204,54 @@ impl EmulatorProcess {
             .find(|branch| branch.default)
             .map(|branch| branch.id)
             .context("there is a default branch")
+    }
+
+    /// A branch's endpoint that writes.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub async fn endpoint(&self, branch: &BranchId) -> anyhow::Result<Endpoint> {
+        let answer = self
+            .client
+            .list_branch_endpoints(&self.project, branch)
+            .await?;
+        answer
+            .endpoints
+            .into_iter()
+            .find(|endpoint| endpoint.endpoint_type == EndpointType::ReadWrite)
+            .context("the branch has an endpoint")
+    }
+
+    /// Suspends a branch's endpoint.
+    ///
+    /// # Errors
+    /// When it cannot be suspended.
+    pub async fn suspend(&self, branch: &BranchId) -> anyhow::Result<()> {
+        let endpoint = self.endpoint(branch).await?.id;
+        let suspended = self
+            .client
+            .suspend_endpoint(&self.project, &endpoint)
+            .await?;
+        self.finished(&suspended.operations).await
+    }
+
+    /// Disables a branch's endpoint, which nothing wakes then, or enables it.
+    ///
+    /// # Errors
+    /// When it cannot be changed.
+    pub async fn disable(&self, branch: &BranchId, disabled: bool) -> anyhow::Result<()> {
+        let endpoint = self.endpoint(branch).await?.id;
+        let request = EndpointUpdateRequest {
+            endpoint: EndpointUpdate {
+                disabled: Some(disabled),
+                ..EndpointUpdate::default()
+            },
+        };
+        let updated = self
+            .client
+            .update_endpoint(&self.project, &endpoint, &request)
+            .await?;
+        self.finished(&updated.operations).await
     }
 
     /// Stops it with SIGTERM.

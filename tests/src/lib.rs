@@ -11,6 +11,7 @@
 //! ```
 
 mod binaries;
+mod clock;
 mod config;
 mod emulator;
 mod faults;
@@ -18,14 +19,17 @@ mod folder;
 mod http;
 mod neon_cli;
 mod other_postgres;
+mod pgbouncer;
 mod ports;
 mod postgres;
 mod process;
+mod psql;
 mod system;
 pub mod tools;
 mod wait;
 
 pub use binaries::binary;
+pub use clock::Clock;
 pub use config::Config;
 pub use emulator::{API_KEY, EmulatorProcess};
 pub use faults::{FaultId, Faults, Request};
@@ -33,9 +37,11 @@ pub use folder::Folder;
 pub use http::{Answer, Http};
 pub use neon_cli::{NeonCli, Said};
 pub use other_postgres::other_postgres;
+pub use pgbouncer::{Release, pgbouncer};
 pub use ports::free_address;
 pub use postgres::connect;
 pub use process::Process;
+pub use psql::{Printed, Psql};
 pub use system::{Broker, System, UserService, channel, example_config};
 pub use wait::eventually;
 

@@ -54,7 +54,7 @@ pub async fn python(package: &str, version: &str) -> anyhow::Result<PathBuf> {
 
 /// Installs a tool unless it is there. Tests are processes of their own: one
 /// installs, the others wait for it.
-async fn install(
+pub(crate) async fn install(
     name: &str,
     installer: impl FnOnce(&Path) -> anyhow::Result<()> + Send + 'static,
 ) -> anyhow::Result<PathBuf> {
@@ -91,14 +91,14 @@ fn tools_folder() -> anyhow::Result<PathBuf> {
     Ok(target.join("tools"))
 }
 
-fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
+pub(crate) fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(program);
     command.stdin(Stdio::null());
     command
 }
 
 /// Runs a command; `missing` says what to do where there is no such program.
-fn run(command: &mut Command, missing: &str) -> anyhow::Result<()> {
+pub(crate) fn run(command: &mut Command, missing: &str) -> anyhow::Result<()> {
     let output = match command.output() {
         Ok(output) => output,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!("{missing}"),

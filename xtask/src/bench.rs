@@ -17,12 +17,16 @@ enum What {
     /// From the request for a branch to its first answered query. Also written
     /// to docs/bench/branch.json.
     Branch,
+    /// What the endpoints' gateway costs, and how long a suspended endpoint takes
+    /// to wake. Also written to docs/bench/gateway.json. Needs pgbench.
+    Gateway,
 }
 
 impl Bench {
     pub(crate) fn run(&self) -> Result<()> {
         let name = match self.what {
             What::Branch => "branch",
+            What::Gateway => "gateway",
         };
         Binaries::build(true)?;
         let suite = ["--quiet", "--release", "--package", "suite"];

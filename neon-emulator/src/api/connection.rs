@@ -50,9 +50,15 @@ pub(super) async fn uri(
         let password = role.password.as_ref().ok_or_else(|| {
             ApiError::unprocessable(format!("role {} cannot log in", query.role_name))
         })?;
-        // A pooled address is the direct one: there is no pooler here yet.
+        let way = match query.pooled {
+            Some(true) => Way::Pooled {
+                channel_binding: !engine.has_pooler(),
+            },
+            _ => Way::Direct,
+        };
         let uri = connection_uri(
-            endpoint.port,
+            endpoint,
+            way,
             &query.role_name,
             password,
             &query.database_name,
@@ -74,19 +80,53 @@ pub(super) fn details(
     let database = branch.databases.values().next()?;
     let password = role.password.clone()?;
     Some(ConnectionDetails {
-        connection_uri: connection_uri(endpoint.port, &role.name, &password, &database.name)
-            .ok()?,
+        connection_uri: connection_uri(
+            endpoint,
+            Way::Direct,
+            &role.name,
+            &password,
+            &database.name,
+        )
+        .ok()?,
         connection_parameters: ConnectionParameters {
             database: database.name.clone(),
             password,
             role: role.name.clone(),
             host: host(endpoint.port),
-            pooler_host: host(endpoint.port),
+            pooler_host: host(endpoint.pooled_port),
         },
     })
 }
 
-fn connection_uri(port: u16, role: &str, password: &Secret, database: &str) -> ApiResult<Secret> {
+/// How a URI leads to an endpoint.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Direct,
+    /// PgBouncer has no channel binding: a client that insists would not get in.
+    Pooled {
+        channel_binding: bool,
+    },
+}
+
+fn connection_uri(
+    endpoint: &EndpointRecord,
+    way: Way,
+    role: &str,
+    password: &Secret,
+    database: &str,
+) -> ApiResult<Secret> {
+    let (port, query) = match way {
+        Way::Direct => (endpoint.port, "sslmode=require&channel_binding=require"),
+        Way::Pooled {
+            channel_binding: true,
+        } => (
+            endpoint.pooled_port,
+            "sslmode=require&channel_binding=require",
+        ),
+        Way::Pooled {
+            channel_binding: false,
+        } => (endpoint.pooled_port, "sslmode=require"),
+    };
     let failed = |()| ApiError::unprocessable("the role's name cannot be part of a URI");
     let mut uri =
         Url::parse("postgresql://127.0.0.1").map_err(|error| ApiError::internal(&error))?;
@@ -94,6 +134,6 @@ fn connection_uri(port: u16, role: &str, password: &Secret, database: &str) -> A
     uri.set_username(role).map_err(failed)?;
     uri.set_password(Some(password.expose())).map_err(failed)?;
     uri.path_segments_mut().map_err(failed)?.push(database);
-    uri.set_query(Some("sslmode=require&channel_binding=require"));
+    uri.set_query(Some(query));
     Ok(Secret::from(uri.to_string()))
 }

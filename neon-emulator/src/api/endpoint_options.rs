@@ -11,8 +11,8 @@ use crate::limits::Limits;
 use crate::state::{EndpointRecord, ProjectRecord};
 use crate::{defaults, new};
 
-/// Neon's bounds: -1 never, 0 the default, a minute to a week.
-const SUSPEND_SECONDS: std::ops::RangeInclusive<i64> = 60..=604_800;
+/// Neon's bound: a week.
+const SUSPEND_SECONDS_MAX: i64 = 604_800;
 
 /// What a request says of an endpoint; the project's defaults say the rest.
 #[derive(Debug, Clone, Copy)]
@@ -27,7 +27,7 @@ pub(super) struct Wanted<'a> {
 impl Wanted<'_> {
     /// Checks what can be checked without the project. `field` is where the
     /// request has it.
-    pub(super) fn check(&self, field: &str) -> ApiResult<()> {
+    pub(super) fn check(&self, field: &str, limits: &Limits) -> ApiResult<()> {
         if let EndpointType::Unknown(text) = self.endpoint_type {
             return Err(ApiError::bad_request(format!(
                 "{field}.type must be read_write or read_only, not {text:?}"
@@ -36,6 +36,7 @@ impl Wanted<'_> {
         check_suspend_timeout(
             &format!("{field}.suspend_timeout_seconds"),
             self.suspend_seconds,
+            limits,
         )?;
         settings::check(&format!("{field}.settings"), self.settings)
     }
@@ -52,10 +53,7 @@ impl Wanted<'_> {
             &project.project.id,
             branch,
             self.endpoint_type.clone(),
-            |port| {
-                let others = others.iter().map(|other| other.port);
-                project.ports().chain(others).any(|taken| taken == port)
-            },
+            |port| project.has_port(port) || others.iter().any(|other| other.has_port(port)),
         )?;
         let endpoint = &mut record.endpoint;
         endpoint.settings = self.settings.cloned().unwrap_or_default();
@@ -91,7 +89,7 @@ pub(super) fn create_with_branch(
             max: options.autoscaling_limit_max_cu,
             suspend_seconds: options.suspend_timeout_seconds,
         };
-        options.check("endpoints")?;
+        options.check("endpoints", limits)?;
         records.push(options.endpoint(project, branch, &records)?);
     }
     records.sort_by_key(|record| record.endpoint.endpoint_type != EndpointType::ReadWrite);
@@ -128,13 +126,19 @@ pub(super) fn check_room<'a>(
     Ok(())
 }
 
-/// Checks after how much idleness an endpoint is to suspend.
-pub(super) fn check_suspend_timeout(field: &str, seconds: Option<i64>) -> ApiResult<()> {
+/// Checks after how much idleness an endpoint is to suspend: -1 is never, 0 the
+/// default.
+pub(super) fn check_suspend_timeout(
+    field: &str,
+    seconds: Option<i64>,
+    limits: &Limits,
+) -> ApiResult<()> {
+    let min = limits.unsafe_suspend_seconds_min;
     match seconds {
         None | Some(-1 | 0) => Ok(()),
-        Some(seconds) if SUSPEND_SECONDS.contains(&seconds) => Ok(()),
+        Some(seconds) if (min..=SUSPEND_SECONDS_MAX).contains(&seconds) => Ok(()),
         Some(seconds) => Err(ApiError::bad_request(format!(
-            "{field} must be -1, 0 or 60 to 604800, not {seconds}"
+            "{field} must be -1, 0 or {min} to {SUSPEND_SECONDS_MAX}, not {seconds}"
         ))),
     }
 }

@@ -73,7 +73,7 @@ pub(super) async fn create(
         max: wanted.autoscaling_limit_max_cu,
         suspend_seconds: wanted.suspend_timeout_seconds,
     };
-    options.check("endpoint")?;
+    options.check("endpoint", engine.limits())?;
     let answer = engine.change(|state| -> ApiResult<_> {
         let project = projects::find_mut(state, &names.project_id)?;
         branches::find(project, &wanted.branch_id)?;
@@ -118,6 +118,7 @@ pub(super) async fn update(
     check_suspend_timeout(
         "endpoint.suspend_timeout_seconds",
         wanted.suspend_timeout_seconds,
+        engine.limits(),
     )?;
     settings::check("endpoint.settings", wanted.settings.as_ref())?;
     if wanted.branch_id.is_some() {

@@ -9,6 +9,7 @@ use neon_api::types::{
 
 use super::error::{ApiError, ApiResult};
 use super::{endpoint_options, settings};
+use crate::limits::Limits;
 
 /// Neon keeps at most 30 days of history.
 const HISTORY_SECONDS_MAX: i64 = 2_592_000;
@@ -19,6 +20,7 @@ pub(super) fn check(
     defaults: Option<&DefaultEndpointSettings>,
     wanted: Option<&ProjectSettingsData>,
     history_seconds: Option<i64>,
+    limits: &Limits,
 ) -> ApiResult<()> {
     if history_seconds.is_some_and(|seconds| !(0..=HISTORY_SECONDS_MAX).contains(&seconds)) {
         return Err(ApiError::bad_request(format!(
@@ -29,7 +31,7 @@ pub(super) fn check(
         check_settings(wanted)?;
     }
     match defaults {
-        Some(defaults) => check_defaults(defaults),
+        Some(defaults) => check_defaults(defaults, limits),
         None => Ok(()),
     }
 }
@@ -148,10 +150,11 @@ fn is_time_of_day(text: &str) -> bool {
         .is_some_and(|(hours, minutes)| part(hours, 24) && part(minutes, 60))
 }
 
-fn check_defaults(defaults: &DefaultEndpointSettings) -> ApiResult<()> {
+fn check_defaults(defaults: &DefaultEndpointSettings, limits: &Limits) -> ApiResult<()> {
     endpoint_options::check_suspend_timeout(
         "project.default_endpoint_settings.suspend_timeout_seconds",
         defaults.suspend_timeout_seconds,
+        limits,
     )?;
     check_compute_units(
         "project.default_endpoint_settings",

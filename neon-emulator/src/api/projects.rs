@@ -111,6 +111,7 @@ pub(super) async fn update(
         wanted.default_endpoint_settings.as_ref(),
         wanted.settings.as_ref(),
         wanted.history_retention_seconds,
+        engine.limits(),
     )?;
     engine.change(|state| {
         let project = &mut find_mut(state, &names.project_id)?.project;
@@ -244,6 +245,7 @@ fn create_project(engine: &Engine, request: ProjectCreateRequest) -> ApiResult<C
         wanted.default_endpoint_settings.as_ref(),
         wanted.settings.as_ref(),
         wanted.history_retention_seconds,
+        engine.limits(),
     )?;
     let major = engine.installation().major();
     if wanted

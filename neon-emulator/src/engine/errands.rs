@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 
 use super::Engine;
 use super::job_error::JobError;
-use super::ports::free_port;
+use super::ports::port_for_a_run;
 use crate::postgres::{
     Cluster, Listen, Server, Settings, admin, begin_recovery_again, forget_label, remove_leftovers,
 };
@@ -44,7 +44,7 @@ impl Engine {
             return errand(client, server.port()).await;
         }
         let cluster = self.cluster(branch);
-        let listen = Listen::SocketOnly(free_port(|_| false).map_err(JobError::from)?);
+        let listen = Listen::SocketOnly(port_for_a_run().map_err(JobError::from)?);
         self.prepare(&cluster, listen, BTreeMap::new()).await?;
         let log = self.data.join("log").join(format!("{branch}.log"));
         let server = Server::start(&cluster, listen, &log)
@@ -95,8 +95,8 @@ impl Engine {
     pub(super) fn cluster(&self, branch: &BranchId) -> Cluster {
         Cluster {
             data: self.folder(branch),
-            installation: self.installation.clone(),
-            user: self.user.clone(),
+            installation: self.programs.installation.clone(),
+            user: self.programs.user.clone(),
             sockets: self.sockets.clone(),
         }
     }
@@ -111,6 +111,7 @@ impl Engine {
         let cluster = cluster.clone();
         let certificates = self.certificates.clone();
         let replicas_max = self.limits.endpoints;
+        let has_pooler = self.programs.pooler.is_some();
         let prepared = tokio::task::spawn_blocking(move || {
             // A server that was killed left backends, or all of itself.
             if cluster.data.join("postmaster.pid").exists() {
@@ -126,6 +127,7 @@ impl Engine {
                 certificate: &certificates.certificate,
                 key: &certificates.key,
                 extra: &extra,
+                has_pooler,
             })?;
             Ok(())
         });

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::ports::FreePortError;
+use crate::gateway::AddressError;
 use crate::postgres::admin::AdminError;
 use crate::postgres::{CloneError, ClusterError, LeftoverError, ServerError};
 use crate::state::StoreError;
@@ -26,6 +27,8 @@ pub(crate) enum JobError {
     Store(#[from] StoreError),
     #[error("could not give the endpoint an address")]
     Port(#[from] FreePortError),
+    #[error("could not take the endpoint's address")]
+    Address(#[from] AddressError),
     #[error("could not remove {}", path.display())]
     Remove {
         path: PathBuf,

@@ -11,7 +11,7 @@ use super::Engine;
 use super::job_error::JobError;
 use crate::operations;
 use crate::postgres::{Cluster, admin, checkpoint_lsn, clone_idle, clone_running, empty};
-use crate::state::{Job, StoreError};
+use crate::state::{Job, OperationRecord, ProjectRecord, StoreError};
 use crate::time::now;
 
 impl Engine {
@@ -41,6 +41,7 @@ impl Engine {
             }
             Job::StartCompute { endpoint } => self.start_endpoint(project, endpoint).await,
             Job::SuspendCompute { endpoint } => self.stop_endpoint(project, endpoint).await,
+            Job::SuspendIfIdle { endpoint } => self.suspend_if_idle(project, endpoint).await,
             Job::DeleteEndpoint { endpoint } => self.delete_endpoint(project, endpoint).await,
             Job::ApplyConfig { branch, change } => self.apply(project, branch, change).await,
             Job::DeleteBranch { branch } => self.delete_branch(project, branch).await,
@@ -93,6 +94,7 @@ impl Engine {
                 idle.map_err(JobError::from)
             }
             Job::SuspendCompute { .. }
+            | Job::SuspendIfIdle { .. }
             | Job::DeleteEndpoint { .. }
             | Job::DeleteBranch { .. }
             | Job::FinalizeRestore { .. }
@@ -128,6 +130,7 @@ impl Engine {
                 }
                 Job::StartCompute { endpoint }
                 | Job::SuspendCompute { endpoint }
+                | Job::SuspendIfIdle { endpoint }
                 | Job::DeleteEndpoint { endpoint } => {
                     Some(project.endpoints.get(endpoint)?.endpoint.branch_id.clone())
                 }
@@ -144,10 +147,7 @@ impl Engine {
         project: &ProjectId,
         endpoint: &EndpointId,
     ) -> Result<(), StoreError> {
-        let job = Job::StartCompute {
-            endpoint: endpoint.clone(),
-        };
-        self.schedule_for(project, endpoint, OperationAction::StartCompute, job)
+        self.schedule_one(project, |project| start_operation(project, endpoint))
     }
 
     /// Schedules its suspension, in the same way.
@@ -159,32 +159,23 @@ impl Engine {
         let job = Job::SuspendCompute {
             endpoint: endpoint.clone(),
         };
-        self.schedule_for(project, endpoint, OperationAction::SuspendCompute, job)
+        self.schedule_one(project, |project| {
+            endpoint_operation(project, endpoint, OperationAction::SuspendCompute, job)
+        })
     }
 
-    fn schedule_for(
+    fn schedule_one(
         &self,
         project: &ProjectId,
-        endpoint: &EndpointId,
-        action: OperationAction,
-        job: Job,
+        operation: impl FnOnce(&ProjectRecord) -> Option<OperationRecord>,
     ) -> Result<(), StoreError> {
         self.change(|state| {
             let Some(project) = state.projects.get_mut(project) else {
                 return Ok(());
             };
-            let Some(record) = project.endpoint(endpoint) else {
-                return Ok(());
-            };
-            let operation = operations::record(
-                &project.project.id,
-                Some(&record.endpoint.branch_id),
-                Some(endpoint),
-                action,
-                job,
-                Uuid::new_v4(),
-            );
-            project.schedule(vec![operation]);
+            if let Some(operation) = operation(project) {
+                project.schedule(vec![operation]);
+            }
             Ok(())
         })
     }
@@ -272,6 +263,36 @@ impl Engine {
             Ok::<_, StoreError>(())
         })?)
     }
+}
+
+/// The start of an endpoint, if there is such an endpoint.
+pub(super) fn start_operation(
+    project: &ProjectRecord,
+    endpoint: &EndpointId,
+) -> Option<OperationRecord> {
+    let job = Job::StartCompute {
+        endpoint: endpoint.clone(),
+    };
+    endpoint_operation(project, endpoint, OperationAction::StartCompute, job)
+}
+
+fn endpoint_operation(
+    project: &ProjectRecord,
+    endpoint: &EndpointId,
+    action: OperationAction,
+    job: Job,
+) -> Option<OperationRecord> {
+    let branch = &project.endpoint(endpoint)?.endpoint.branch_id;
+    let chain = Uuid::new_v4();
+    let project = &project.project.id;
+    Some(operations::record(
+        project,
+        Some(branch),
+        Some(endpoint),
+        action,
+        job,
+        chain,
+    ))
 }
 
 /// Work that would hold up the runtime.

@@ -4,13 +4,16 @@
 //! handlers only change the state and wake the worker, so an emulator that was
 //! killed goes on with what the state says is still to be done.
 
+mod addresses;
 mod catalog;
 mod deletions;
 mod errands;
 mod faults;
 mod following;
+mod idle;
 mod job_error;
 mod jobs;
+mod poolers;
 mod ports;
 mod reaper;
 mod replicas;
@@ -21,8 +24,9 @@ mod snapshots;
 
 use std::collections::HashMap;
 use std::error::Error;
+use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use neon_api::types::{BranchState, EndpointState, EndpointType, OperationAction, OperationStatus};
@@ -35,8 +39,10 @@ use uuid::Uuid;
 
 use crate::certificates::Certificates;
 use crate::faults::FaultQueue;
+use crate::gateway::Gateway;
 use crate::limits::Limits;
 use crate::operations;
+use crate::pooler::{self, Pooler, Program};
 use crate::postgres::{Installation, Server, ServerUser, remove_leftovers};
 use crate::state::{EndpointRecord, Job, OperationRecord, ProjectRecord, State, Store, StoreError};
 use crate::time::now;
@@ -49,19 +55,29 @@ const STOP_SECONDS_MAX: u64 = 60;
 /// How long a worker waits when the state cannot be written.
 const RECORD_RETRY_MS: u64 = 1_000;
 
+/// What is run, and as whom.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    pub(crate) installation: Installation,
+    pub(crate) user: ServerUser,
+    /// `None`: pooled addresses lead to Postgres itself.
+    pub(crate) pooler: Option<Program>,
+}
+
 /// Everything that runs.
 #[derive(Debug)]
 pub(crate) struct Engine {
     store: Store,
     data: PathBuf,
     sockets: PathBuf,
-    installation: Installation,
-    user: ServerUser,
+    programs: Programs,
     certificates: Certificates,
     limits: Limits,
     servers: Mutex<HashMap<EndpointId, Arc<Server>>>,
     /// How often in a row a replica has ended at once.
     short_lives: Mutex<HashMap<EndpointId, u32>>,
+    /// Held while one is started or ended.
+    poolers: tokio::sync::Mutex<HashMap<EndpointId, Arc<Pooler>>>,
     /// One for each branch: who works on its folder holds it.
     locks: Mutex<HashMap<BranchId, Arc<tokio::sync::Mutex<()>>>>,
     /// Workers and errands: a stop waits for them.
@@ -70,6 +86,9 @@ pub(crate) struct Engine {
     changes: watch::Sender<u64>,
     stopping: watch::Sender<bool>,
     faults: Arc<FaultQueue>,
+    gateway: Arc<Gateway>,
+    /// For the gateway, which asks for servers.
+    me: Weak<Self>,
 }
 
 impl Engine {
@@ -77,31 +96,34 @@ impl Engine {
         store: Store,
         data: PathBuf,
         sockets: PathBuf,
-        installation: Installation,
-        user: ServerUser,
+        programs: Programs,
         certificates: Certificates,
         limits: Limits,
-    ) -> Arc<Self> {
-        Arc::new(Self {
+    ) -> io::Result<Arc<Self>> {
+        let gateway = Gateway::start(Arc::clone(&certificates.tls))?;
+        Ok(Arc::new_cyclic(|me| Self {
             store,
             data,
             sockets,
-            installation,
-            user,
+            programs,
             certificates,
             limits,
             servers: Mutex::default(),
             short_lives: Mutex::default(),
+            poolers: tokio::sync::Mutex::default(),
             locks: Mutex::default(),
             tasks: TaskTracker::new(),
             changes: watch::Sender::new(0),
             stopping: watch::Sender::new(false),
             faults: Arc::default(),
-        })
+            gateway: Arc::new(gateway),
+            me: Weak::clone(me),
+        }))
     }
 
-    /// Takes up what an earlier run left: ends its processes, starts the
-    /// endpoints that were active, and goes on with its operations.
+    /// Takes up what an earlier run left: ends its processes, takes the
+    /// endpoints' addresses, starts those that were active, and goes on with its
+    /// operations.
     pub(crate) async fn resume(self: &Arc<Self>) -> Result<(), StoreError> {
         self.end_leftovers().await;
         self.store.change(|state| {
@@ -112,9 +134,14 @@ impl Engine {
                     }
                 }
                 finish_deletions(project);
+                for record in project.endpoints.values_mut() {
+                    record.endpoint.pooler_enabled = self.programs.pooler.is_some();
+                }
+                give_pooled_ports(project);
             }
             Ok::<_, StoreError>(())
         })?;
+        self.hold_addresses();
         // A replica whose branch has a writer is cloned from it while it runs.
         self.start_all(self.were_active(EndpointType::ReadWrite))
             .await;
@@ -127,6 +154,7 @@ impl Engine {
             self.spawn_worker(project);
         }
         self.tasks.spawn(Arc::clone(self).reap());
+        self.tasks.spawn(Arc::clone(self).suspend_idle());
         Ok(())
     }
 
@@ -184,8 +212,10 @@ impl Engine {
         {
             warn!("work is still going on after {STOP_SECONDS_MAX} s; the next run does it again");
         }
+        self.end_all_poolers().await;
         self.stop_all_servers().await;
         self.remove_all_replicas().await;
+        self.gateway.stop().await;
     }
 
     /// The state.
@@ -195,7 +225,7 @@ impl Engine {
 
     /// The programs that run the branches.
     pub(crate) fn installation(&self) -> &Installation {
-        &self.installation
+        &self.programs.installation
     }
 
     /// How much of everything there may be.
@@ -203,12 +233,14 @@ impl Engine {
         &self.limits
     }
 
-    /// Changes the state; what was scheduled by it is begun.
+    /// Changes the state; what was scheduled by it is begun, and the addresses of
+    /// new endpoints are taken.
     pub(crate) fn change<T, E: From<StoreError>>(
         &self,
         change: impl FnOnce(&mut State) -> Result<T, E>,
     ) -> Result<T, E> {
         let result = self.store.change(change)?;
+        self.hold_addresses();
         self.changes.send_modify(|count| *count += 1);
         Ok(result)
     }
@@ -359,6 +391,10 @@ impl Engine {
         }
         while ends.join_next().await.is_some() {}
         self.remove_all_replicas().await;
+        let poolers = self.poolers_folder();
+        if let Err(error) = pooler::end_leftovers(&poolers) {
+            error!(%error, folder = %poolers.display(), "could not remove what poolers left");
+        }
         // Lock files of sockets hold pids, which somebody else may have by now.
         for entry in std::fs::read_dir(&self.sockets)
             .into_iter()
@@ -366,6 +402,25 @@ impl Engine {
             .flatten()
         {
             let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Endpoints of a state that was written without pooled addresses get theirs.
+fn give_pooled_ports(project: &mut ProjectRecord) {
+    let ports = |record: &EndpointRecord| [record.port, record.pooled_port];
+    let mut taken: Vec<u16> = project.endpoints.values().flat_map(ports).collect();
+    for record in project.endpoints.values_mut() {
+        if record.pooled_port == 0 {
+            match free_port(|port| taken.contains(&port)) {
+                Ok(port) => {
+                    record.pooled_port = port;
+                    taken.push(port);
+                }
+                Err(error) => {
+                    error!(endpoint = %record.endpoint.id, error = chain(&error), "it has no pooled address");
+                }
+            }
         }
     }
 }

@@ -17,6 +17,15 @@ const ATTEMPTS_MAX: usize = 200;
 #[error("no free port from {} to {} on 127.0.0.1", PORTS.start, PORTS.end - 1)]
 pub(crate) struct FreePortError(#[source] Option<io::Error>);
 
+/// A loopback port for one run of a server. It is one of those that the system
+/// gives to outgoing connections: never an endpoint's address.
+pub(super) fn port_for_a_run() -> Result<u16, FreePortError> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .and_then(|listener| listener.local_addr())
+        .map(|address| address.port())
+        .map_err(|error| FreePortError(Some(error)))
+}
+
 /// A loopback port that nobody listens on, and that is not `taken`.
 pub(crate) fn free_port(taken: impl Fn(u16) -> bool) -> Result<u16, FreePortError> {
     let mut last = None;

@@ -9,15 +9,18 @@ use neon_api::{BranchId, EndpointId, ProjectId};
 use tracing::{error, warn};
 
 use super::job_error::JobError;
-use super::ports::free_port;
+use super::ports::{free_port, port_for_a_run};
 use super::{Engine, chain};
+use crate::gateway::{Address, AddressError};
 use crate::new::host;
 use crate::postgres::{Cluster, Listen, Server, ServerError, admin};
 use crate::state::StoreError;
 use crate::time::now;
 
-/// A port that was free when the endpoint was created may be taken at its first
-/// start; nobody has its address yet, so it gets another.
+/// A port that was free when the endpoint was created may be taken before its
+/// first start; nobody has used its address yet, so it gets another.
+const ADDRESS_ATTEMPTS_MAX: usize = 5;
+/// The port of a run may be taken before its server has it.
 const PORT_ATTEMPTS_MAX: usize = 5;
 /// A server that ends sooner than this after its start is not started again at
 /// once.
@@ -27,7 +30,6 @@ const RESTART_DELAY_MS: u64 = 1_000;
 /// What a start needs to know of an endpoint.
 pub(super) struct Wanted {
     pub(super) branch: BranchId,
-    port: u16,
     pub(super) settings: BTreeMap<String, String>,
     is_replica: bool,
     /// Somebody may have its address.
@@ -58,6 +60,8 @@ impl Engine {
                 self.lead_replicas(project, &wanted.branch, port).await;
             }
         }
+        // Who waits for it need not wait until the operation is recorded.
+        self.changes.send_modify(|count| *count += 1);
         self.watch_for_its_death(project.clone(), endpoint.clone(), server);
         Ok(())
     }
@@ -81,6 +85,7 @@ impl Engine {
     ) -> Result<(), JobError> {
         // Out of the map first: its end is then no accident.
         let server = self.servers_lock().remove(endpoint);
+        self.end_pooler(endpoint).await;
         if let Some(server) = server {
             server.stop().await?;
         }
@@ -154,7 +159,7 @@ impl Engine {
         Ok(server)
     }
 
-    /// Starts a server at the endpoint's address.
+    /// Starts a server behind the endpoint's address.
     pub(super) async fn start_server(
         &self,
         project: &ProjectId,
@@ -162,21 +167,45 @@ impl Engine {
         cluster: &Cluster,
         settings: BTreeMap<String, String>,
     ) -> Result<Server, JobError> {
+        let was_up = self.wanted(project, endpoint)?.was_up;
+        self.take_address(project, endpoint, was_up)?;
+        let log = self.data.join("log").join(format!("{endpoint}.log"));
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let wanted = self.wanted(project, endpoint)?;
-            let listen = Listen::Loopback(wanted.port);
+            let listen = Listen::Loopback(port_for_a_run()?);
             self.prepare(cluster, listen, settings.clone()).await?;
-            let log = self.data.join("log").join(format!("{endpoint}.log"));
             match Server::start(cluster, listen, &log).await {
                 Ok(server) => return Ok(server),
-                Err(ServerError::PortTaken { .. })
-                    if !wanted.was_up && attempts < PORT_ATTEMPTS_MAX =>
-                {
-                    self.change_port(project, endpoint)?;
-                }
+                Err(ServerError::PortTaken { .. }) if attempts < PORT_ATTEMPTS_MAX => {}
                 Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Sees to it that the gateway listens for the endpoint: nobody would reach
+    /// its server otherwise.
+    fn take_address(
+        &self,
+        project: &ProjectId,
+        endpoint: &EndpointId,
+        was_up: bool,
+    ) -> Result<(), JobError> {
+        let address = |pooled| Address {
+            project: project.clone(),
+            endpoint: endpoint.clone(),
+            pooled,
+        };
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            self.hold_addresses();
+            let held = self.gateway.check_held(&address(false));
+            match held.and_then(|()| self.gateway.check_held(&address(true))) {
+                Err(AddressError::Taken { .. }) if !was_up && attempts < ADDRESS_ATTEMPTS_MAX => {
+                    self.change_ports(project, endpoint)?;
+                }
+                held => return Ok(held?),
             }
         }
     }
@@ -213,6 +242,7 @@ impl Engine {
             };
             let at = now();
             record.endpoint.current_state = EndpointState::Active;
+            record.endpoint.pooler_enabled = self.programs.pooler.is_some();
             record.endpoint.pending_state = None;
             record.endpoint.started_at = Some(at);
             record.endpoint.last_active = Some(at);
@@ -236,7 +266,6 @@ impl Engine {
                 .ok_or(JobError::Gone)?;
             Ok(Wanted {
                 branch: record.endpoint.branch_id.clone(),
-                port: record.port,
                 settings: record
                     .endpoint
                     .settings
@@ -249,21 +278,23 @@ impl Engine {
         })
     }
 
-    fn change_port(&self, project: &ProjectId, endpoint: &EndpointId) -> Result<(), JobError> {
+    fn change_ports(&self, project: &ProjectId, endpoint: &EndpointId) -> Result<(), JobError> {
         self.change(|state| {
             let Some(project) = state.projects.get_mut(project) else {
                 return Ok(());
             };
-            let port = free_port(|port| project.ports().any(|taken| taken == port))?;
+            let port = free_port(|port| project.has_port(port))?;
+            let pooled_port = free_port(|other| other == port || project.has_port(other))?;
             if let Some(record) = project.endpoints.get_mut(endpoint) {
                 record.port = port;
+                record.pooled_port = pooled_port;
                 record.endpoint.host = host(port);
             }
             Ok(())
         })
     }
 
-    fn servers_lock(&self) -> MutexGuard<'_, HashMap<EndpointId, Arc<Server>>> {
+    pub(super) fn servers_lock(&self) -> MutexGuard<'_, HashMap<EndpointId, Arc<Server>>> {
         // A map of handles: no panic leaves it half changed.
         self.servers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -306,6 +337,7 @@ impl Engine {
                 return;
             }
             warn!(%endpoint, "its Postgres ended unasked; starting it again");
+            engine.end_pooler(&endpoint).await;
             if started.elapsed() < Duration::from_millis(SHORT_LIFE_MS) {
                 tokio::time::sleep(Duration::from_millis(RESTART_DELAY_MS)).await;
             }

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 use thiserror::Error;
 use tokio_postgres::{Client, Config, NoTls};
@@ -240,6 +241,38 @@ pub(crate) async fn end_sessions(client: &Client, role: &str) -> Result<(), Admi
         .await
         .map(|_| ())
         .map_err(AdminError::at(format!("end the sessions of role {role}")))
+}
+
+/// What a server's clients do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Activity {
+    /// A statement runs, a transaction is open, or a replica is connected.
+    Busy,
+    /// No client does anything, since this time by the system's clock. `None`:
+    /// there is no client.
+    Idle { since: Option<Timestamp> },
+}
+
+/// What the server's clients do. The sessions of `excepted` are none.
+pub(crate) async fn activity(client: &Client, excepted: &str) -> Result<Activity, AdminError> {
+    let attempt = || AdminError::at("look at the clients");
+    let row = client
+        .query_one(
+            "SELECT coalesce(bool_or(state IS DISTINCT FROM 'idle'), false) \
+                      OR EXISTS (SELECT FROM pg_stat_replication), \
+                    (extract(epoch FROM max(state_change)) * 1000000)::bigint \
+             FROM pg_stat_activity \
+             WHERE backend_type = 'client backend' AND usename <> $1",
+            &[&excepted],
+        )
+        .await
+        .map_err(attempt())?;
+    if row.try_get(0).map_err(attempt())? {
+        return Ok(Activity::Busy);
+    }
+    let since: Option<i64> = row.try_get(1).map_err(attempt())?;
+    let since = since.and_then(|microseconds| Timestamp::from_microsecond(microseconds).ok());
+    Ok(Activity::Idle { since })
 }
 
 /// Where the server's log ends, as an LSN.

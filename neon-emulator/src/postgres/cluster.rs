@@ -65,6 +65,8 @@ pub(crate) struct Settings<'a> {
     pub(crate) replicas_max: u32,
     /// Settings that the API's callers asked for; the emulator's own win.
     pub(crate) extra: &'a std::collections::BTreeMap<String, String>,
+    /// A pooler may log in over the socket.
+    pub(crate) has_pooler: bool,
 }
 
 /// Why a data directory could not be made or configured.
@@ -145,15 +147,17 @@ impl Cluster {
     pub(crate) fn configure(&self, settings: &Settings<'_>) -> Result<(), ClusterError> {
         self.check_version()?;
         self.write("postgresql.conf", &self.configuration(settings))?;
-        self.write("pg_hba.conf", HBA)?;
-        self.write(
-            "pg_ident.conf",
-            &format!(
-                "emulator \"{}\" {SUPERUSER}\nreplica \"{}\" {SUPERUSER}\n",
-                self.user.emulator_name(),
-                self.user.name()
-            ),
-        )
+        self.write("pg_hba.conf", &hba(settings.has_pooler))?;
+        let server_user = self.user.name();
+        let mut lines = vec![
+            format!("emulator \"{}\" {SUPERUSER}\n", self.user.emulator_name()),
+            format!("replica \"{server_user}\" {SUPERUSER}\n"),
+        ];
+        // The pooler runs as who runs Postgres, to whom all data belong anyway.
+        if settings.has_pooler && server_user != self.user.emulator_name() {
+            lines.push(format!("emulator \"{server_user}\" {SUPERUSER}\n"));
+        }
+        self.write("pg_ident.conf", &lines.concat())
     }
 
     fn check_version(&self) -> Result<(), ClusterError> {
@@ -256,7 +260,8 @@ impl Cluster {
 }
 
 /// TLS and SCRAM for everybody on TCP, except the superuser, who is refused
-/// there; on the socket nobody but the emulator's own user, as the superuser.
+/// there. On the socket the emulator's own user is the superuser, and a pooler,
+/// where there is one, brings others, by SCRAM as well.
 ///
 /// Replicas stream over the socket as the superuser, and nothing else: their
 /// processes belong to the user who runs Postgres, who has a map of his own that
@@ -266,15 +271,23 @@ impl Cluster {
 /// these, all of them refuse a connection of theirs that needs no password, and
 /// the last asks for a database, which `replication` does not stand for. Over
 /// TCP nobody replicates: any role of the API could take the whole cluster.
-const HBA: &str = "\
+fn hba(has_pooler: bool) -> String {
+    let others = match has_pooler {
+        true => "scram-sha-256",
+        false => "reject",
+    };
+    format!(
+        "\
 # Written by neon-emulator at each start.
-local   all          cloud_admin                 peer map=emulator
-local   replication  cloud_admin                 peer map=replica
-local   all          all                         reject
-host    all          cloud_admin  all            reject
+local   all          {SUPERUSER}                 peer map=emulator
+local   replication  {SUPERUSER}                 peer map=replica
+local   all          all                         {others}
+host    all          {SUPERUSER}  all            reject
 hostssl all          all          127.0.0.1/32   scram-sha-256
 host    all          all          all            reject
-";
+"
+    )
+}
 
 fn push_setting(text: &mut String, name: &str, value: &str) {
     text.push_str(name);

@@ -7,6 +7,7 @@ mod cluster;
 mod copy;
 pub(crate) mod empty;
 mod install;
+pub(crate) mod log;
 mod process;
 pub(crate) mod replica;
 pub(crate) mod schema;
@@ -17,11 +18,11 @@ mod user;
 pub use install::{FindError, Installation};
 pub use user::{ServerUser, UserError};
 
-pub(crate) use cluster::{Cluster, ClusterError, Listen, Settings};
+pub(crate) use cluster::{Cluster, ClusterError, Listen, MAX_CONNECTIONS, Settings};
 pub(crate) use copy::{
     CloneError, begin_recovery_again, checkpoint_lsn, clone_idle, clone_running, forget_label,
 };
-pub(crate) use process::{LeftoverError, remove_leftovers};
+pub(crate) use process::{LeftoverError, processes_below, remove_leftovers};
 pub(crate) use server::{Server, ServerError};
 
 /// The one superuser of every branch. Nobody but the emulator can be it: it

@@ -59,6 +59,41 @@ pub(crate) fn remove_leftovers(data: &Path) -> Result<(), LeftoverError> {
     }
 }
 
+/// Processes that work in a folder below this one.
+#[cfg(target_os = "linux")]
+pub(crate) fn processes_below(folder: &Path) -> Vec<Pid> {
+    let works_below = |pid: &Pid| {
+        fs::read_link(format!("/proc/{pid}/cwd"))
+            .is_ok_and(|cwd| cwd != folder && cwd.starts_with(folder))
+    };
+    every_process().filter(works_below).collect()
+}
+
+/// Elsewhere by what they were started with: a file below the folder.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn processes_below(folder: &Path) -> Vec<Pid> {
+    let listed = std::process::Command::new("ps")
+        .args(["-A", "-o", "pid=,command="])
+        .output();
+    let text = listed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let mentions = |line: &str| line.contains(&format!("{}/", folder.display()));
+    text.unwrap_or_default()
+        .lines()
+        .filter(|line| mentions(line))
+        .filter_map(|line| line.split_whitespace().next()?.parse().ok())
+        .map(Pid::from_raw)
+        .collect()
+}
+
+#[cfg(target_os = "linux")]
+fn every_process() -> impl Iterator<Item = Pid> {
+    fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Pid::from_raw))
+}
+
 fn postmaster_of(data: &Path) -> Option<Pid> {
     let file = fs::read_to_string(data.join("postmaster.pid")).ok()?;
     let pid = Pid::from_raw(file.lines().next()?.trim().parse().ok()?);
@@ -67,13 +102,7 @@ fn postmaster_of(data: &Path) -> Option<Pid> {
 
 #[cfg(target_os = "linux")]
 fn processes_in(data: &Path) -> Vec<Pid> {
-    fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Pid::from_raw))
-        .filter(|pid| works_in(*pid, data))
-        .collect()
+    every_process().filter(|pid| works_in(*pid, data)).collect()
 }
 
 /// Elsewhere backends are left to notice by themselves that their postmaster

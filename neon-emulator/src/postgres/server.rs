@@ -12,15 +12,13 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use thiserror::Error;
-use tokio::fs::File;
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use tracing::warn;
 
 use super::cluster::{Cluster, Listen};
-use super::replica;
+use super::{log, replica};
 
 /// A start replays WAL: a second for each 150 MB.
 const START_SECONDS_MAX: u64 = 120;
@@ -29,8 +27,6 @@ const START_SECONDS_MAX: u64 = 120;
 const STOP_SECONDS_MAX: u64 = 30;
 /// How long a server may take to end at once.
 const QUIT_SECONDS_MAX: u64 = 5;
-/// A log file beyond this is begun anew at the next start.
-const LOG_BYTES_MAX: u64 = 16 << 20;
 /// The second is what a standby says.
 const READY: [&str; 2] = [
     "database system is ready to accept connections",
@@ -62,7 +58,7 @@ pub(crate) enum ServerError {
         #[source]
         source: io::Error,
     },
-    #[error("port {port} of the endpoint is taken by another process")]
+    #[error("port {port} was taken by another process before Postgres had it")]
     PortTaken { port: u16 },
     #[error("Postgres ended at its start: {message}")]
     Ended { message: String },
@@ -78,7 +74,7 @@ impl Server {
     pub(crate) async fn start(
         cluster: &Cluster,
         listen: Listen,
-        log: &Path,
+        log_path: &Path,
     ) -> Result<Self, ServerError> {
         let program = cluster.installation.program("postgres");
         let mut command = cluster.user.command(&program);
@@ -89,7 +85,12 @@ impl Server {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
-        let log_file = open_log(log).await?;
+        let log_file = log::open(log_path)
+            .await
+            .map_err(|source| ServerError::Log {
+                path: log_path.to_owned(),
+                source,
+            })?;
         let mut child = Command::from(command)
             .spawn()
             .map_err(|source| ServerError::Spawn { program, source })?;
@@ -101,7 +102,13 @@ impl Server {
         let (stop_short, standstill) = watch::channel(false);
         if let Some(stderr) = child.stderr.take() {
             let last = Arc::clone(&last);
-            tokio::spawn(copy_log(stderr, log_file, ready, last, stop_short));
+            let is_ready = move |line: &str| {
+                if replica::cannot_go_on(line) {
+                    stop_short.send_replace(true);
+                }
+                READY.iter().any(|ready| line.ends_with(ready))
+            };
+            tokio::spawn(log::copy(stderr, log_file, is_ready, ready, last));
         }
         let (exit, exited) = watch::channel(false);
         tokio::spawn(reap(child, exit));
@@ -126,7 +133,7 @@ impl Server {
             Err(_) => {
                 server.stop().await?;
                 Err(ServerError::NotReady {
-                    log: log.to_owned(),
+                    log: log_path.to_owned(),
                 })
             }
         }
@@ -185,64 +192,6 @@ impl Server {
         if self.is_running() && self.pid.as_raw() > 0 {
             let _ = kill(self.pid, signal);
         }
-    }
-}
-
-async fn open_log(path: &Path) -> Result<File, ServerError> {
-    let too_long = tokio::fs::metadata(path)
-        .await
-        .is_ok_and(|metadata| metadata.len() > LOG_BYTES_MAX);
-    tokio::fs::OpenOptions::new()
-        .create(true)
-        .write(true)
-        .append(!too_long)
-        .truncate(too_long)
-        .mode(0o600)
-        .open(path)
-        .await
-        .map_err(|source| ServerError::Log {
-            path: path.to_owned(),
-            source,
-        })
-}
-
-/// Copies the log line by line. `ready` is told once; `last` keeps the last
-/// line that says why a start failed; `standstill` is told when a replica cannot
-/// go on.
-async fn copy_log(
-    stderr: impl AsyncRead + Unpin,
-    mut file: File,
-    ready: oneshot::Sender<()>,
-    last: Arc<Mutex<String>>,
-    standstill: watch::Sender<bool>,
-) {
-    let mut ready = Some(ready);
-    let mut lines = BufReader::new(stderr).lines();
-    while let Ok(Some(mut line)) = lines.next_line().await {
-        if replica::cannot_go_on(&line) {
-            standstill.send_replace(true);
-        }
-        if READY.iter().any(|ready| line.ends_with(ready)) {
-            if let Some(ready) = ready.take() {
-                // Nobody waits any more: the start took too long.
-                let _ = ready.send(());
-            }
-        } else if ready.is_some()
-            && let Some((_, message)) = line
-                .split_once("could not bind")
-                .or_else(|| line.split_once("FATAL:"))
-        {
-            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-            // The bind error comes before the FATAL that follows from it.
-            if !last.contains("in use") {
-                message.trim().clone_into(&mut last);
-            }
-        }
-        line.push('\n');
-        if let Err(error) = file.write_all(line.as_bytes()).await {
-            warn!(%error, "a Postgres log line was lost");
-        }
-        let _ = file.flush().await;
     }
 }
 

@@ -166,7 +166,14 @@ async fn snapshots_expire_and_are_limited() -> anyhow::Result<()> {
     let data = folder.join("data");
     let clock = folder.join("clock");
     let clock_text = clock.to_string_lossy();
-    let flags = ["--unsafe-test-clock", &*clock_text, "--snapshots-max", "1"];
+    let flags = [
+        "--unsafe-test-clock",
+        &*clock_text,
+        "--suspend-seconds-default",
+        "-1",
+        "--snapshots-max",
+        "1",
+    ];
     let listen = suite::free_address()?;
     let emulator = EmulatorProcess::start_with(&data, &listen, &flags).await?;
     let http = Http::of(&emulator);

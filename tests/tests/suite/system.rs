@@ -147,14 +147,16 @@ async fn a_database_outage_is_unavailable_and_heals() -> anyhow::Result<()> {
         .iter()
         .find(|branch| branch.name == "api_v1_branch")
         .context("the branch of v1")?;
-    let endpoint = client
-        .list_branch_endpoints(project, &v1_branch.id)
-        .await?
-        .endpoints[0]
-        .id
-        .clone();
-    let suspended = client.suspend_endpoint(project, &endpoint).await?;
-    system.emulator.finished(&suspended.operations).await?;
+    // One that is suspended wakes: nobody notices.
+    system.emulator.suspend(&v1_branch.id).await?;
+    eventually("v1 answers", async || {
+        Ok(users
+            .clone()
+            .list_users(v1::ListUsersRequest::default())
+            .await?)
+    })
+    .await?;
+    system.emulator.disable(&v1_branch.id, true).await?;
     let outage = users.list_users(v1::ListUsersRequest::default()).await;
     let status = crate::details::refused(outage, tonic::Code::Unavailable, None);
     assert!(
@@ -165,8 +167,7 @@ async fn a_database_outage_is_unavailable_and_heals() -> anyhow::Result<()> {
     let mut other = system.users_v2().await?;
     other.list_users(v2::ListUsersRequest::default()).await?;
 
-    let started = client.start_endpoint(project, &endpoint).await?;
-    system.emulator.finished(&started.operations).await?;
+    system.emulator.disable(&v1_branch.id, false).await?;
     eventually("v1 answers again", async || {
         Ok(users
             .clone()

@@ -17,7 +17,13 @@ async fn branches_expire_when_the_clock_says_so() -> anyhow::Result<()> {
         Ok(std::fs::rename(&new, &clock)?)
     };
     // The tests' own clock is not for them to read: the emulator's is.
-    let flags = ["--unsafe-test-clock", clock.to_str().context("UTF-8")?];
+    // What moves the clock is not to suspend endpoints as well.
+    let flags = [
+        "--unsafe-test-clock",
+        clock.to_str().context("UTF-8")?,
+        "--suspend-seconds-default",
+        "-1",
+    ];
     let listen = suite::free_address()?;
     let emulator = EmulatorProcess::start_with(&folder.join("data"), &listen, &flags).await?;
     assert!(emulator.process().log().contains("UNSAFE"));

@@ -2,13 +2,15 @@
 //! under docs/bench. `cargo xtask bench` builds everything with the release
 //! profile and runs it.
 
+mod gateway;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
 use neon_api::types::BranchCreateRequest;
-use serde_json::json;
+use serde_json::{Value, json};
 use suite::{Broker, EmulatorProcess, Folder, UserService, example_config};
 
 #[derive(Debug, Parser)]
@@ -29,6 +31,19 @@ enum What {
         #[arg(long, default_value_t = 5)]
         starts: usize,
     },
+    /// Forwarding against a direct connection, and the wake of a suspended
+    /// endpoint.
+    Gateway {
+        /// Runs of each kind, in turns.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// How long each takes.
+        #[arg(long, default_value_t = 5)]
+        seconds: u32,
+        /// Wakes to time.
+        #[arg(long, default_value_t = 20)]
+        wakes: usize,
+    },
 }
 
 /// One line of a table.
@@ -45,7 +60,14 @@ async fn main() -> anyhow::Result<()> {
         !cfg!(debug_assertions),
         "a debug build measures nothing of worth: run `cargo xtask bench`"
     );
-    let What::Branch { rounds, starts } = Cli::parse().what;
+    let (rounds, starts) = match Cli::parse().what {
+        What::Branch { rounds, starts } => (rounds, starts),
+        What::Gateway {
+            rounds,
+            seconds,
+            wakes,
+        } => return gateway::run(rounds, seconds, wakes).await,
+    };
     let rows = [branches(rounds).await?, second_starts(starts).await?];
     print(&rows);
     write("branch", &rows)
@@ -180,8 +202,12 @@ fn write(name: &str, rows: &[Row]) -> anyhow::Result<()> {
         .collect();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let report = json!({ "bench": name, "cores": cores, "fsync": "off", "rows": rows });
+    write_report(name, &report)
+}
+
+fn write_report(name: &str, report: &Value) -> anyhow::Result<()> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../docs/bench/{name}.json"));
     std::fs::create_dir_all(path.parent().context("a folder")?)?;
-    std::fs::write(&path, serde_json::to_string_pretty(&report)? + "\n")
+    std::fs::write(&path, serde_json::to_string_pretty(report)? + "\n")
         .with_context(|| format!("write {}", path.display()))
 }
