@@ -21,6 +21,7 @@ mod faults;
 mod guard;
 mod object;
 mod operations;
+mod project_list;
 mod project_settings;
 mod projects;
 mod restore;
@@ -151,8 +152,8 @@ fn api(engine: &Arc<Engine>, guard: &Arc<Guard>) -> Router<Arc<Engine>> {
         .route("/endpoints", get(endpoints::list).post(endpoints::create))
         .nest("/endpoints/{endpoint_id}", endpoint);
     Router::new()
-        .route("/projects", get(projects::list).post(projects::create))
-        .route("/projects/shared", get(projects::list_shared))
+        .route("/projects", get(project_list::list).post(projects::create))
+        .route("/projects/shared", get(project_list::list_shared))
         .route("/api_keys", get(api_keys::list).post(api_keys::create))
         .route("/api_keys/{key_id}", delete(api_keys::revoke))
         .route("/auth", get(account::auth))

@@ -31,6 +31,7 @@ pub(super) async fn list(
     engine.store().read(|state| {
         let project = projects::find(state, &names.project_id)?;
         let all = || project.operations.iter().map(|record| &record.operation);
+        // Of one that was forgotten meanwhile, too: nothing older is left.
         if let Some(before) = before
             && !all().any(|operation| operation.created_at == before)
         {
