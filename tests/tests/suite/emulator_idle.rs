@@ -146,6 +146,7 @@ async fn an_endpoint_in_use_is_not_suspended() -> anyhow::Result<()> {
 /// Time counts from the last use, not from the last look.
 #[tokio::test]
 async fn use_puts_the_suspension_off() -> anyhow::Result<()> {
+    const STEP: i64 = 250;
     let folder = Folder::new()?;
     let clock = Clock::in_folder(&folder);
     let emulator = start(&folder, &clock).await?;
@@ -154,17 +155,17 @@ async fn use_puts_the_suspension_off() -> anyhow::Result<()> {
     let session = emulator.connect(&main).await?;
     for round in 1..=3 {
         // The clock has moved, and the session is used after that.
-        clock.set(round * 200)?;
+        clock.set(round * STEP)?;
         // Asked for anything that has a time, the emulator sees the clock.
         suspend_after(&emulator, &main, 0).await?;
         session.simple_query("SELECT 1").await?;
     }
-    // Two hundred seconds each, six hundred in all: the other one's time is over.
+    // More than the time in all, less in each step: the other one's time is over.
     is(&emulator, &other, EndpointState::Idle).await?;
     let state = emulator.endpoint(&main).await?.current_state;
     assert_eq!(state, EndpointState::Active);
     session.simple_query("SELECT 1").await?;
-    clock.set(600 + LATER)?;
+    clock.set(3 * STEP + LATER)?;
     is(&emulator, &main, EndpointState::Idle).await?;
     emulator.stop().await
 }
