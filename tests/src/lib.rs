@@ -10,6 +10,7 @@
 //! # }
 //! ```
 
+mod authority;
 mod binaries;
 mod config;
 mod emulator;
@@ -21,10 +22,12 @@ mod other_postgres;
 mod ports;
 mod postgres;
 mod process;
+mod secured;
 mod system;
 pub mod tools;
 mod wait;
 
+pub use authority::Authority;
 pub use binaries::binary;
 pub use config::Config;
 pub use emulator::{API_KEY, EmulatorProcess};
@@ -36,6 +39,7 @@ pub use other_postgres::other_postgres;
 pub use ports::free_address;
 pub use postgres::connect;
 pub use process::Process;
+pub use secured::{Clients, Secured};
 pub use system::{Broker, System, UserService, channel, example_config};
 pub use wait::eventually;
 
