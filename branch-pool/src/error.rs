@@ -4,6 +4,8 @@ use std::error::Error as StdError;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use rpc::client::TargetError;
+
 use crate::Binding;
 
 /// Why there is no pool, or no connection from it.
@@ -23,6 +25,14 @@ pub enum Error {
         url: String,
         /// What is wrong with it.
         problem: String,
+    },
+    /// The credentials for the broker do not go with its address, or one of
+    /// their files cannot be used.
+    #[error("the broker cannot be called with these credentials")]
+    InvalidCredentials {
+        /// What is wrong.
+        #[source]
+        source: TargetError,
     },
     /// No first lease: the broker refused it, or could not be reached within
     /// [`acquire_timeout`](crate::Options::acquire_timeout).

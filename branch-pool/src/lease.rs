@@ -5,9 +5,10 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::{StreamExt, stream};
 use proto::broker::v1 as wire;
+use rpc::client::{Channel, Target as Server, TargetError};
 use secrecy::SecretString;
 use tokio::time::Instant;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::StatusExt;
 use uuid::Uuid;
@@ -68,26 +69,23 @@ impl Broker {
     /// Makes the client; it connects at its first call, and again whenever it
     /// has to.
     ///
-    /// Errors: [`Error::InvalidBrokerUrl`].
+    /// Errors: [`Error::InvalidBrokerUrl`], [`Error::InvalidCredentials`].
     pub(crate) fn new(url: &str, binding: Binding, options: Options) -> Result<Self, Error> {
-        let invalid = |problem: &str| Error::InvalidBrokerUrl {
-            url: without_credentials(url),
-            problem: problem.to_owned(),
+        let server = Server::new(url, options.credentials.clone());
+        let configure = |endpoint: Endpoint| {
+            endpoint
+                .connect_timeout(options.call_timeout)
+                .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+                .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+                .keep_alive_while_idle(true)
         };
-        let endpoint = Endpoint::from_shared(url.to_owned())
-            .map_err(|error| invalid(&crate::error::chain(&error)))?;
-        if endpoint.uri().scheme_str() != Some("http") {
-            return Err(invalid("it has to begin with http://"));
-        }
-        if endpoint.uri().host().is_none_or(str::is_empty) {
-            return Err(invalid("it names no host"));
-        }
-        let channel = endpoint
-            .connect_timeout(options.call_timeout)
-            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-            .keep_alive_while_idle(true)
-            .connect_lazy();
+        let channel = server.channel(configure).map_err(|error| match error {
+            TargetError::BadAddress { address, problem } => Error::InvalidBrokerUrl {
+                url: address,
+                problem,
+            },
+            source => Error::InvalidCredentials { source },
+        })?;
         Ok(Self {
             client: LeaseServiceClient::new(channel),
             binding,
@@ -314,13 +312,4 @@ fn required<T>(
 
 fn invalid(method: &'static str, field: &'static str) -> LeaseError {
     LeaseError::InvalidAnswer { method, field }
-}
-
-fn without_credentials(url: &str) -> String {
-    match (url.find("://"), url.rfind('@')) {
-        (Some(scheme), Some(at)) if at > scheme => {
-            format!("{}://{}", &url[..scheme], &url[at + 1..])
-        }
-        _ => url.to_owned(),
-    }
 }

@@ -45,6 +45,8 @@
 //!   the connection is not handed out while it is busy, and that Postgres stops.
 //! - **TLS** as the URI asks, with libpq's meaning of `sslmode`, `sslrootcert`
 //!   and `channel_binding`, on rustls.
+//! - **Who calls**: with an `https://` address, TLS, and a client certificate or
+//!   a token as [`Options::credentials`] says.
 //! - **Secrets**: the connection URI is in no error, log line, state or Debug.
 
 mod backoff;
@@ -80,6 +82,7 @@ pub use crate::connection::{Connection, Work};
 pub use crate::error::{Error, LeaseError, UriError};
 pub use crate::options::{Access, Options};
 pub use crate::state::{Phase, PoolState};
+pub use rpc::client::{Credentials, TargetError};
 
 /// How many generations a checkout that waits may see go by.
 const TURNOVERS_MAX: usize = 8;
@@ -106,7 +109,8 @@ impl BranchPool {
     /// (an unknown binding) ends it at once. Connections are opened when they
     /// are first asked for.
     ///
-    /// Errors: [`Error::InvalidBrokerUrl`], [`Error::FailedAcquire`].
+    /// Errors: [`Error::InvalidBrokerUrl`], [`Error::InvalidCredentials`],
+    /// [`Error::FailedAcquire`].
     ///
     /// Panics outside a Tokio runtime.
     pub async fn connect(
@@ -123,7 +127,7 @@ impl BranchPool {
     /// Makes a pool at once and gets its lease in the background, however long
     /// that takes. Until then [`get`](Self::get) fails with [`Error::NotReady`].
     ///
-    /// Errors: [`Error::InvalidBrokerUrl`].
+    /// Errors: [`Error::InvalidBrokerUrl`], [`Error::InvalidCredentials`].
     ///
     /// Panics outside a Tokio runtime.
     pub fn spawn(broker_url: &str, binding: Binding, options: Options) -> Result<Self, Error> {

@@ -4,6 +4,8 @@ use std::env;
 use std::path::Path;
 use std::time::Duration;
 
+use rpc::client::Credentials;
+
 /// What the pool's connections may do on the branch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Access {
@@ -38,8 +40,8 @@ pub struct Options {
     /// The most connections to keep open. The lease's own limit holds as well:
     /// the smaller of the two counts. Default: `None`, the lease's limit.
     pub max_size: Option<usize>,
-    /// How this holder is called in the broker's list of leases, and in
-    /// Postgres's `application_name`. Default: the program's name and process
+    /// How this holder is called in Postgres's `application_name`, and in the
+    /// broker's list of leases if the broker does not know who calls. Default: the program's name and process
     /// id, `user-service/4711`.
     pub holder: String,
     /// How long opening one connection to Postgres may take, from the name's
@@ -55,6 +57,10 @@ pub struct Options {
     pub acquire_timeout: Duration,
     /// The deadline of one call to the broker. Default: 10 s.
     pub call_timeout: Duration,
+    /// What is shown to the broker, and what its certificate has to be: files,
+    /// read again at each new connection. Default: nothing, which does for a
+    /// broker on this machine.
+    pub credentials: Credentials,
 }
 
 impl Default for Options {
@@ -69,6 +75,7 @@ impl Default for Options {
             wait_timeout: Duration::from_secs(5),
             acquire_timeout: Duration::from_secs(30),
             call_timeout: Duration::from_secs(10),
+            credentials: Credentials::default(),
         }
     }
 }
@@ -134,6 +141,13 @@ impl Options {
     #[must_use]
     pub fn call_timeout(mut self, timeout: Duration) -> Self {
         self.call_timeout = timeout;
+        self
+    }
+
+    /// Sets [`credentials`](Self::credentials).
+    #[must_use]
+    pub fn credentials(mut self, credentials: Credentials) -> Self {
+        self.credentials = credentials;
         self
     }
 }

@@ -3,6 +3,7 @@
 
 mod client;
 mod serve;
+mod tokens;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -35,6 +36,8 @@ enum Command {
     Apply(client::Arguments),
     /// Ask whether a broker runs and the world is as declared.
     Health(client::HealthArguments),
+    /// Make, show and revoke the tokens that callers may show.
+    Tokens(tokens::Arguments),
 }
 
 /// Runs the command line of this process. An error is one sentence on stderr
@@ -51,6 +54,7 @@ pub fn main() -> ExitCode {
             Command::Plan(arguments) => client::plan(arguments).await.map_err(boxed),
             Command::Apply(arguments) => client::apply(arguments).await.map_err(boxed),
             Command::Health(arguments) => client::health(arguments).await.map_err(boxed),
+            Command::Tokens(arguments) => tokens::run(&arguments).map_err(boxed),
         }
     });
     runtime.shutdown_timeout(Duration::from_millis(RUNTIME_SHUTDOWN_MS_MAX));

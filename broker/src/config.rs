@@ -12,12 +12,18 @@
 //! | `services.S.versions.V.revision` | how far the branch is migrated | the newest |
 //! | `services.S.versions.V.seed` | SQL file that runs once, in one transaction (it must not end it) | none |
 //! | `services.S.versions.V.connections` | the most connections that each of the binding's two login roles, the writing and the reading one, has open | required |
+//! | `grants.G.caller` | whom grant G is for: `"spiffe://domain/path"`, all below a path `"spiffe://domain/path/*"`, `"dns:name"` or `"token:name"` | required |
+//! | `grants.G.lease` | what they may lease: a list of `{ bindings = […], access = […] }`, with `*` for any service or version, and `"read_only"`, `"read_write"` | nothing |
+//! | `grants.G.read` | whether they may look at every binding and branch | no |
+//! | `grants.G.admin` | whether they may plan and apply, and look at everything | no |
 //!
+//! Grants are read again when the file changes, the rest at each apply.
 //! Paths are relative to the folder that broker.toml is in. Unknown keys are
 //! refused.
 
 mod check;
 mod file;
+mod grants;
 mod order;
 
 use std::fmt;
@@ -25,6 +31,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::grants::Grants;
 use crate::names::{BindingName, BranchName, ServiceName};
 
 /// A broker.toml that was read and found right.
@@ -35,6 +42,8 @@ pub struct Config {
     /// Every declared binding. A binding whose branch is another's parent comes
     /// before it.
     pub bindings: Vec<BindingSpec>,
+    /// Who may do what.
+    pub grants: Grants,
 }
 
 /// How long leases live.

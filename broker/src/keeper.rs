@@ -125,6 +125,18 @@ impl Keeper {
         &self.neon
     }
 
+    /// Reads the grants of broker.toml again, and nothing else of it. On an error
+    /// nothing changes.
+    pub fn reload_grants(&self) -> Result<(), ConfigError> {
+        let new = Config::load(&self.path)?;
+        let mut config = self.config.write().unwrap_or_else(PoisonError::into_inner);
+        if config.grants != new.grants {
+            Arc::make_mut(&mut config).grants = new.grants;
+            tracing::info!("broker.toml grants other rights");
+        }
+        Ok(())
+    }
+
     /// What was declared when it was last read.
     pub fn config(&self) -> Arc<Config> {
         Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))

@@ -22,7 +22,7 @@ use crate::credentials::KeyId;
 use crate::names::{BindingName, LeaseId};
 use crate::roles::Access;
 use crate::state::{self, Data, State};
-use requests::RequestIds;
+use requests::{RequestIds, RequestKey};
 
 /// How often leases whose time is up are taken out, in milliseconds.
 const SWEEP_MS: u64 = 500;
@@ -57,8 +57,13 @@ pub struct Request {
     pub access: Access,
     /// Whether its connection leads through the pooler.
     pub pooled: bool,
-    /// Who asks, as they name themselves.
+    /// Who asks: the caller's identity, or, without one, as they name
+    /// themselves.
     pub holder: String,
+    /// Whose the lease is: the caller's identity. Nobody else who has one can do
+    /// anything with it.
+    #[serde(default)]
+    pub owner: Option<String>,
     /// For how long; the broker's default when not said.
     pub ttl: Option<Duration>,
 }
@@ -158,7 +163,7 @@ impl Leases {
         request_id: Option<Uuid>,
         grant: Grant,
     ) -> Result<Lease, Error> {
-        let flight = request_id.map(|id| self.requests.flight(id));
+        let flight = request_id.map(|id| self.requests.flight(RequestKey::of(id, &request)));
         let _alone = match &flight {
             Some(flight) => Some(flight.lock().await),
             None => None,
@@ -364,7 +369,7 @@ fn repeated(
         return Ok(None);
     };
     let found = requests
-        .get(request_id)
+        .get(&RequestKey::of(request_id, request))
         .and_then(|id| data.leases.get(&id))
         .filter(|lease| lease.expire_time > now);
     match found {

@@ -6,6 +6,7 @@
 //! [`reconcile`], [`migrate`], [`seed`] and [`roles`] doing the work, over
 //! [`neon`] and [`postgres`]; [`bindings`] and [`leases`] are what callers see,
 //! [`closer`] ends what leases leave,
+//! [`grants`] says who may do what,
 //! and [`state`] is what outlives the process.
 
 pub mod bindings;
@@ -14,6 +15,7 @@ pub mod closer;
 pub mod config;
 pub mod connection;
 pub mod credentials;
+pub mod grants;
 pub mod keeper;
 pub mod leases;
 pub mod logins;

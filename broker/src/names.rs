@@ -26,7 +26,7 @@ pub struct InvalidName {
 }
 
 impl InvalidName {
-    fn new(kind: &'static str, given: &str, expected: &'static str) -> Self {
+    pub(crate) fn new(kind: &'static str, given: &str, expected: &'static str) -> Self {
         const SHOWN_CHARS_MAX: usize = 80;
         let given = given.chars().take(SHOWN_CHARS_MAX).collect();
         InvalidName {

@@ -7,6 +7,7 @@ mod config;
 mod error;
 mod leases;
 mod request;
+mod rights;
 mod watch;
 
 use std::sync::Arc;

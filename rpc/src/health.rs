@@ -3,10 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::{sync::Mutex, time::Instant};
-use tonic::{
-    Code, Status,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, Status};
 use tonic_health::{
     ServingStatus,
     pb::{
@@ -15,6 +12,8 @@ use tonic_health::{
     },
     server::HealthReporter,
 };
+
+use crate::client::{Channel, ConnectError, Target};
 
 /// The name that stands for a whole server.
 pub const WHOLE_SERVER: &str = "";
@@ -96,27 +95,23 @@ impl Health {
     }
 }
 
-/// Asks the server at `address` (`127.0.0.1:7431` or `http://127.0.0.1:7431`)
-/// whether `service` takes calls ([`WHOLE_SERVER`]: whether it does as a whole).
+/// Asks a server (`127.0.0.1:7431`, or any [`Target`]) whether `service` takes
+/// calls ([`WHOLE_SERVER`]: whether it does as a whole).
 ///
 /// # Errors
 /// When there is no answer within `timeout`, or not one of those two.
-pub async fn probe(address: &str, service: &str, timeout: Duration) -> Result<Serving, ProbeError> {
-    let endpoint = endpoint(address)?;
-    let unreachable = |reason| ProbeError::Unreachable {
-        address: address.to_owned(),
-        reason,
-    };
-    let asking = async {
-        let channel = endpoint
-            .connect()
-            .await
-            .map_err(|error| unreachable(root_cause(&error)))?;
-        check(channel, service).await
-    };
+pub async fn probe(
+    target: impl Into<Target>,
+    service: &str,
+    timeout: Duration,
+) -> Result<Serving, ProbeError> {
+    let target = target.into();
+    let asking = async { check(target.connect(|endpoint| endpoint).await?, service).await };
     match tokio::time::timeout(timeout, asking).await {
         Ok(answer) => answer,
-        Err(_) => Err(unreachable("it took too long".to_owned())),
+        Err(_) => Err(ProbeError::Slow {
+            address: target.to_string(),
+        }),
     }
 }
 
@@ -125,29 +120,30 @@ pub async fn probe(address: &str, service: &str, timeout: Duration) -> Result<Se
 /// # Errors
 /// When `wait` has passed: what the last probe said.
 pub async fn wait_until_serving(
-    address: &str,
+    target: impl Into<Target>,
     service: &str,
     wait: Duration,
 ) -> Result<(), WaitError> {
+    let target = target.into();
     let deadline = Instant::now() + wait;
     let mut backoff_ms = PROBE_BACKOFF_MS_MIN;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = left.min(Duration::from_millis(PROBE_MS_MAX));
-        let last = match probe(address, service, timeout).await {
+        let last = match probe(&target, service, timeout).await {
             Ok(Serving::Serving) => return Ok(()),
             Ok(Serving::NotServing) => None,
-            Err(error @ ProbeError::BadAddress { .. }) => {
-                return Err(unanswered(address, wait, error));
+            Err(error @ ProbeError::Unreachable(ConnectError::Target(_))) => {
+                return Err(unanswered(&target, wait, error));
             }
             Err(error) => Some(error),
         };
         let pause = Duration::from_millis(backoff_ms);
         if Instant::now() + pause >= deadline {
             return Err(match last {
-                Some(last) => unanswered(address, wait, last),
+                Some(last) => unanswered(&target, wait, last),
                 None => WaitError::NotServing {
-                    address: address.to_owned(),
+                    address: target.to_string(),
                     service: service.to_owned(),
                     wait,
                 },
@@ -161,20 +157,14 @@ pub async fn wait_until_serving(
 /// Why a probe has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
-    /// Not an address.
-    #[error("{address} is not the address of a server, as in 127.0.0.1:7431")]
-    BadAddress {
+    /// Nobody answers there, or it is no address.
+    #[error(transparent)]
+    Unreachable(#[from] ConnectError),
+    /// Nobody answers in time.
+    #[error("no gRPC server answers at {address}: it took too long")]
+    Slow {
         /// As given.
         address: String,
-    },
-    /// Nobody answers there.
-    #[error("no gRPC server answers at {address}: {reason}")]
-    Unreachable {
-        /// As given.
-        address: String,
-        /// What the system says: the root of the transport's error, whose layers
-        /// repeat each other.
-        reason: String,
     },
     /// The server has no such service.
     #[error("the server at that address has no service {service}")]
@@ -213,17 +203,9 @@ pub enum WaitError {
     },
 }
 
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut root = error;
-    while let Some(source) = root.source() {
-        root = source;
-    }
-    root.to_string()
-}
-
-fn unanswered(address: &str, wait: Duration, last: ProbeError) -> WaitError {
+fn unanswered(target: &Target, wait: Duration, last: ProbeError) -> WaitError {
     WaitError::Unanswered {
-        address: address.to_owned(),
+        address: target.to_string(),
         wait,
         last,
     }
@@ -234,20 +216,6 @@ fn named(service: &str) -> String {
         WHOLE_SERVER => "the server is NOT_SERVING".to_owned(),
         name => format!("{name} is NOT_SERVING"),
     }
-}
-
-fn endpoint(address: &str) -> Result<Endpoint, ProbeError> {
-    let url = if address.contains("://") {
-        address.to_owned()
-    } else {
-        format!("http://{address}")
-    };
-    Endpoint::from_shared(url)
-        .ok()
-        .filter(|endpoint| endpoint.uri().host().is_some_and(|host| !host.is_empty()))
-        .ok_or_else(|| ProbeError::BadAddress {
-            address: address.to_owned(),
-        })
 }
 
 async fn check(channel: Channel, service: &str) -> Result<Serving, ProbeError> {

@@ -1,13 +1,41 @@
-//! gRPC manners that every server here shares: health, reflection, deadlines,
-//! status details, page tokens, a clock that tests can move, graceful stop.
-//! Nothing in here knows what a branch or a user is.
+//! gRPC manners that every server here shares: TLS and who calls, health,
+//! reflection, deadlines, status details, page tokens, a clock that tests can
+//! move, graceful stop. Nothing in here knows what a branch or a user is.
+//!
+//! Without the feature `server` it is [`client`] alone: how to call such a
+//! server.
 
+pub mod client;
+
+#[cfg(feature = "server")]
+pub mod caller;
+#[cfg(feature = "server")]
 pub mod clock;
+#[cfg(feature = "server")]
 pub mod health;
+#[cfg(feature = "server")]
 pub mod page;
+#[cfg(feature = "server")]
+pub mod reload;
+#[cfg(feature = "server")]
+pub mod security;
+#[cfg(feature = "server")]
 pub mod server;
+#[cfg(feature = "server")]
 pub mod shutdown;
+#[cfg(feature = "server")]
 pub mod status;
+#[cfg(feature = "server")]
 pub mod telemetry;
+#[cfg(feature = "server")]
+pub mod tokens;
 
+#[cfg(feature = "server")]
 mod calls;
+#[cfg(feature = "server")]
+mod connection;
+#[cfg(feature = "server")]
+mod listener;
+mod pem;
+#[cfg(feature = "server")]
+mod tls;

@@ -1,18 +1,20 @@
 //! A gRPC server with the manners of this house.
 
-use std::{convert::Infallible, io, net::SocketAddr, time::Duration};
+use std::{convert::Infallible, time::Duration};
 
 use http::{Request, Response};
-use tokio::net::TcpListener;
-use tonic::{
-    body::Body, server::NamedService, service::RoutesBuilder, transport::server::TcpIncoming,
-};
+use tokio_util::sync::CancellationToken;
+use tonic::{body::Body, server::NamedService, service::RoutesBuilder};
 use tower::Service;
 
 use crate::{
+    caller::CallerLayer,
     calls::{CallLayer, Stop},
+    connection,
     health::Health,
 };
+
+pub use crate::listener::{BindError, Listener};
 
 /// How long running calls may take to finish after the stop was asked for, in
 /// seconds: less than what supervisors wait before they kill (Kubernetes 30).
@@ -28,71 +30,6 @@ const KEEPALIVE_INTERVAL_SECONDS: u64 = 20;
 /// How long the answer to one may take.
 const KEEPALIVE_TIMEOUT_SECONDS: u64 = 10;
 
-/// A bound socket: what fails at the start of a server fails here, before
-/// anything else is made.
-#[derive(Debug)]
-pub struct Listener {
-    inner: TcpListener,
-    address: SocketAddr,
-}
-
-impl Listener {
-    /// Listens on `address`; port 0 picks a free one. Only loopback addresses
-    /// are allowed: callers are not identified and nothing is encrypted.
-    ///
-    /// # Errors
-    /// Each says in one sentence what is wrong and what to do.
-    pub async fn bind(address: SocketAddr) -> Result<Self, BindError> {
-        if !address.ip().to_canonical().is_loopback() {
-            return Err(BindError::NotLoopback { address });
-        }
-        let failed = |source: io::Error| match source.kind() {
-            io::ErrorKind::AddrInUse => BindError::PortTaken { address },
-            _ => BindError::FailedBind { address, source },
-        };
-        let inner = TcpListener::bind(address).await.map_err(failed)?;
-        let address = inner.local_addr().map_err(failed)?;
-        Ok(Self { inner, address })
-    }
-
-    /// Where it listens, with the port that was picked.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-}
-
-/// Why a server cannot listen.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// Others than this machine could reach it.
-    #[error(
-        "will not listen on {address}: without TLS and caller identity only loopback \
-         addresses are safe, as in 127.0.0.1:{}",
-        address.port()
-    )]
-    NotLoopback {
-        /// As given.
-        address: SocketAddr,
-    },
-    /// Somebody else listens there.
-    #[error(
-        "cannot listen on {address}: the port is taken; stop what listens there or give \
-         another address with --listen"
-    )]
-    PortTaken {
-        /// As given.
-        address: SocketAddr,
-    },
-    /// The system refuses.
-    #[error("cannot listen on {address}")]
-    FailedBind {
-        /// As given.
-        address: SocketAddr,
-        /// What the system says.
-        source: io::Error,
-    },
-}
-
 /// Why serving ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -106,7 +43,7 @@ pub enum ServeError {
 
 /// Services with what every server here has beside them: health, reflection (v1
 /// and v1alpha, naming the services added), deadlines that answer
-/// DEADLINE_EXCEEDED, keepalive, and a stop that lets calls finish. Messages
+/// DEADLINE_EXCEEDED, who calls ([`Caller`](crate::caller::Caller)), keepalive, and a stop that lets calls finish. Messages
 /// are bounded by tonic's default: 4 MiB each.
 #[derive(Debug)]
 pub struct Server {
@@ -180,23 +117,31 @@ impl Server {
         self.health.start(&self.names).await;
         let state = Stop::default();
         let bound = drained(self.drain, state.clone());
+        let Listener {
+            inner, security, ..
+        } = listener;
+        let _reloading = security.keep_up();
+        let closing = CancellationToken::new();
+        let (incoming, accepting) =
+            connection::accept(inner, security.tls.clone(), closing.clone());
         let asked = {
             let (state, health) = (state.clone(), self.health.clone());
             async move {
                 stop.await;
                 health.stop().await;
+                // Nobody is told of the stop before the socket is closed.
+                closing.cancel();
+                let _ = accepting.await;
                 state.asked.cancel();
             }
         };
         let serving = tonic::transport::Server::builder()
             .layer(CallLayer { stop: state })
+            .layer(CallerLayer { security })
             .http2_keepalive_interval(Some(Duration::from_secs(KEEPALIVE_INTERVAL_SECONDS)))
             .http2_keepalive_timeout(Some(Duration::from_secs(KEEPALIVE_TIMEOUT_SECONDS)))
             .add_routes(self.routes.routes())
-            .serve_with_incoming_shutdown(
-                TcpIncoming::from(listener.inner).with_nodelay(Some(true)),
-                asked,
-            );
+            .serve_with_incoming_shutdown(incoming, asked);
         tokio::select! {
             served = serving => served.map_err(ServeError::FailedServe),
             () = bound => {

@@ -10,6 +10,7 @@
 //! # }
 //! ```
 
+mod authority;
 mod binaries;
 mod clock;
 mod config;
@@ -24,10 +25,12 @@ mod ports;
 mod postgres;
 mod process;
 mod psql;
+mod secured;
 mod system;
 pub mod tools;
 mod wait;
 
+pub use authority::Authority;
 pub use binaries::binary;
 pub use clock::Clock;
 pub use config::Config;
@@ -42,6 +45,7 @@ pub use ports::free_address;
 pub use postgres::connect;
 pub use process::Process;
 pub use psql::{Printed, Psql};
+pub use secured::{Clients, Secured};
 pub use system::{Broker, System, UserService, channel, example_config};
 pub use wait::eventually;
 

@@ -148,10 +148,16 @@ impl Process {
 }
 
 /// No log shows a secret, in whatever test: the API key, a password as the
-/// emulator makes them, a connection URI. Those that a test alone knows are
+/// emulator makes them, a connection URI, a token. Those that a test alone knows are
 /// looked for by `System::finish`.
 fn check_log(name: &str, log: &str) -> anyhow::Result<()> {
-    for secret in [crate::API_KEY, "npg_", "postgresql://", "SCRAM-SHA-256$"] {
+    for secret in [
+        crate::API_KEY,
+        "npg_",
+        "postgresql://",
+        "SCRAM-SHA-256$",
+        "bbt_",
+    ] {
         if log.contains(secret) {
             bail!("the log of {name} shows {secret:?}…");
         }

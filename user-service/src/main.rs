@@ -5,8 +5,11 @@ use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, process::ExitCode, 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use rpc::{
+    client::{Credentials, Target},
+    clock::Clock,
     health::{Serving, WHOLE_SERVER, probe, wait_until_serving},
     page::PageTokens,
+    security::SecurityArgs,
     server::Listener,
 };
 use user_service::server::{Settings, UserServer};
@@ -32,12 +35,27 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct ServeArgs {
-    /// The address to listen on; loopback only.
+    /// The address to listen on. Without TLS and caller identity: loopback only.
     #[arg(long, env = "USER_SERVICE_LISTEN", default_value = "127.0.0.1:7432")]
     listen: SocketAddr,
     /// The broker's address.
     #[arg(long, env = "BROKER_URL", default_value = "http://127.0.0.1:7431")]
     broker: String,
+    /// PEM file of the authorities that the broker's certificate has to come
+    /// from. Without it: those that browsers trust.
+    #[arg(long, value_name = "FILE", env = "BROKER_CA_FILE")]
+    broker_ca_file: Option<PathBuf>,
+    /// PEM file of the certificate that is shown to the broker.
+    #[arg(long, value_name = "FILE", env = "BROKER_CLIENT_CERT_FILE")]
+    broker_client_cert_file: Option<PathBuf>,
+    /// PEM file of that certificate's key.
+    #[arg(long, value_name = "FILE", env = "BROKER_CLIENT_KEY_FILE")]
+    broker_client_key_file: Option<PathBuf>,
+    /// File of the token that is shown to the broker.
+    #[arg(long, value_name = "FILE", env = "BROKER_TOKEN_FILE")]
+    broker_token_file: Option<PathBuf>,
+    #[command(flatten)]
+    security: SecurityArgs,
     /// The most connections to each branch. Without it: as many as the lease
     /// allows, which bounds this number too.
     #[arg(long, value_name = "CONNECTIONS")]
@@ -53,6 +71,10 @@ struct HealthArgs {
     /// The server's address.
     #[arg(long, default_value = "127.0.0.1:7432")]
     address: String,
+    /// PEM file of the authorities that its certificate has to come from.
+    /// Without it: those that browsers trust.
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
     /// One of its services, as in users.v1.UserService. Without it: all.
     #[arg(long, default_value = WHOLE_SERVER)]
     service: String,
@@ -83,9 +105,16 @@ async fn run(args: ServeArgs) -> anyhow::Result<()> {
         Some(path) => PageTokens::from_key_file(path)?,
         None => PageTokens::random(),
     };
-    let listener = Listener::bind(args.listen).await?;
+    let security = args.security.load(&Clock::system())?;
+    let listener = Listener::bind(args.listen, security).await?;
     let server = UserServer::new(Settings {
         broker_url: args.broker,
+        credentials: Credentials {
+            ca_file: args.broker_ca_file,
+            client_cert_file: args.broker_client_cert_file,
+            client_key_file: args.broker_client_key_file,
+            token_file: args.broker_token_file,
+        },
         pool_size: args.pool_size.map(NonZeroUsize::get),
         tokens,
     })?;
@@ -100,14 +129,19 @@ async fn run(args: ServeArgs) -> anyhow::Result<()> {
 }
 
 async fn health(args: HealthArgs) -> anyhow::Result<()> {
+    let credentials = Credentials {
+        ca_file: args.ca_file,
+        ..Credentials::default()
+    };
+    let target = Target::new(&args.address, credentials);
     match args.wait {
         Some(seconds) => {
             let wait = Duration::from_secs(seconds);
-            wait_until_serving(&args.address, &args.service, wait).await?;
+            wait_until_serving(&target, &args.service, wait).await?;
         }
         None => {
             let timeout = Duration::from_secs(PROBE_SECONDS_MAX);
-            let answer = probe(&args.address, &args.service, timeout)
+            let answer = probe(&target, &args.service, timeout)
                 .await
                 .context("cannot tell the health of the user-service")?;
             anyhow::ensure!(

@@ -1,6 +1,6 @@
 //! Both API versions on one address.
 
-use branch_pool::{Binding, BranchPool, Options, Phase, PoolState};
+use branch_pool::{Binding, BranchPool, Credentials, Options, Phase, PoolState};
 use proto::users::{
     v1::user_service_server::UserServiceServer as V1Server,
     v2::user_service_server::UserServiceServer as V2Server,
@@ -20,8 +20,10 @@ const SERVICE: &str = "users";
 /// What the server needs to know.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The broker, as in `http://127.0.0.1:7431`.
+    /// The broker, as in `http://127.0.0.1:7431` or `https://broker.internal:7431`.
     pub broker_url: String,
+    /// What is shown to the broker.
+    pub credentials: Credentials,
     /// The most connections to each branch; a lease may allow fewer. `None`: as
     /// many as it allows.
     pub pool_size: Option<usize>,
@@ -59,7 +61,8 @@ impl UserServer {
     /// answered UNAVAILABLE. Needs a tokio runtime.
     ///
     /// # Errors
-    /// [`Error::FailedPool`] for a broker address that is none.
+    /// [`Error::FailedPool`] for a broker address that is none, or credentials
+    /// that cannot be used.
     pub fn new(settings: Settings) -> Result<Self, Error> {
         Ok(Self {
             v1: pool::<V1>(&settings)?,
@@ -98,9 +101,10 @@ impl UserServer {
 }
 
 fn pool<V: Version>(settings: &Settings) -> Result<BranchPool, Error> {
+    let options = Options::default().credentials(settings.credentials.clone());
     let options = match settings.pool_size {
-        Some(connections) => Options::default().max_size(connections),
-        None => Options::default(),
+        Some(connections) => options.max_size(connections),
+        None => options,
     };
     BranchPool::spawn(
         &settings.broker_url,

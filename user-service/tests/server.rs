@@ -8,6 +8,7 @@ use proto::users::{v1, v2};
 use rpc::{
     health::{Serving, WHOLE_SERVER, probe},
     page::PageTokens,
+    security::Security,
     server::Listener,
 };
 use tokio::{sync::oneshot, task::JoinHandle};
@@ -31,12 +32,15 @@ struct Running {
 
 impl Running {
     async fn without_broker() -> Result<Self> {
-        let listener = Listener::bind("127.0.0.1:0".parse()?).await?;
+        let listener = Listener::bind("127.0.0.1:0".parse()?, Security::default()).await?;
         let address = listener.address().to_string();
         // Bound and let go: nobody answers there.
-        let nobody = Listener::bind("127.0.0.1:0".parse()?).await?.address();
+        let nobody = Listener::bind("127.0.0.1:0".parse()?, Security::default())
+            .await?
+            .address();
         let server = UserServer::new(Settings {
             broker_url: format!("http://{nobody}"),
+            credentials: Default::default(),
             pool_size: None,
             tokens: PageTokens::random(),
         })?;
@@ -212,6 +216,7 @@ async fn bad_input_is_refused_before_a_connection_is_asked_for() -> Result<()> {
 #[tokio::test]
 async fn a_broker_address_that_is_none_ends_the_start() {
     let server = UserServer::new(Settings {
+        credentials: Default::default(),
         broker_url: "not an address".to_owned(),
         pool_size: None,
         tokens: PageTokens::random(),

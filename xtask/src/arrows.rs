@@ -15,7 +15,7 @@ const ARROWS: [(&str, &[&str]); 9] = [
     ("xtask", &[]),
     ("neon-api", &[]),
     ("neon-emulator", &["neon-api"]),
-    ("branch-pool", &["proto"]),
+    ("branch-pool", &["proto", "rpc"]),
     ("broker", &["neon-api", "rpc", "proto"]),
     ("user-service", &["branch-pool", "rpc", "proto"]),
     (

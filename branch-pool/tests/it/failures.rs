@@ -151,14 +151,7 @@ async fn connect_gives_up_in_the_end() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_malformed_address_is_refused_at_once() -> anyhow::Result<()> {
-    for url in [
-        "",
-        "127.0.0.1:7431",
-        "not a url",
-        "http://",
-        "https://127.0.0.1:7431",
-        "ftp://me:pw@x",
-    ] {
+    for url in ["", "not a url", "http://", "https://", "ftp://me:pw@x"] {
         let error = BranchPool::spawn(url, binding(), options())
             .err()
             .context(url)?;

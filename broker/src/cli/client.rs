@@ -1,12 +1,13 @@
 //! Subcommands that ask a running broker.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use proto::broker::v1 as pb;
 use proto::broker::v1::binding_service_client::BindingServiceClient;
 use proto::broker::v1::config_service_client::ConfigServiceClient;
+use rpc::client::{Channel, ConnectError, Credentials, Target, TargetError};
 use rpc::health::{ProbeError, Serving, WHOLE_SERVER, WaitError};
-use tonic::transport::{Channel, Endpoint};
 
 /// How long connecting may take, in milliseconds.
 const CONNECT_MS_MAX: u64 = 5_000;
@@ -23,6 +24,31 @@ pub(super) struct Arguments {
         env = "BROKER_URL"
     )]
     broker: String,
+    /// PEM file of the authorities that the broker's certificate has to come
+    /// from. Without it: those that browsers trust.
+    #[arg(long, value_name = "FILE", env = "BROKER_CA_FILE")]
+    broker_ca_file: Option<PathBuf>,
+    /// PEM file of this caller's certificate.
+    #[arg(long, value_name = "FILE", env = "BROKER_CLIENT_CERT_FILE")]
+    broker_client_cert_file: Option<PathBuf>,
+    /// PEM file of that certificate's key.
+    #[arg(long, value_name = "FILE", env = "BROKER_CLIENT_KEY_FILE")]
+    broker_client_key_file: Option<PathBuf>,
+    /// File of the token that says who calls.
+    #[arg(long, value_name = "FILE", env = "BROKER_TOKEN_FILE")]
+    broker_token_file: Option<PathBuf>,
+}
+
+impl Arguments {
+    fn target(&self) -> Target {
+        let credentials = Credentials {
+            ca_file: self.broker_ca_file.clone(),
+            client_cert_file: self.broker_client_cert_file.clone(),
+            client_key_file: self.broker_client_key_file.clone(),
+            token_file: self.broker_token_file.clone(),
+        };
+        Target::new(self.broker.clone(), credentials)
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -37,20 +63,10 @@ pub(super) struct HealthArguments {
 /// Why a broker did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    #[error("{given:?} is no address of a broker, as http://127.0.0.1:7431 is")]
-    BadAddress {
-        given: String,
-        #[source]
-        source: tonic::transport::Error,
-    },
-    #[error(
-        "no broker answers at {address}; start one with `broker serve` or name another with --broker"
-    )]
-    Unreachable {
-        address: String,
-        #[source]
-        source: tonic::transport::Error,
-    },
+    #[error("{0}; start one with `broker serve` or name another with --broker")]
+    Unreachable(ConnectError),
+    #[error(transparent)]
+    Target(TargetError),
     #[error("{message}")]
     Refused { message: String },
     #[error(transparent)]
@@ -64,9 +80,18 @@ pub(super) enum Error {
     },
 }
 
+impl From<ConnectError> for Error {
+    fn from(error: ConnectError) -> Self {
+        match error {
+            ConnectError::Target(error) => Error::Target(error),
+            error @ ConnectError::Unreachable { .. } => Error::Unreachable(error),
+        }
+    }
+}
+
 /// `broker plan`.
 pub(super) async fn plan(arguments: Arguments) -> Result<(), Error> {
-    let mut client = ConfigServiceClient::new(connect(&arguments.broker).await?);
+    let mut client = ConfigServiceClient::new(connect(&arguments).await?);
     let steps = client.plan(pb::PlanRequest {}).await.map_err(refused)?;
     print(
         &steps.into_inner().steps,
@@ -77,7 +102,7 @@ pub(super) async fn plan(arguments: Arguments) -> Result<(), Error> {
 
 /// `broker apply`.
 pub(super) async fn apply(arguments: Arguments) -> Result<(), Error> {
-    let mut client = ConfigServiceClient::new(connect(&arguments.broker).await?);
+    let mut client = ConfigServiceClient::new(connect(&arguments).await?);
     let steps = client.apply(pb::ApplyRequest {}).await.map_err(refused)?;
     print(
         &steps.into_inner().steps,
@@ -88,11 +113,11 @@ pub(super) async fn apply(arguments: Arguments) -> Result<(), Error> {
 
 /// `broker health`.
 pub(super) async fn health(arguments: HealthArguments) -> Result<(), Error> {
-    let address = &arguments.broker.broker;
+    let target = arguments.broker.target();
     let serving = match arguments.wait {
         Some(seconds) => {
             let wait = Duration::from_secs(seconds);
-            match rpc::health::wait_until_serving(address, WHOLE_SERVER, wait).await {
+            match rpc::health::wait_until_serving(&target, WHOLE_SERVER, wait).await {
                 Ok(()) => Serving::Serving,
                 Err(WaitError::NotServing { .. }) => Serving::NotServing,
                 Err(error) => return Err(error.into()),
@@ -100,7 +125,7 @@ pub(super) async fn health(arguments: HealthArguments) -> Result<(), Error> {
         }
         None => {
             let limit = Duration::from_millis(PROBE_MS_MAX);
-            rpc::health::probe(address, WHOLE_SERVER, limit).await?
+            rpc::health::probe(&target, WHOLE_SERVER, limit).await?
         }
     };
     match serving {
@@ -109,15 +134,15 @@ pub(super) async fn health(arguments: HealthArguments) -> Result<(), Error> {
             Ok(())
         }
         Serving::NotServing => Err(Error::NotReady {
-            address: address.clone(),
-            bindings: not_ready(address).await.unwrap_or_default(),
+            address: target.to_string(),
+            bindings: not_ready(&arguments.broker).await.unwrap_or_default(),
         }),
     }
 }
 
 /// What the broker says of bindings that are not ready.
-async fn not_ready(address: &str) -> Result<Vec<String>, Error> {
-    let mut client = BindingServiceClient::new(connect(address).await?);
+async fn not_ready(broker: &Arguments) -> Result<Vec<String>, Error> {
+    let mut client = BindingServiceClient::new(connect(broker).await?);
     let request = pb::ListBindingsRequest::default();
     let answer = client.list_bindings(request).await.map_err(refused)?;
     let bindings = answer.into_inner().bindings.into_iter();
@@ -127,23 +152,11 @@ async fn not_ready(address: &str) -> Result<Vec<String>, Error> {
         .collect())
 }
 
-async fn connect(address: &str) -> Result<Channel, Error> {
-    let url = match address.contains("://") {
-        true => address.to_owned(),
-        false => format!("http://{address}"),
-    };
-    let endpoint = Endpoint::from_shared(url).map_err(|source| Error::BadAddress {
-        given: address.to_owned(),
-        source,
-    })?;
-    endpoint
-        .connect_timeout(Duration::from_millis(CONNECT_MS_MAX))
-        .connect()
-        .await
-        .map_err(|source| Error::Unreachable {
-            address: address.to_owned(),
-            source,
-        })
+async fn connect(broker: &Arguments) -> Result<Channel, Error> {
+    let limit = Duration::from_millis(CONNECT_MS_MAX);
+    let target = broker.target();
+    let connecting = target.connect(|endpoint| endpoint.connect_timeout(limit));
+    Ok(connecting.await?)
 }
 
 fn refused(status: tonic::Status) -> Error {

@@ -10,6 +10,8 @@ use neon_api::{ClientSetupError, IdError, NeonClient, ProjectId, Secret};
 use rpc::clock::ClockArgs;
 use rpc::health::Serving;
 use rpc::page::PageTokens;
+use rpc::reload::reload;
+use rpc::security::{SecurityArgs, SecurityError};
 use rpc::server::{BindError, Listener, ServeError, Server};
 use url::Url;
 
@@ -42,7 +44,7 @@ pub(super) struct Arguments {
         env = "BROKER_CONFIG"
     )]
     config: PathBuf,
-    /// Where to serve gRPC. Loopback only.
+    /// Where to serve gRPC. Without TLS and caller identity: loopback only.
     #[arg(
         long,
         value_name = "ADDRESS",
@@ -70,6 +72,8 @@ pub(super) struct Arguments {
     )]
     neon_api_url: String,
     #[command(flatten)]
+    security: SecurityArgs,
+    #[command(flatten)]
     clock: ClockArgs,
 }
 
@@ -96,6 +100,8 @@ pub(super) enum Error {
     #[error("read the clock's file")]
     Clock(#[source] std::io::Error),
     #[error(transparent)]
+    Security(#[from] SecurityError),
+    #[error(transparent)]
     Bind(#[from] BindError),
     #[error(transparent)]
     State(#[from] state::Error),
@@ -118,7 +124,11 @@ pub(super) async fn serve(arguments: Arguments) -> Result<(), Error> {
     // work has made nothing.
     let config = Config::load(&arguments.config)?;
     let neon = neon_of(&arguments)?;
-    let listener = Listener::bind(arguments.listen).await?;
+    let security = arguments.security.load(&clock)?;
+    if security.identifies() && config.grants.0.is_empty() {
+        tracing::warn!("broker.toml has no [grants]: no caller may do anything");
+    }
+    let listener = Listener::bind(arguments.listen, security).await?;
     let reached = is_reached(neon.check().await)?;
     if reached {
         match reconcile::check_parents(&neon, &config).await {
@@ -150,7 +160,7 @@ pub(super) async fn serve(arguments: Arguments) -> Result<(), Error> {
     let logins = Arc::new(Logins::new(key, clock));
     let keeper = Arc::new(Keeper::new(
         neon,
-        arguments.config,
+        arguments.config.clone(),
         config,
         Arc::clone(&bindings),
         Arc::clone(&leases),
@@ -168,6 +178,10 @@ pub(super) async fn serve(arguments: Arguments) -> Result<(), Error> {
         logins,
         page_tokens,
     };
+    let _reloading = reload("grants in broker.toml", vec![arguments.config], {
+        let keeper = Arc::clone(&keeper);
+        move || keeper.reload_grants().map_err(|error| one_line(&error))
+    });
     tokio::spawn(async move { leases.sweep().await });
     tokio::spawn(closer.run());
     announce(&listener);

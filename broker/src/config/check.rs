@@ -13,6 +13,7 @@ use super::order::{Cycle, parents_first};
 use super::{
     BindingSpec, Config, LeaseSettings, Problem, Revision, SeedFile, ServiceSpec, line_and_column,
 };
+use crate::grants::Grants;
 use crate::migrate;
 use crate::names::{self, BindingName, BranchName, InvalidName, ServiceName, VersionName};
 use crate::roles;
@@ -51,7 +52,15 @@ impl<'a> Check<'a> {
         self.shared_branches(&bindings)?;
         self.revisions_of_forks(&bindings)?;
         self.role_names(&bindings)?;
-        Ok(Config { leases, bindings })
+        let grants = file.grants.iter();
+        let grants: Result<_, Problem> = grants
+            .map(|(name, table)| self.grant(name, table))
+            .collect();
+        Ok(Config {
+            leases,
+            bindings,
+            grants: Grants(grants?),
+        })
     }
 
     fn leases(&self, table: &LeasesTable) -> Result<LeaseSettings, Problem> {
@@ -310,7 +319,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn parsed<T>(&self, given: &Spanned<String>, key: &str) -> Result<T, Problem>
+    pub(super) fn parsed<T>(&self, given: &Spanned<String>, key: &str) -> Result<T, Problem>
     where
         T: std::str::FromStr<Err = InvalidName>,
     {
@@ -325,7 +334,12 @@ impl<'a> Check<'a> {
         self.path.parent().unwrap_or(Path::new("")).join(path)
     }
 
-    fn problem_at<T>(&self, given: &Spanned<T>, key: &str, message: impl Into<String>) -> Problem {
+    pub(super) fn problem_at<T>(
+        &self,
+        given: &Spanned<T>,
+        key: &str,
+        message: impl Into<String>,
+    ) -> Problem {
         Problem {
             place: Some(line_and_column(self.text, given.span().start)),
             ..self.problem(key, message)

@@ -13,6 +13,8 @@ pub(super) struct ConfigFile {
     pub(super) leases: LeasesTable,
     #[serde(default)]
     pub(super) services: BTreeMap<Spanned<String>, ServiceTable>,
+    #[serde(default)]
+    pub(super) grants: BTreeMap<Spanned<String>, GrantTable>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -40,4 +42,23 @@ pub(super) struct VersionTable {
     pub(super) revision: Option<Spanned<String>>,
     pub(super) seed: Option<Spanned<String>>,
     pub(super) connections: Spanned<u32>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GrantTable {
+    pub(super) caller: Spanned<String>,
+    #[serde(default)]
+    pub(super) lease: Vec<LeaseGrantTable>,
+    #[serde(default)]
+    pub(super) read: bool,
+    #[serde(default)]
+    pub(super) admin: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LeaseGrantTable {
+    pub(super) bindings: Spanned<Vec<Spanned<String>>>,
+    pub(super) access: Spanned<Vec<Spanned<String>>>,
 }

@@ -257,3 +257,57 @@ fn bindings_may_share_a_branch_when_they_agree() {
     let shared = config.bindings_on(&config.bindings[0].branch).count();
     assert_eq!(shared, 2);
 }
+
+const GRANTS: &str = r#"
+[grants.users]
+caller = "spiffe://example.org/users"
+lease = [{ bindings = ["services/users/versions/*"], access = ["read_only", "read_write"] }]
+
+[grants.people]
+caller = "token:ops"
+admin = true
+"#;
+
+#[test]
+fn grants_are_read() {
+    let config = parse(&format!("{SAMPLE}{GRANTS}")).unwrap();
+    let v1 = "services/users/versions/v1".parse().unwrap();
+    let users = config.grants.of("spiffe://example.org/users");
+    assert_eq!(users.len(), 1);
+    assert!(users[0].may_lease(&v1, crate::roles::Access::ReadWrite));
+    assert!(!users[0].may_read() && !users[0].admin);
+    assert!(config.grants.of("token:ops")[0].admin);
+    assert_eq!(config.grants.of("token:other"), []);
+    assert_eq!(parse(SAMPLE).unwrap().grants.0, []);
+}
+
+#[test]
+fn a_grant_that_cannot_be_is_refused_with_its_place() {
+    for (from, to, key) in [
+        ("spiffe://example.org/users", "users", "grants.users.caller"),
+        (
+            "services/users/versions/*",
+            "users/*",
+            "grants.users.lease.bindings",
+        ),
+        (
+            "[\"services/users/versions/*\"]",
+            "[]",
+            "grants.users.lease.bindings",
+        ),
+        ("\"read_only\", ", "\"ddl\", ", "grants.users.lease.access"),
+        (
+            "[\"read_only\", \"read_write\"]",
+            "[]",
+            "grants.users.lease.access",
+        ),
+        ("admin = true", "admin = false", "grants.people"),
+        ("admin = true", "administrator = true", "administrator"),
+    ] {
+        assert!(GRANTS.contains(from), "{from}");
+        let text = format!("{SAMPLE}{}", GRANTS.replacen(from, to, 1));
+        let problem = parse(&text).unwrap_err();
+        assert!(problem.starts_with("broker.toml:"), "{problem}");
+        assert!(problem.contains(key), "{key}: {problem}");
+    }
+}

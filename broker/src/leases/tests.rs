@@ -71,6 +71,7 @@ fn request(holder: &str) -> Request {
         access: Access::ReadWrite,
         pooled: false,
         holder: holder.into(),
+        owner: None,
         ttl: None,
     }
 }
@@ -322,4 +323,22 @@ fn a_file_that_is_not_ours_is_refused() {
         let error = State::open(folder.path()).unwrap_err().to_string();
         assert!(error.contains(expected), "{text}: {error}");
     }
+}
+
+#[tokio::test]
+async fn request_ids_of_different_callers_have_nothing_to_do_with_each_other() {
+    let bench = Bench::durable();
+    let id = Some(Uuid::new_v4());
+    let owned = |owner: &str| Request {
+        owner: Some(owner.to_owned()),
+        ..request(owner)
+    };
+    let (a, b) = (owned("token:a"), owned("token:b"));
+    let first = bench.leases.acquire(a.clone(), id, grant()).await.unwrap();
+    let second = bench.leases.acquire(b.clone(), id, grant()).await.unwrap();
+    assert_ne!(first.id, second.id);
+    let bench = bench.restarted();
+    let again = |request: &Request| bench.leases.repeated(id, request).unwrap();
+    assert_eq!(again(&a).map(|lease| lease.id), Some(first.id));
+    assert_eq!(again(&b).map(|lease| lease.id), Some(second.id));
 }

@@ -17,6 +17,7 @@ impl BindingService for Broker {
         &self,
         request: Request<pb::ListBindingsRequest>,
     ) -> Result<Response<pb::ListBindingsResponse>, Status> {
+        self.rights(&request)?.may_read()?;
         let request = request.into_inner();
         let page = Page::of(
             &self.page_tokens,
@@ -37,8 +38,10 @@ impl BindingService for Broker {
         &self,
         request: Request<pb::GetBindingRequest>,
     ) -> Result<Response<pb::GetBindingResponse>, Status> {
+        let rights = self.rights(&request)?;
         let name: BindingName =
             request::name("name", &request.into_inner().name).map_err(Error::from)?;
+        rights.may_see(&name)?;
         let binding = self.bindings.get(&name).ok_or(Error::BindingNotFound {
             field: "name",
             name,

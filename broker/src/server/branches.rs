@@ -21,6 +21,7 @@ impl BranchService for Broker {
         &self,
         request: Request<pb::ListBranchesRequest>,
     ) -> Result<Response<pb::ListBranchesResponse>, Status> {
+        self.rights(&request)?.may_read()?;
         let request = request.into_inner();
         let page = Page::of(
             &self.page_tokens,
@@ -44,6 +45,7 @@ impl BranchService for Broker {
         &self,
         request: Request<pb::GetBranchRequest>,
     ) -> Result<Response<pb::GetBranchResponse>, Status> {
+        self.rights(&request)?.may_read()?;
         let name: BranchResource =
             request::name("name", &request.into_inner().name).map_err(Error::from)?;
         let found = self

@@ -11,8 +11,9 @@ use crate::reconcile::{Action, Step};
 impl ConfigService for Broker {
     async fn plan(
         &self,
-        _request: Request<pb::PlanRequest>,
+        request: Request<pb::PlanRequest>,
     ) -> Result<Response<pb::PlanResponse>, Status> {
+        self.rights(&request)?.may_administer()?;
         let steps = self.keeper.plan().await.map_err(Error::from)?;
         Ok(Response::new(pb::PlanResponse {
             steps: steps.iter().map(wire).collect(),
@@ -21,8 +22,9 @@ impl ConfigService for Broker {
 
     async fn apply(
         &self,
-        _request: Request<pb::ApplyRequest>,
+        request: Request<pb::ApplyRequest>,
     ) -> Result<Response<pb::ApplyResponse>, Status> {
+        self.rights(&request)?.may_administer()?;
         let steps = self.keeper.apply().await.map_err(Error::from)?;
         Ok(Response::new(pb::ApplyResponse {
             steps: steps.iter().map(wire).collect(),

@@ -50,6 +50,14 @@ pub enum Error {
     /// A watch that does not say of what.
     #[error("the watch did not say what it is for; send its first request when opening it")]
     WatchSilent,
+    /// No grant allows it.
+    #[error("{caller} has no grant to {missing}; add it to [grants] in broker.toml")]
+    Denied {
+        /// Who calls.
+        caller: String,
+        /// What would have to be granted.
+        missing: String,
+    },
     /// A lease.
     #[error(transparent)]
     Lease(#[from] leases::Error),
@@ -124,6 +132,7 @@ impl From<Error> for Status {
                     .resource("broker.v1.Binding", name.to_string())
             }
             Error::WatchSilent => Refusal::new(Code::DeadlineExceeded, "WATCH_SILENT", message),
+            Error::Denied { .. } => Refusal::new(Code::PermissionDenied, "GRANT_MISSING", message),
             Error::Lease(error) => lease(error, message),
             Error::Login { source, .. } => login(source, message),
             Error::Neon(error) => neon(&error, message),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures_util::Stream;
 use proto::broker::v1 as pb;
 use proto::broker::v1::lease_service_server::LeaseService;
+use rpc::caller::Caller;
 use secrecy::ExposeSecret as _;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -27,7 +28,13 @@ impl LeaseService for Broker {
         &self,
         request: Request<pb::AcquireLeaseRequest>,
     ) -> Result<Response<pb::AcquireLeaseResponse>, Status> {
-        let (asked, request_id) = request::acquire(request.into_inner())?;
+        let rights = self.rights(&request)?;
+        let (mut asked, request_id) = request::acquire(request.into_inner())?;
+        rights.may_lease(&asked.binding, asked.access)?;
+        if let Some(name) = rights.caller().name() {
+            asked.holder = name.to_owned();
+            asked.owner = Some(name.to_owned());
+        }
         let target = self.ready("binding", &asked.binding)?;
         // A repeated request is refused before a role is made.
         self.leases
@@ -61,6 +68,7 @@ impl LeaseService for Broker {
         &self,
         request: Request<pb::RenewLeaseRequest>,
     ) -> Result<Response<pb::RenewLeaseResponse>, Status> {
+        let rights = self.rights(&request)?;
         let request = request.into_inner();
         let mut violations = rpc::status::FieldViolations::new();
         let id = violations.take(request::name::<LeaseId>("name", &request.name));
@@ -68,7 +76,8 @@ impl LeaseService for Broker {
         let (Some(id), Some(ttl)) = (id, ttl) else {
             return Err(Error::from(violations).into());
         };
-        let lease = self.leases.get(id).map_err(Error::from)?;
+        let lease = self.lease_of(rights.caller(), id)?;
+        rights.may_lease(&lease.request.binding, lease.request.access)?;
         let Some(binding) = self.bindings.get(&lease.request.binding) else {
             // broker.toml dropped the binding: nothing is left to renew.
             return Err(Error::from(leases::Error::NotFound(id)).into());
@@ -84,8 +93,12 @@ impl LeaseService for Broker {
         &self,
         request: Request<pb::ReleaseLeaseRequest>,
     ) -> Result<Response<pb::ReleaseLeaseResponse>, Status> {
+        // Without a grant one can still give back what one has.
+        let caller = Caller::of(&request)?;
         let id: LeaseId = request::name("name", &request.into_inner().name).map_err(Error::from)?;
-        if self.leases.release(id).await.map_err(Error::from)? {
+        // Another's is as good as none, and that is no error.
+        let is_callers = self.lease_of(&caller, id).is_ok();
+        if is_callers && self.leases.release(id).await.map_err(Error::from)? {
             tracing::info!(lease = %id, "lease released");
         }
         Ok(Response::new(pb::ReleaseLeaseResponse {}))
@@ -95,7 +108,8 @@ impl LeaseService for Broker {
         &self,
         request: Request<Streaming<pb::WatchBindingRequest>>,
     ) -> Result<Response<Self::WatchBindingStream>, Status> {
-        let stream = watch::open(self.clone(), request.into_inner()).await?;
+        let rights = self.rights(&request)?;
+        let stream = watch::open(self.clone(), rights, request.into_inner()).await?;
         Ok(Response::new(Box::pin(stream)))
     }
 }

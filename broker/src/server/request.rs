@@ -117,6 +117,7 @@ pub(super) fn acquire(
                 access,
                 pooled: request.pooled,
                 holder: request.holder,
+                owner: None,
                 ttl,
             };
             Ok((asked, request_id))

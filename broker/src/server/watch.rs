@@ -8,13 +8,16 @@ use std::time::Duration;
 
 use futures_util::{Stream, stream};
 use proto::broker::v1 as pb;
+use rpc::caller::Caller;
 use rpc::status::FieldViolation;
 use tokio::sync::watch::Receiver;
+use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use super::leases::connection;
 use super::request::{Watched, watched};
+use super::rights::Rights;
 use super::{Broker, Error};
 use crate::bindings::Binding;
 use crate::leases;
@@ -23,10 +26,13 @@ use crate::names::{BindingName, BranchResource, LeaseId};
 /// How long a watch may be open without saying what it watches, in
 /// milliseconds.
 const FIRST_REQUEST_MS_MAX: u64 = 5_000;
+/// How often to look whether a watch may go on, in milliseconds.
+const RIGHTS_LOOK_MS: u64 = 2_000;
 
 /// Reads the first request and opens the watch that it asks for.
 pub(super) async fn open(
     broker: Broker,
+    rights: Rights,
     mut requests: Streaming<pb::WatchBindingRequest>,
 ) -> Result<impl Stream<Item = Result<pb::WatchBindingResponse, Status>>, Status> {
     let limit = Duration::from_millis(FIRST_REQUEST_MS_MAX);
@@ -35,10 +41,14 @@ pub(super) async fn open(
         .map_err(|_| Error::WatchSilent)??
         .unwrap_or_default();
     let (binding, lease) = match watched(&first)? {
-        Watched::Binding(name) => (name, None),
+        Watched::Binding(name) => {
+            rights.may_see(&name)?;
+            (name, None)
+        }
         Watched::Lease(id) => {
             let ending = broker.leases.ending(id);
-            let lease = broker.leases.get(id).map_err(Error::from)?;
+            let lease = broker.lease_of(rights.caller(), id)?;
+            rights.may_lease(&lease.request.binding, lease.request.access)?;
             (lease.request.binding, Some((id, ending)))
         }
     };
@@ -49,8 +59,12 @@ pub(super) async fn open(
             field: "binding",
             name: binding.clone(),
         })?;
+    let mut look = tokio::time::interval(Duration::from_millis(RIGHTS_LOOK_MS));
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut watch = Watch {
         broker,
+        caller: rights.caller().clone(),
+        look,
         binding,
         lease,
         state,
@@ -69,6 +83,9 @@ pub(super) async fn open(
 
 struct Watch {
     broker: Broker,
+    caller: Caller,
+    /// When to look whether the caller still may.
+    look: Interval,
     binding: BindingName,
     lease: Option<(LeaseId, CancellationToken)>,
     state: Receiver<Arc<Binding>>,
@@ -94,6 +111,7 @@ impl Watch {
                 biased;
                 id = ended => return Err(Error::from(leases::Error::NotFound(id)).into()),
                 request = heard(&mut self.requests) => self.hear(request?)?,
+                _ = self.look.tick() => self.check()?,
                 changed = self.state.changed() => match changed {
                     Ok(()) => return self.answer().await,
                     Err(_) => {
@@ -129,7 +147,23 @@ impl Watch {
         }
     }
 
+    /// What the caller showed, and what it is granted, may have been taken back
+    /// since the watch was opened.
+    fn check(&self) -> Result<(), Status> {
+        self.caller.check()?;
+        let rights = self.broker.rights_of(self.caller.clone())?;
+        match self.lease {
+            Some((id, _)) => {
+                let lease = self.broker.lease_of(&self.caller, id)?;
+                rights.may_lease(&lease.request.binding, lease.request.access)?;
+            }
+            None => rights.may_see(&self.binding)?,
+        }
+        Ok(())
+    }
+
     async fn answer(&mut self) -> Result<pb::WatchBindingResponse, Status> {
+        self.check()?;
         let binding = Arc::clone(&self.state.borrow_and_update());
         let mut current = None;
         if let Some(target) = &binding.target {

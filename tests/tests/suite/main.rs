@@ -5,6 +5,7 @@
 mod broker_apply;
 mod broker_bad_days;
 mod broker_faults;
+mod broker_identity;
 mod broker_leases;
 mod broker_roles;
 mod broker_start;

@@ -41,7 +41,11 @@ fn config(bindings: Vec<BindingSpec>) -> Config {
         default_ttl: Duration::from_secs(600),
         max_ttl: Duration::from_secs(3600),
     };
-    Config { leases, bindings }
+    Config {
+        leases,
+        bindings,
+        grants: Default::default(),
+    }
 }
 
 fn two_versions() -> Config {

@@ -1,4 +1,4 @@
-//! A real server on a loopback port, called over TCP.
+//! Health, reflection, deadlines, the stop.
 
 use std::{
     convert::Infallible,
@@ -10,7 +10,9 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use rpc::{
+    client::{ConnectError, TargetError},
     health::{ProbeError, Serving, WHOLE_SERVER, WaitError, probe, wait_until_serving},
+    security::Security,
     server::{BindError, Listener, ServeError, Server},
 };
 use tokio::{
@@ -86,7 +88,7 @@ struct Running {
 
 impl Running {
     async fn start(drain: Duration) -> Result<Self> {
-        let listener = Listener::bind("127.0.0.1:0".parse()?).await?;
+        let listener = Listener::bind("127.0.0.1:0".parse()?, Security::default()).await?;
         let address = listener.address().to_string();
         let slow = Slow::default();
         let server = Server::new(&[]).add_service(slow.clone()).drain(drain);
@@ -230,7 +232,9 @@ async fn health_is_as_it_was_said() -> Result<()> {
 
 #[tokio::test]
 async fn nobody_there_is_no_answer() -> Result<()> {
-    let free = Listener::bind("127.0.0.1:0".parse()?).await?.address();
+    let free = Listener::bind("127.0.0.1:0".parse()?, Security::default())
+        .await?
+        .address();
     let result = wait_until_serving(&free.to_string(), "", Duration::from_millis(100)).await;
     let error = result.err().context("healthy")?;
     let message = format!("{:#}", anyhow::Error::from(error));
@@ -245,7 +249,13 @@ async fn nobody_there_is_no_answer() -> Result<()> {
         let Err(WaitError::Unanswered { last, .. }) = result else {
             bail!("{bad}: {result:?}");
         };
-        assert!(matches!(last, ProbeError::BadAddress { .. }), "{last:?}");
+        assert!(
+            matches!(
+                last,
+                ProbeError::Unreachable(ConnectError::Target(TargetError::BadAddress { .. }))
+            ),
+            "{last:?}"
+        );
     }
     Ok(())
 }
@@ -320,9 +330,12 @@ async fn a_stop_ends_what_does_not_finish() -> Result<()> {
 
 #[tokio::test]
 async fn a_listener_says_in_a_sentence_what_is_wrong() -> Result<()> {
-    let taken = Listener::bind("127.0.0.1:0".parse()?).await?;
+    let taken = Listener::bind("127.0.0.1:0".parse()?, Security::default()).await?;
     let address = taken.address();
-    let error = Listener::bind(address).await.err().context("bound twice")?;
+    let error = Listener::bind(address, Security::default())
+        .await
+        .err()
+        .context("bound twice")?;
     assert!(matches!(error, BindError::PortTaken { .. }));
     assert_eq!(
         error.to_string(),
@@ -332,12 +345,16 @@ async fn a_listener_says_in_a_sentence_what_is_wrong() -> Result<()> {
         )
     );
     for open in ["0.0.0.0:7431", "192.0.2.1:7431", "[::]:7431"] {
-        let error = Listener::bind(open.parse()?).await.err().context(open)?;
+        let error = Listener::bind(open.parse()?, Security::default())
+            .await
+            .err()
+            .context(open)?;
         assert_eq!(
             error.to_string(),
             format!(
                 "will not listen on {open}: without TLS and caller identity only loopback \
-                 addresses are safe, as in 127.0.0.1:7431"
+                 addresses are safe, as in 127.0.0.1:7431; see --tls-cert-file and \
+                 --tls-client-ca-file"
             )
         );
     }

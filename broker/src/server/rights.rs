@@ -1,0 +1,108 @@
+//! What a caller may do here. Every method but ReleaseLease begins by asking.
+
+use rpc::caller::Caller;
+use tonic::{Request, Status};
+
+use super::{Broker, Error};
+use crate::grants::Grant;
+use crate::leases::{self, Lease};
+use crate::names::{BindingName, LeaseId};
+use crate::roles::Access;
+
+/// What one caller may do.
+pub(super) struct Rights {
+    caller: Caller,
+    grants: Vec<Grant>,
+}
+
+impl Broker {
+    /// What the caller of this request may do. Who has no grant at all is
+    /// refused whatever is asked.
+    pub(super) fn rights<T>(&self, request: &Request<T>) -> Result<Rights, Status> {
+        let caller = Caller::of(request)?;
+        Ok(self.rights_of(caller)?)
+    }
+
+    pub(super) fn rights_of(&self, caller: Caller) -> Result<Rights, Error> {
+        let config = self.keeper.config();
+        let grants = caller.name().map(|name| config.grants.of(name));
+        let grants = grants.unwrap_or_default();
+        let rights = Rights { caller, grants };
+        match rights.is_local() || !rights.grants.is_empty() {
+            true => Ok(rights),
+            false => Err(rights.denied("call anything".to_owned())),
+        }
+    }
+
+    /// A live lease of that caller. Another's is as good as none.
+    pub(super) fn lease_of(&self, caller: &Caller, id: LeaseId) -> Result<Lease, Error> {
+        let lease = self.leases.get(id)?;
+        let owner = lease.request.owner.as_deref();
+        match caller.name() {
+            None => Ok(lease),
+            Some(name) if owner == Some(name) => Ok(lease),
+            Some(_) => Err(leases::Error::NotFound(id).into()),
+        }
+    }
+}
+
+impl Rights {
+    /// Whose they are.
+    pub(super) fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// Whether such a lease may be had.
+    pub(super) fn may_lease(&self, binding: &BindingName, access: Access) -> Result<(), Error> {
+        self.check(
+            |grant| grant.may_lease(binding, access),
+            || {
+                let access = match access {
+                    Access::ReadOnly => "read_only",
+                    Access::ReadWrite => "read_write",
+                };
+                format!("lease {binding} {access}")
+            },
+        )
+    }
+
+    /// Whether that binding may be looked at.
+    pub(super) fn may_see(&self, binding: &BindingName) -> Result<(), Error> {
+        self.check(
+            |grant| grant.may_see(binding),
+            || format!("see {binding}: `read`, or a lease on it"),
+        )
+    }
+
+    /// Whether all bindings and branches may be looked at.
+    pub(super) fn may_read(&self) -> Result<(), Error> {
+        self.check(Grant::may_read, || "look at all of it: `read`".to_owned())
+    }
+
+    /// Whether the world may be changed.
+    pub(super) fn may_administer(&self) -> Result<(), Error> {
+        self.check(|grant| grant.admin, || "administer: `admin`".to_owned())
+    }
+
+    fn check(
+        &self,
+        allows: impl Fn(&Grant) -> bool,
+        missing: impl FnOnce() -> String,
+    ) -> Result<(), Error> {
+        match self.is_local() || self.grants.iter().any(allows) {
+            true => Ok(()),
+            false => Err(self.denied(missing())),
+        }
+    }
+
+    fn denied(&self, missing: String) -> Error {
+        Error::Denied {
+            caller: self.caller.to_string(),
+            missing,
+        }
+    }
+
+    fn is_local(&self) -> bool {
+        matches!(self.caller, Caller::Local)
+    }
+}
