@@ -7,7 +7,10 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use neon_api::Secret;
-use neon_emulator::{Config, Emulator, Limits};
+use neon_emulator::{
+    Config, Durability, Emulator, ImageSize, Limits, StorageWish, enter_private_mounts,
+    has_storage_image,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::warn;
 use tracing_subscriber::EnvFilter;
@@ -44,6 +47,19 @@ struct Serve {
     /// nobody.
     #[arg(long, env = "NEON_EMULATOR_POSTGRES_USER")]
     postgres_user: Option<String>,
+    /// How branches are cloned: the cheapest way that the file system of the data
+    /// folder has, or this one, and then no other.
+    #[arg(long, env = "NEON_EMULATOR_STORAGE", value_enum, default_value_t)]
+    storage: StorageWish,
+    /// Keep the branches in a file system of their own (btrfs, else XFS) in a file
+    /// of this size in the data folder, 8G say: for a file system that cannot
+    /// share blocks, ext4 for one. Needs root. Once made, it is used without this
+    /// flag as well.
+    #[arg(long, env = "NEON_EMULATOR_STORAGE_IMAGE", value_name = "SIZE")]
+    storage_image: Option<ImageSize>,
+    /// What data survive.
+    #[arg(long, env = "NEON_EMULATOR_DURABILITY", value_enum, default_value_t)]
+    durability: Durability,
     #[command(flatten)]
     limits: Limits,
     /// For tests only: add the seconds that FILE holds to the time.
@@ -59,8 +75,7 @@ struct Serve {
     admin: bool,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -68,13 +83,25 @@ async fn main() -> ExitCode {
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
     let Command::Serve(arguments) = Cli::parse().command;
-    match serve(arguments).await {
+    match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn run(arguments: Serve) -> anyhow::Result<()> {
+    // While there is one thread.
+    if arguments.storage_image.is_some() || has_storage_image(&arguments.data) {
+        enter_private_mounts()?;
+    }
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?
+        .block_on(serve(arguments))
 }
 
 async fn serve(arguments: Serve) -> anyhow::Result<()> {
@@ -88,6 +115,9 @@ async fn serve(arguments: Serve) -> anyhow::Result<()> {
         key: Secret::from(key),
         postgres_bin: arguments.postgres_bin,
         postgres_user: arguments.postgres_user,
+        storage: arguments.storage,
+        storage_image: arguments.storage_image,
+        durability: arguments.durability,
         limits: arguments.limits,
         test_clock: arguments.unsafe_test_clock,
         admin: arguments.admin,

@@ -205,6 +205,7 @@ pub(crate) fn branch(
             .unwrap_or_default(),
         catalog_is_behind: false,
         restored_lsn: None,
+        cloned_by: None,
         deleted: false,
     }
 }

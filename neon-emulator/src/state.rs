@@ -28,6 +28,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use crate::account::ApiKeyRecord;
+use crate::storage::{CloneMethod, Durability};
 
 /// Of the format of the file. 2 has API keys, a project's deletion, restores,
 /// snapshots.
@@ -88,6 +89,9 @@ pub(crate) struct BranchRecord {
     /// beside the old.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) restored_lsn: Option<String>,
+    /// How its data were cloned; `None` while they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cloned_by: Option<CloneMethod>,
     /// It was deleted, and its folder is being removed.
     pub(crate) deleted: bool,
 }
@@ -262,6 +266,7 @@ impl CatalogChange {
 #[derive(Debug)]
 pub(crate) struct Store {
     path: PathBuf,
+    durability: Durability,
     state: Mutex<State>,
 }
 
@@ -292,7 +297,7 @@ pub(crate) enum StoreError {
 
 impl Store {
     /// Reads the file; one that is missing is an empty state.
-    pub(crate) fn open(path: PathBuf) -> Result<Self, StoreError> {
+    pub(crate) fn open(path: PathBuf, durability: Durability) -> Result<Self, StoreError> {
         let mut state: State = match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| StoreError::Damaged {
                 path: path.clone(),
@@ -319,6 +324,7 @@ impl Store {
         state.version = VERSION;
         Ok(Self {
             path,
+            durability,
             state: Mutex::new(state),
         })
     }
@@ -371,8 +377,18 @@ impl Store {
             .truncate(true)
             .mode(0o600)
             .open(&new)
-            .and_then(|mut file| file.write_all(&bytes))
+            .and_then(|mut file| {
+                file.write_all(&bytes)?;
+                match self.durability {
+                    Durability::Process => Ok(()),
+                    Durability::Machine => file.sync_all(),
+                }
+            })
             .and_then(|()| fs::rename(&new, &self.path))
+            .and_then(|()| match self.durability {
+                Durability::Process => Ok(()),
+                Durability::Machine => fs::File::open(folder)?.sync_all(),
+            })
             .map_err(failed)
     }
 }

@@ -10,12 +10,14 @@
 //! # }
 //! ```
 
+mod bank;
 mod binaries;
 mod config;
 mod emulator;
 mod faults;
 mod folder;
 mod http;
+mod loop_image;
 #[cfg(feature = "clients")]
 mod neon_cli;
 mod ports;
@@ -26,12 +28,14 @@ mod system;
 pub mod tools;
 mod wait;
 
+pub use bank::Bank;
 pub use binaries::binary;
 pub use config::Config;
 pub use emulator::{API_KEY, EmulatorProcess};
 pub use faults::{FaultId, Faults, Request};
 pub use folder::Folder;
 pub use http::{Answer, Http};
+pub use loop_image::LoopImage;
 #[cfg(feature = "clients")]
 pub use neon_cli::{NeonCli, Said};
 pub use ports::free_address;

@@ -28,14 +28,24 @@ impl Test {
         // The suite starts them; a test build does not make them.
         let build = process::cargo(["build", "--workspace", "--bins"]);
         process::run_step("build", build)?;
+        let is_root = nix::unistd::geteuid().is_root();
+        if !is_root {
+            say("Not root: left out are the tests that mount file systems (as_root).");
+        }
         if process::version("cargo-nextest").is_some() {
-            self.run_cargo(&["nextest", "run", "--workspace"])?;
+            let profile = if is_root { "default" } else { "not-root" };
+            let nextest = ["nextest", "run", "--profile", profile, "--workspace"];
+            self.run_cargo(&nextest, &[])?;
             // nextest runs no examples of doc comments.
             if self.arguments.is_empty() {
-                self.run_cargo(&["test", "--quiet", "--workspace", "--doc"])?;
+                self.run_cargo(&["test", "--quiet", "--workspace", "--doc"], &[])?;
             }
         } else {
-            self.run_cargo(&["test", "--workspace"])?;
+            let left_out: &[&str] = match is_root {
+                true => &[],
+                false => &["--", "--skip", "::as_root::"],
+            };
+            self.run_cargo(&["test", "--workspace"], left_out)?;
         }
         say(&format!(
             "All tests passed in {:.0} s.",
@@ -44,13 +54,16 @@ impl Test {
         Ok(())
     }
 
-    fn run_cargo(&self, arguments: &[&str]) -> Result<()> {
+    fn run_cargo(&self, arguments: &[&str], last: &[&str]) -> Result<()> {
         let counts = if self.full { "full" } else { "small" };
         let mut command = process::cargo(arguments);
         if self.clients {
             command.args(["--features", "suite/clients"]);
         }
-        command.args(&self.arguments).env("SUITE_COUNTS", counts);
+        command
+            .args(&self.arguments)
+            .args(last)
+            .env("SUITE_COUNTS", counts);
         process::run(&mut command)
     }
 }

@@ -11,14 +11,14 @@ use uuid::Uuid;
 
 use super::Engine;
 use super::ports::FreePortError;
-use super::restore::remove;
 use crate::operations;
 use crate::postgres::admin::{self, AdminError};
 use crate::postgres::{
-    CloneError, Cluster, ClusterError, LeftoverError, ServerError, checkpoint_lsn, clone_idle,
+    CloneError, ClusterError, ForkPoint, LeftoverError, ServerError, checkpoint_lsn, clone_idle,
     clone_running, empty,
 };
 use crate::state::{CatalogChange, Job, StoreError};
+use crate::storage::{CloneMethod, StorageError};
 use crate::time::now;
 
 /// Why an operation failed.
@@ -38,16 +38,11 @@ pub(crate) enum JobError {
     Store(#[from] StoreError),
     #[error("could not give the endpoint an address")]
     Port(#[from] FreePortError),
-    #[error("could not remove {}", path.display())]
-    Remove {
+    #[error("could not change the branch's folder")]
+    Storage(#[from] StorageError),
+    #[error("could not put the label of a backup right in {}", path.display())]
+    Label {
         path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("could not rename {} to {}", from.display(), to.display())]
-    Rename {
-        from: PathBuf,
-        to: PathBuf,
         #[source]
         source: std::io::Error,
     },
@@ -208,12 +203,6 @@ impl Engine {
         })
     }
 
-    async fn create_root(&self, project: &ProjectId, branch: &BranchId) -> Result<(), JobError> {
-        let cluster = self.cluster(branch);
-        blocking(move || Ok(cluster.create()?)).await?;
-        self.branch_is_ready(project, branch, None)
-    }
-
     async fn create_branch(&self, project: &ProjectId, branch: &BranchId) -> Result<(), JobError> {
         let parent = self
             .store()
@@ -222,8 +211,8 @@ impl Engine {
                 record.branch.parent_id.clone()
             })
             .ok_or(JobError::Gone)?;
-        let lsn = self.copy(project, &parent, self.cluster(branch)).await?;
-        self.branch_is_ready(project, branch, Some(lsn))
+        let copied = self.copy(project, &parent, self.folder(branch)).await?;
+        self.branch_is_ready(project, branch, Some(copied.lsn), copied.cloned_by)
     }
 
     async fn create_schema_branch(
@@ -232,38 +221,35 @@ impl Engine {
         branch: &BranchId,
         source: &BranchId,
     ) -> Result<(), JobError> {
-        self.copy(project, source, self.cluster(branch)).await?;
+        let copied = self.copy(project, source, self.folder(branch)).await?;
         self.with_admin(project, branch, async |client, port| {
             Ok::<_, JobError>(empty::remove_rows(&client, self.sockets(), port).await?)
         })
         .await?;
-        self.branch_is_ready(project, branch, None)
+        self.branch_is_ready(project, branch, None, copied.cloned_by)
     }
 
-    /// Clones a branch's data into a cluster of its own, and says where in the
+    /// Clones a branch's data into a folder of its own, and says where in the
     /// branch's history it stands. The caller holds the branch.
     pub(super) async fn copy(
         &self,
         project: &ProjectId,
         source: &BranchId,
-        cluster: Cluster,
-    ) -> Result<String, JobError> {
+        to: PathBuf,
+    ) -> Result<ForkPoint, JobError> {
         let from = self.folder(source);
-        {
-            let cluster = cluster.clone();
-            blocking(move || Ok(cluster.make_empty_folder()?)).await?;
-        }
+        let storage = self.storage().clone();
         let Some(server) = self.writer_of(project, source) else {
             return blocking(move || {
-                clone_idle(&from, &cluster.data, &cluster.user)?;
-                Ok(checkpoint_lsn(&from)?)
+                let cloned_by = clone_idle(&from, &to, &storage)?;
+                let lsn = checkpoint_lsn(&from)?;
+                Ok(ForkPoint { lsn, cloned_by })
             })
             .await;
         };
         let client = admin::connect(self.sockets(), server.port(), "postgres").await?;
         let major = self.installation().major();
-        let point = clone_running(client, major, from, cluster.data, cluster.user).await?;
-        Ok(point.lsn)
+        Ok(clone_running(client, major, from, to, storage).await?)
     }
 
     pub(super) fn branch_is_ready(
@@ -271,6 +257,7 @@ impl Engine {
         project: &ProjectId,
         branch: &BranchId,
         parent_lsn: Option<String>,
+        cloned_by: CloneMethod,
     ) -> Result<(), JobError> {
         Ok(self.change(|state| {
             if let Some(record) = state
@@ -283,6 +270,7 @@ impl Engine {
                 record.branch.pending_state = None;
                 record.branch.state_changed_at = at;
                 record.branch.updated_at = at;
+                record.cloned_by = Some(cloned_by);
                 if parent_lsn.is_some() {
                     record.branch.parent_lsn = parent_lsn;
                     record.branch.parent_timestamp = Some(at);
@@ -311,8 +299,7 @@ impl Engine {
         for endpoint in &endpoints {
             self.delete_endpoint(project, endpoint).await?;
         }
-        let path = self.folder(branch);
-        blocking(move || remove(&path)).await?;
+        self.remove_folder(self.folder(branch)).await?;
         self.remove_beside(branch).await?;
         Ok(self.change(|state| {
             if let Some(project) = state.projects.get_mut(project) {
@@ -320,6 +307,12 @@ impl Engine {
             }
             Ok::<_, StoreError>(())
         })?)
+    }
+
+    /// Removes a folder; one that is not there is no error.
+    pub(super) async fn remove_folder(&self, path: PathBuf) -> Result<(), JobError> {
+        let storage = self.storage().clone();
+        blocking(move || Ok(storage.remove(&path)?)).await
     }
 
     async fn delete_project(&self, project: &ProjectId) -> Result<(), JobError> {

@@ -7,12 +7,14 @@
 mod errands;
 mod faults;
 mod jobs;
+mod leftovers;
 mod ports;
 mod reaper;
 mod restore;
 mod schema;
 mod servers;
 mod snapshots;
+mod template;
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -32,8 +34,9 @@ use crate::certificates::Certificates;
 use crate::faults::FaultQueue;
 use crate::limits::Limits;
 use crate::operations;
-use crate::postgres::{Installation, Server, ServerUser, remove_leftovers};
+use crate::postgres::{Installation, Server, ServerUser};
 use crate::state::{EndpointRecord, Job, OperationRecord, ProjectRecord, State, Store, StoreError};
+use crate::storage::Storage;
 use crate::time::now;
 
 pub(crate) use ports::free_port;
@@ -41,6 +44,10 @@ pub(crate) use schema::SchemaError;
 
 /// How long a stop waits for work that is going on.
 const STOP_SECONDS_MAX: u64 = 60;
+/// The folder of the branches' folders.
+pub(crate) const BRANCHES: &str = "branches";
+/// The folder of the snapshots' folders.
+const SNAPSHOTS: &str = "snapshots";
 /// How long a worker waits when the state cannot be written.
 const RECORD_RETRY_MS: u64 = 1_000;
 
@@ -52,6 +59,9 @@ pub(crate) struct Engine {
     sockets: PathBuf,
     installation: Installation,
     user: ServerUser,
+    storage: Storage,
+    /// Who makes the template holds it.
+    template: tokio::sync::Mutex<()>,
     certificates: Certificates,
     limits: Limits,
     servers: Mutex<HashMap<EndpointId, Arc<Server>>>,
@@ -65,24 +75,33 @@ pub(crate) struct Engine {
     faults: Arc<FaultQueue>,
 }
 
+/// What an engine works with.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) store: Store,
+    /// The data folder.
+    pub(crate) data: PathBuf,
+    /// Where Unix sockets are made.
+    pub(crate) sockets: PathBuf,
+    pub(crate) installation: Installation,
+    pub(crate) user: ServerUser,
+    pub(crate) storage: Storage,
+    pub(crate) certificates: Certificates,
+    pub(crate) limits: Limits,
+}
+
 impl Engine {
-    pub(crate) fn new(
-        store: Store,
-        data: PathBuf,
-        sockets: PathBuf,
-        installation: Installation,
-        user: ServerUser,
-        certificates: Certificates,
-        limits: Limits,
-    ) -> Arc<Self> {
+    pub(crate) fn new(parts: Parts) -> Arc<Self> {
         Arc::new(Self {
-            store,
-            data,
-            sockets,
-            installation,
-            user,
-            certificates,
-            limits,
+            store: parts.store,
+            data: parts.data,
+            sockets: parts.sockets,
+            installation: parts.installation,
+            user: parts.user,
+            storage: parts.storage,
+            template: tokio::sync::Mutex::default(),
+            certificates: parts.certificates,
+            limits: parts.limits,
             servers: Mutex::default(),
             locks: Mutex::default(),
             tasks: TaskTracker::new(),
@@ -96,6 +115,7 @@ impl Engine {
     /// endpoints that were active, and goes on with its operations.
     pub(crate) async fn resume(self: &Arc<Self>) -> Result<(), StoreError> {
         self.end_leftovers().await;
+        self.remove_strangers().await;
         self.store.change(|state| {
             for project in state.projects.values_mut() {
                 for record in &mut project.operations {
@@ -211,9 +231,14 @@ impl Engine {
         let _ = changes.wait_for(done).await;
     }
 
+    /// The folders of the branches and how they are cloned.
+    pub(crate) fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
     /// The data directory of a branch.
     pub(crate) fn folder(&self, branch: &BranchId) -> PathBuf {
-        self.data.join("branches").join(branch.as_str())
+        self.storage.root().join(BRANCHES).join(branch.as_str())
     }
 
     async fn work(self: Arc<Self>, project: ProjectId) {
@@ -312,37 +337,6 @@ impl Engine {
             }
             Ok(())
         })
-    }
-
-    /// Ends processes, and removes files, of an earlier run.
-    async fn end_leftovers(&self) {
-        let folders: Vec<PathBuf> = self.store.read(|state| {
-            state
-                .projects
-                .values()
-                .flat_map(|project| project.branches.keys())
-                .map(|branch| self.folder(branch))
-                .filter(|folder| folder.join("postmaster.pid").exists())
-                .collect()
-        });
-        let mut ends = tokio::task::JoinSet::new();
-        for folder in folders {
-            ends.spawn_blocking(move || {
-                if let Err(error) = remove_leftovers(&folder) {
-                    // Its start will fail, and say so.
-                    error!(%error, "a process of an earlier run is left");
-                }
-            });
-        }
-        while ends.join_next().await.is_some() {}
-        // Lock files of sockets hold pids, which somebody else may have by now.
-        for entry in std::fs::read_dir(&self.sockets)
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let _ = std::fs::remove_file(entry.path());
-        }
     }
 }
 

@@ -5,8 +5,6 @@
 //! again: where a killed emulator was is seen by which folders are there, and
 //! the state knows when the clone is whole.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use neon_api::types::BranchState;
@@ -14,8 +12,9 @@ use neon_api::{BranchId, EndpointId, ProjectId};
 
 use super::Engine;
 use super::jobs::{JobError, blocking};
-use crate::postgres::{Cluster, admin, checkpoint_lsn};
+use crate::postgres::{ForkPoint, admin, checkpoint_lsn};
 use crate::state::{BranchRecord, StoreError};
+use crate::storage::Storage;
 use crate::time::now;
 
 /// The folders that a restore works with.
@@ -29,6 +28,7 @@ struct Folders {
     old: PathBuf,
     /// The old data are a branch's from then on.
     keep_old: bool,
+    storage: Storage,
 }
 
 impl Engine {
@@ -48,13 +48,9 @@ impl Engine {
             Some(lsn) if folders.is_cloned() => lsn,
             _ => {
                 let _held = self.hold(source).await;
-                let cluster = Cluster {
-                    data: folders.new.clone(),
-                    ..self.cluster(branch)
-                };
-                let lsn = self.copy(project, source, cluster).await?;
-                self.note_restored_lsn(project, branch, &lsn)?;
-                lsn
+                let copied = self.copy(project, source, folders.new.clone()).await?;
+                self.note_restored_lsn(project, branch, &copied)?;
+                copied.lsn
             }
         };
         let _held = self.hold(branch).await;
@@ -136,6 +132,7 @@ impl Engine {
             new: beside(".new"),
             old: preserve.map_or_else(|| beside(".old"), |preserve| self.folder(preserve)),
             keep_old: preserve.is_some(),
+            storage: self.storage().clone(),
         }
     }
 
@@ -155,7 +152,7 @@ impl Engine {
         &self,
         project: &ProjectId,
         branch: &BranchId,
-        lsn: &str,
+        copied: &ForkPoint,
     ) -> Result<(), JobError> {
         self.change(|state| {
             if let Some(record) = state
@@ -163,7 +160,8 @@ impl Engine {
                 .get_mut(project)
                 .and_then(|project| project.branches.get_mut(branch))
             {
-                record.restored_lsn = Some(lsn.to_owned());
+                record.restored_lsn = Some(copied.lsn.clone());
+                record.cloned_by = Some(copied.cloned_by);
             }
             Ok(())
         })
@@ -205,8 +203,8 @@ impl Engine {
 impl Folders {
     /// Whatever there is beside the branch itself.
     fn remove_beside(&self) -> Result<(), JobError> {
-        remove(&self.new)?;
-        remove(&self.old)
+        self.remove(&self.new)?;
+        self.remove(&self.old)
     }
 
     /// The clone is whole: it waits, or is in place already.
@@ -217,7 +215,7 @@ impl Folders {
     /// An undoing that was cut off leaves the old data alone.
     fn take_back_if_lost(&self) -> Result<(), JobError> {
         if !self.branch.exists() && !self.new.exists() && self.old.exists() {
-            rename(&self.old, &self.branch)?;
+            self.rename(&self.old, &self.branch)?;
         }
         Ok(())
     }
@@ -225,49 +223,40 @@ impl Folders {
     fn exchange(&self) -> Result<(), JobError> {
         if self.new.exists() {
             if self.branch.exists() {
-                remove(&self.old)?;
-                rename(&self.branch, &self.old)?;
+                self.remove(&self.old)?;
+                self.rename(&self.branch, &self.old)?;
             }
-            rename(&self.new, &self.branch)?;
+            self.rename(&self.new, &self.branch)?;
         }
         match self.keep_old {
             true => Ok(()),
-            false => remove(&self.old),
+            false => self.remove(&self.old),
         }
     }
 
     fn undo(&self) -> Result<(), JobError> {
         let is_exchanged = !self.new.exists() || !self.branch.exists();
         if is_exchanged && self.old.exists() {
-            remove(&self.branch)?;
-            rename(&self.old, &self.branch)?;
+            self.remove(&self.branch)?;
+            self.rename(&self.old, &self.branch)?;
         }
-        remove(&self.new)
+        self.remove(&self.new)
     }
-}
 
-/// Removes a folder; one that is not there is no error.
-pub(super) fn remove(path: &Path) -> Result<(), JobError> {
-    match fs::remove_dir_all(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(JobError::Remove {
-            path: path.to_owned(),
-            source,
-        }),
-        _ => Ok(()),
+    fn remove(&self, path: &Path) -> Result<(), JobError> {
+        Ok(self.storage.remove(path)?)
     }
-}
 
-fn rename(from: &Path, to: &Path) -> Result<(), JobError> {
-    fs::rename(from, to).map_err(|source| JobError::Rename {
-        from: from.to_owned(),
-        to: to.to_owned(),
-        source,
-    })
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), JobError> {
+        Ok(self.storage.rename(from, to)?)
+    }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// Each folder holds a file that says whose data they are.
@@ -277,6 +266,7 @@ mod tests {
             new: root.join("br.new"),
             old: root.join(if keep_old { "kept" } else { "br.old" }),
             keep_old,
+            storage: Storage::plain(root),
         };
         for (folder, data) in [(&folders.branch, "before"), (&folders.new, "after")] {
             fs::create_dir(folder).unwrap();
@@ -299,10 +289,10 @@ mod tests {
                     let root = tempfile::tempdir().unwrap();
                     let folders = folders(root.path(), keep_old);
                     if done > 0 {
-                        rename(&folders.branch, &folders.old).unwrap();
+                        folders.rename(&folders.branch, &folders.old).unwrap();
                     }
                     if done > 1 {
-                        rename(&folders.new, &folders.branch).unwrap();
+                        folders.rename(&folders.new, &folders.branch).unwrap();
                     }
                     let context = format!("keep {keep_old}, done {done}, undo {undo}");
                     if undo {
@@ -327,8 +317,8 @@ mod tests {
     fn an_undoing_that_was_cut_off_loses_nothing() {
         let root = tempfile::tempdir().unwrap();
         let folders = folders(root.path(), false);
-        rename(&folders.branch, &folders.old).unwrap();
-        remove(&folders.new).unwrap();
+        folders.rename(&folders.branch, &folders.old).unwrap();
+        folders.remove(&folders.new).unwrap();
         folders.take_back_if_lost().unwrap();
         assert_eq!(data(&folders.branch).unwrap(), "before");
     }

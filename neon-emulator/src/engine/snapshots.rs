@@ -5,11 +5,10 @@ use std::path::PathBuf;
 use neon_api::types::{BranchRestoreStatus, InitSource};
 use neon_api::{BranchId, ProjectId, SnapshotId};
 
-use super::Engine;
 use super::jobs::{JobError, blocking};
-use super::restore::remove;
+use super::{Engine, SNAPSHOTS};
 use crate::names;
-use crate::postgres::{Cluster, clone_idle};
+use crate::postgres::clone_idle;
 use crate::state::{ProjectRecord, StoreError};
 use crate::time::now;
 
@@ -21,11 +20,8 @@ impl Engine {
         snapshot: &SnapshotId,
         branch: &BranchId,
     ) -> Result<(), JobError> {
-        let cluster = Cluster {
-            data: self.snapshot_folder(snapshot),
-            ..self.cluster(branch)
-        };
-        let lsn = self.copy(project, branch, cluster).await?;
+        let folder = self.snapshot_folder(snapshot);
+        let lsn = self.copy(project, branch, folder).await?.lsn;
         self.change(|state| {
             if let Some(record) = state
                 .projects
@@ -45,13 +41,10 @@ impl Engine {
         snapshot: &SnapshotId,
         branch: &BranchId,
     ) -> Result<(), JobError> {
-        let (from, cluster) = (self.snapshot_folder(snapshot), self.cluster(branch));
-        blocking(move || {
-            cluster.make_empty_folder()?;
-            Ok(clone_idle(&from, &cluster.data, &cluster.user)?)
-        })
-        .await?;
-        self.branch_is_ready(project, branch, None)
+        let (from, to) = (self.snapshot_folder(snapshot), self.folder(branch));
+        let storage = self.storage().clone();
+        let cloned_by = blocking(move || Ok(clone_idle(&from, &to, &storage)?)).await?;
+        self.branch_is_ready(project, branch, None, cloned_by)
     }
 
     /// Stops the target's endpoints and gives them to the branch, with its name.
@@ -90,8 +83,7 @@ impl Engine {
         project: &ProjectId,
         snapshot: &SnapshotId,
     ) -> Result<(), JobError> {
-        let path = self.snapshot_folder(snapshot);
-        blocking(move || remove(&path)).await?;
+        self.remove_folder(self.snapshot_folder(snapshot)).await?;
         self.change(|state| {
             if let Some(project) = state.projects.get_mut(project) {
                 project.snapshots.remove(snapshot);
@@ -111,7 +103,8 @@ impl Engine {
     }
 
     fn snapshot_folder(&self, snapshot: &SnapshotId) -> PathBuf {
-        self.data.join("snapshots").join(snapshot.as_str())
+        let folder = self.storage().root().join(SNAPSHOTS);
+        folder.join(snapshot.as_str())
     }
 }
 

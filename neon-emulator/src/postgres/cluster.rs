@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use thiserror::Error;
 
 use super::{Installation, SUPERUSER, ServerUser};
+use crate::storage::Durability;
 
 /// Small segments: they are copied whole with each clone of a busy parent.
 const WAL_SEGMENT_MB: u32 = 1;
@@ -26,6 +26,8 @@ pub(crate) struct Cluster {
     pub(crate) user: ServerUser,
     /// Where Unix sockets are made.
     pub(crate) sockets: PathBuf,
+    /// What its data are to survive.
+    pub(crate) durability: Durability,
 }
 
 /// Where a server listens. The port also names the Unix socket.
@@ -85,12 +87,9 @@ pub(crate) enum ClusterError {
 }
 
 impl Cluster {
-    /// Makes the data directory with initdb. What is there is removed first:
-    /// an earlier attempt that was cut off.
+    /// Makes the data directory with initdb, in an empty folder. Nothing is
+    /// forced to the disk: see `Storage::settle`.
     pub(crate) fn create(&self) -> Result<(), ClusterError> {
-        self.make_empty_folder()?;
-        // No sync: the directory's durability is that of every later write,
-        // see `configuration`.
         let output = self
             .user
             .command(&self.installation.program("initdb"))
@@ -114,21 +113,6 @@ impl Cluster {
             data: self.data.clone(),
             message: last_line(&stderr).to_owned(),
         })
-    }
-
-    /// An empty folder for the data directory, owned by who runs Postgres.
-    pub(crate) fn make_empty_folder(&self) -> Result<(), ClusterError> {
-        let written = |source| ClusterError::Write {
-            path: self.data.clone(),
-            source,
-        };
-        match fs::remove_dir_all(&self.data) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(written(error)),
-            _ => {}
-        }
-        fs::create_dir_all(&self.data).map_err(written)?;
-        fs::set_permissions(&self.data, PermissionsExt::from_mode(0o700)).map_err(written)?;
-        self.user.own(&self.data).map_err(written)
     }
 
     /// Writes the configuration files: what the emulator's version wants, not
@@ -182,7 +166,7 @@ impl Cluster {
             ("max_logical_replication_workers", "0".to_owned()),
             // Without fsync a commit is in the kernel's hands: it survives the
             // death of any process, not of the machine. See docs/ARCHITECTURE.md.
-            ("fsync", "off".to_owned()),
+            ("fsync", on_or_off(self.durability == Durability::Machine)),
             // A clone is copied while pages are written.
             ("full_page_writes", "on".to_owned()),
             ("ssl", "on".to_owned()),
@@ -202,6 +186,10 @@ impl Cluster {
             ("log_duration", "off".to_owned()),
             // The start is told by a log line: see `server`.
             ("lc_messages", "C".to_owned()),
+            // A start after a crash syncs the data directory: one call is
+            // enough where there is one for a whole file system.
+            #[cfg(target_os = "linux")]
+            ("recovery_init_sync_method", "syncfs".to_owned()),
         ];
         let defaults: &[(&str, &str)] = &[
             ("timezone", "UTC"),
@@ -246,6 +234,10 @@ host    all          cloud_admin  all            reject
 hostssl all          all          127.0.0.1/32   scram-sha-256
 host    all          all          all            reject
 ";
+
+fn on_or_off(on: bool) -> String {
+    if on { "on" } else { "off" }.to_owned()
+}
 
 fn push_setting(text: &mut String, name: &str, value: &str) {
     text.push_str(name);

@@ -17,7 +17,8 @@ pub use user::{ServerUser, UserError};
 
 pub(crate) use cluster::{Cluster, ClusterError, Listen, Settings};
 pub(crate) use copy::{
-    CloneError, begin_recovery_again, checkpoint_lsn, clone_idle, clone_running, forget_label,
+    CloneError, ForkPoint, begin_recovery_again, checkpoint_lsn, clone_idle, clone_running,
+    forget_label,
 };
 pub(crate) use process::{LeftoverError, remove_leftovers};
 pub(crate) use server::{Server, ServerError};

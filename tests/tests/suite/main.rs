@@ -24,6 +24,7 @@ mod emulator_restore;
 mod emulator_schema;
 mod emulator_snapshots;
 mod emulator_start;
+mod emulator_storage;
 mod given_up;
 mod pool_follows;
 mod system;
