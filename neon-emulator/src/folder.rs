@@ -31,20 +31,7 @@ impl DataFolder {
             let path = path.to_owned();
             |reason| StartError::Folder { path, reason }
         };
-        let new = match fs::read_dir(data) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
-            Err(error) => return Err(failed(data)(error)),
-            Ok(entries) => {
-                // A kill at the very start leaves the lock alone.
-                let mut names = entries.flatten().map(|entry| entry.file_name());
-                if names.any(|name| name != "lock") && !data.join("state.json").exists() {
-                    return Err(StartError::NotOurs {
-                        path: data.to_owned(),
-                    });
-                }
-                false
-            }
-        };
+        let new = is_missing(data)?;
         if let Some(parent) = data.parent() {
             fs::create_dir_all(parent).map_err(failed(parent))?;
         }
@@ -56,6 +43,15 @@ impl DataFolder {
             new,
             _lock: lock,
         })
+    }
+
+    /// Looks whether it could be taken, and keeps others from it meanwhile.
+    /// `None`: it is not there, or empty.
+    pub(crate) fn look(data: &Path) -> Result<Option<Self>, StartError> {
+        if is_missing(data)? || !data.join("state.json").exists() {
+            return Ok(None);
+        }
+        Self::take(data).map(Some)
     }
 
     /// Makes the folders in it.
@@ -76,6 +72,27 @@ impl Drop for DataFolder {
             && let Err(error) = fs::remove_dir_all(&self.path)
         {
             warn!(folder = %self.path.display(), %error, "could not remove what the failed start made");
+        }
+    }
+}
+
+/// True where there is no such folder. One that is somebody else's is refused.
+fn is_missing(data: &Path) -> Result<bool, StartError> {
+    match fs::read_dir(data) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(reason) => Err(StartError::Folder {
+            path: data.to_owned(),
+            reason,
+        }),
+        Ok(entries) => {
+            // A kill at the very start leaves the lock alone.
+            let mut names = entries.flatten().map(|entry| entry.file_name());
+            if names.any(|name| name != "lock") && !data.join("state.json").exists() {
+                return Err(StartError::NotOurs {
+                    path: data.to_owned(),
+                });
+            }
+            Ok(false)
         }
     }
 }
@@ -115,14 +132,26 @@ fn lock(data: &Path) -> Result<RwLockWriteGuard<'static, fs::File>, StartError> 
 
 /// Where Postgres makes its Unix sockets: in the data folder, unless that is
 /// too deep.
-pub(crate) fn socket_folder(data: &Path, user: &ServerUser) -> Result<PathBuf, StartError> {
-    let mut folder = data.join("sockets");
-    if folder.as_os_str().len() > SOCKET_FOLDER_BYTES_MAX {
-        use std::hash::{DefaultHasher, Hash, Hasher};
-        let mut hasher = DefaultHasher::new();
-        data.hash(&mut hasher);
-        folder = PathBuf::from(format!("/tmp/neon-emulator-{:016x}", hasher.finish()));
+pub(crate) enum SocketPlace {
+    InData(PathBuf),
+    Elsewhere(PathBuf),
+}
+
+pub(crate) fn socket_place(data: &Path) -> SocketPlace {
+    let folder = data.join("sockets");
+    if folder.as_os_str().len() <= SOCKET_FOLDER_BYTES_MAX {
+        return SocketPlace::InData(folder);
     }
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    data.hash(&mut hasher);
+    let name = format!("/tmp/neon-emulator-{:016x}", hasher.finish());
+    SocketPlace::Elsewhere(name.into())
+}
+
+/// Makes the folder for the Unix sockets.
+pub(crate) fn socket_folder(data: &Path, user: &ServerUser) -> Result<PathBuf, StartError> {
+    let (SocketPlace::InData(folder) | SocketPlace::Elsewhere(folder)) = socket_place(data);
     let failed = |reason| StartError::Folder {
         path: folder.clone(),
         reason,

@@ -9,6 +9,7 @@ mod account;
 mod api;
 mod certificates;
 mod config;
+pub mod doctor;
 mod emulator;
 mod engine;
 pub mod faults;

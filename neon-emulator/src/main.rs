@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use neon_api::Secret;
+use neon_emulator::doctor::{self, Checkup, Finding, Severity};
 use neon_emulator::{
     Config, Durability, Emulator, ImageSize, Limits, StorageWish, enter_private_mounts,
     has_storage_image,
@@ -29,10 +30,37 @@ enum Command {
     /// Serve the API until SIGTERM or Ctrl-C. The key that callers have to show
     /// is read from NEON_API_KEY.
     Serve(Serve),
+    /// Say what a start with these flags would find: Postgres, its user, the
+    /// address, the data folder and how branches are cloned there. Exit code 1
+    /// if something prevents a start.
+    Doctor(Place),
 }
 
 #[derive(Debug, Args)]
 struct Serve {
+    #[command(flatten)]
+    place: Place,
+    /// What data survive.
+    #[arg(long, env = "NEON_EMULATOR_DURABILITY", value_enum, default_value_t)]
+    durability: Durability,
+    #[command(flatten)]
+    limits: Limits,
+    /// For tests only: add the seconds that FILE holds to the time.
+    #[arg(long, value_name = "FILE", hide = true)]
+    unsafe_test_clock: Option<PathBuf>,
+    /// Have routes for tests, at /admin/v1: faults on request, and what was
+    /// asked of the API.
+    #[arg(
+        long,
+        env = "NEON_EMULATOR_ADMIN",
+        value_parser = clap::builder::FalseyValueParser::new()
+    )]
+    admin: bool,
+}
+
+/// What a start finds, or does not.
+#[derive(Debug, Args)]
+struct Place {
     /// Where the API listens: a loopback address.
     #[arg(long, env = "NEON_EMULATOR_LISTEN", default_value = "127.0.0.1:7430")]
     listen: SocketAddr,
@@ -57,22 +85,6 @@ struct Serve {
     /// flag as well.
     #[arg(long, env = "NEON_EMULATOR_STORAGE_IMAGE", value_name = "SIZE")]
     storage_image: Option<ImageSize>,
-    /// What data survive.
-    #[arg(long, env = "NEON_EMULATOR_DURABILITY", value_enum, default_value_t)]
-    durability: Durability,
-    #[command(flatten)]
-    limits: Limits,
-    /// For tests only: add the seconds that FILE holds to the time.
-    #[arg(long, value_name = "FILE", hide = true)]
-    unsafe_test_clock: Option<PathBuf>,
-    /// Have routes for tests, at /admin/v1: faults on request, and what was
-    /// asked of the API.
-    #[arg(
-        long,
-        env = "NEON_EMULATOR_ADMIN",
-        value_parser = clap::builder::FalseyValueParser::new()
-    )]
-    admin: bool,
 }
 
 fn main() -> ExitCode {
@@ -82,8 +94,11 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
-    let Command::Serve(arguments) = Cli::parse().command;
-    match run(arguments) {
+    let done = match Cli::parse().command {
+        Command::Serve(arguments) => run(arguments),
+        Command::Doctor(place) => return examine(place),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -92,9 +107,36 @@ fn main() -> ExitCode {
     }
 }
 
+fn examine(place: Place) -> ExitCode {
+    let findings = doctor::examine(&Checkup {
+        listen: place.listen,
+        data: place.data,
+        postgres_bin: place.postgres_bin,
+        postgres_user: place.postgres_user,
+        storage: place.storage,
+        storage_image: place.storage_image,
+    });
+    for finding in &findings {
+        println!("{finding}");
+    }
+    let is_problem = |finding: &Finding| finding.severity == Severity::Problem;
+    match findings
+        .iter()
+        .filter(|finding| is_problem(finding))
+        .count()
+    {
+        0 => ExitCode::SUCCESS,
+        count => {
+            println!("\n{count} of these prevent a start.");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn run(arguments: Serve) -> anyhow::Result<()> {
     // While there is one thread.
-    if arguments.storage_image.is_some() || has_storage_image(&arguments.data) {
+    let place = &arguments.place;
+    if place.storage_image.is_some() || has_storage_image(&place.data) {
         enter_private_mounts()?;
     }
     tokio::runtime::Builder::new_multi_thread()
@@ -109,14 +151,15 @@ async fn serve(arguments: Serve) -> anyhow::Result<()> {
         .context("NEON_API_KEY is not set: set it to the key that callers will show")?;
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let place = arguments.place;
     let emulator = Emulator::start(Config {
-        listen: arguments.listen,
-        data: arguments.data,
+        listen: place.listen,
+        data: place.data,
         key: Secret::from(key),
-        postgres_bin: arguments.postgres_bin,
-        postgres_user: arguments.postgres_user,
-        storage: arguments.storage,
-        storage_image: arguments.storage_image,
+        postgres_bin: place.postgres_bin,
+        postgres_user: place.postgres_user,
+        storage: place.storage,
+        storage_image: place.storage_image,
         durability: arguments.durability,
         limits: arguments.limits,
         test_clock: arguments.unsafe_test_clock,

@@ -289,6 +289,11 @@ fn allocate(path: &Path, _size: ImageSize) -> Result<(), ImageError> {
     })
 }
 
+/// Whether there is a program that makes the file system of an image.
+pub(crate) fn check_image_tool(wish: StorageWish) -> Result<(), ImageError> {
+    maker(wish).map(|_| ())
+}
+
 /// The program that makes the file system, and its arguments. None discards: the
 /// space is to stay taken.
 fn maker(wish: StorageWish) -> Result<(PathBuf, &'static [&'static str]), ImageError> {

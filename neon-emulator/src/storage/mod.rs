@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 pub(crate) use choose::{Chosen, choose};
 pub use choose::{CloneMethod, StorageWish};
 pub(crate) use error::StorageError;
-pub(crate) use image::Image;
+pub(crate) use image::{Image, check_image_tool};
 pub use image::{ImageError, ImageSize, enter_private_mounts, has_storage_image};
 pub(crate) use tree::Selection;
 

@@ -18,6 +18,7 @@ mod coverage;
 mod details;
 mod emulator_account;
 mod emulator_api;
+mod emulator_doctor;
 mod emulator_engine;
 mod emulator_faults;
 mod emulator_restore;
