@@ -15,6 +15,7 @@ mod engine;
 pub mod faults;
 mod folder;
 mod limits;
+mod lsn;
 mod names;
 mod new;
 mod operations;

@@ -2,6 +2,9 @@
 
 use clap::Args;
 
+/// Neon's default history window: a day.
+const HISTORY_SECONDS: i64 = 86_400;
+
 /// Limits as a Neon plan has them. The defaults are those of Scale.
 #[derive(Debug, Clone, Args)]
 pub struct Limits {
@@ -45,6 +48,16 @@ pub struct Limits {
         default_value_t = 10
     )]
     pub snapshots: u32,
+    /// How many seconds of history a new project keeps, unless its creation says
+    /// otherwise; 0: none.
+    #[arg(
+        id = "history_retention_seconds",
+        long = "history-retention-seconds",
+        value_name = "SECONDS",
+        default_value_t = HISTORY_SECONDS,
+        value_parser = clap::value_parser!(i64).range(0..=2_592_000)
+    )]
+    pub history_retention_seconds: i64,
 }
 
 impl Default for Limits {
@@ -55,6 +68,7 @@ impl Default for Limits {
             root_branches: 25,
             protected_branches: 5,
             snapshots: 10,
+            history_retention_seconds: HISTORY_SECONDS,
         }
     }
 }

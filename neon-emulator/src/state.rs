@@ -28,6 +28,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use crate::account::ApiKeyRecord;
+use crate::engine::Point;
 use crate::storage::{CloneMethod, Durability};
 
 /// Of the format of the file. 2 has API keys, a project's deletion, restores,
@@ -85,10 +86,10 @@ pub(crate) struct BranchRecord {
     /// Roles and databases above are not yet in its Postgres: a new root
     /// branch, or one whose passwords are to differ from its parent's.
     pub(crate) catalog_is_behind: bool,
-    /// While it is restored: where its source stood, once the new data lies
-    /// beside the old.
+    /// While it is restored: where its source stood, and when, once the new data
+    /// lies beside the old.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) restored_lsn: Option<String>,
+    pub(crate) restored_from: Option<(String, Timestamp)>,
     /// How its data were cloned; `None` while they are not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cloned_by: Option<CloneMethod>,
@@ -132,8 +133,12 @@ pub(crate) struct OperationRecord {
 pub(crate) enum Job {
     /// initdb for a root branch.
     CreateRoot { branch: BranchId },
-    /// Clone the parent's data.
-    CreateBranch { branch: BranchId },
+    /// Clone the parent's data, of now or of a point of its past.
+    CreateBranch {
+        branch: BranchId,
+        #[serde(default)]
+        point: Option<Point>,
+    },
     /// Clone the source's data, and take all rows out of it.
     CreateSchemaBranch { branch: BranchId, source: BranchId },
     /// Put a clone of the source in the place of the branch's data. The state
@@ -142,6 +147,9 @@ pub(crate) enum Job {
         branch: BranchId,
         source: BranchId,
         before: Box<BranchRecord>,
+        /// Of the source's past; absent: its head.
+        #[serde(default)]
+        point: Option<Point>,
         /// The new branch that gets the old data.
         preserve: Option<BranchId>,
     },
@@ -162,6 +170,9 @@ pub(crate) enum Job {
     CreateSnapshot {
         snapshot: SnapshotId,
         branch: BranchId,
+        /// Of the branch's past; absent: its head.
+        #[serde(default)]
+        point: Option<Point>,
     },
     /// Clone the snapshot's data into the branch.
     RestoreSnapshot {

@@ -17,12 +17,16 @@ enum What {
     /// From the request for a branch to its first answered query. Also written
     /// to docs/bench/branch.json.
     Branch,
+    /// Branches of idle and busy parents, small and large, on ext4 and, as root,
+    /// on XFS and btrfs images. Also written to docs/bench/engine.json.
+    Engine,
 }
 
 impl Bench {
     pub(crate) fn run(&self) -> Result<()> {
         let name = match self.what {
             What::Branch => "branch",
+            What::Engine => "engine",
         };
         Binaries::build(true)?;
         let suite = ["--quiet", "--release", "--package", "suite"];

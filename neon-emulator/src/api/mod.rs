@@ -16,6 +16,7 @@ mod extract;
 mod faults;
 mod guard;
 mod operations;
+mod points;
 mod project_settings;
 mod projects;
 mod restore;

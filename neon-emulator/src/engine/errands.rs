@@ -134,6 +134,8 @@ impl Engine {
             user: self.user.clone(),
             sockets: self.sockets.clone(),
             durability: self.storage.durability(),
+            archive: self.archive(branch),
+            recovery: None,
         }
     }
 

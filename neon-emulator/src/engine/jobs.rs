@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use neon_api::types::{BranchState, OperationAction};
 use neon_api::{BranchId, EndpointId, ProjectId};
 use thiserror::Error;
@@ -10,6 +11,7 @@ use tracing::error;
 use uuid::Uuid;
 
 use super::Engine;
+use super::history::Point;
 use super::ports::FreePortError;
 use crate::operations;
 use crate::postgres::admin::{self, AdminError};
@@ -46,6 +48,14 @@ pub(crate) enum JobError {
         #[source]
         source: std::io::Error,
     },
+    #[error("could not read or write {} of the history", path.display())]
+    Archive {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("could not go back in the history: {0}")]
+    History(String),
     #[error("what it was for is gone")]
     Gone,
     #[error("its task ended early")]
@@ -66,7 +76,9 @@ impl Engine {
         };
         match job {
             Job::CreateRoot { branch } => self.create_root(project, branch).await,
-            Job::CreateBranch { branch } => self.create_branch(project, branch).await,
+            Job::CreateBranch { branch, point } => {
+                self.create_branch(project, branch, *point).await
+            }
             Job::CreateSchemaBranch { branch, source } => {
                 self.create_schema_branch(project, branch, source).await
             }
@@ -74,9 +86,10 @@ impl Engine {
                 branch,
                 source,
                 before: _,
+                point,
                 preserve,
             } => {
-                self.restore_branch(project, branch, source, preserve.as_ref())
+                self.restore_branch(project, branch, source, *point, preserve.as_ref())
                     .await
             }
             Job::StartCompute { endpoint } => self.start_endpoint(project, endpoint).await,
@@ -84,8 +97,13 @@ impl Engine {
             Job::DeleteEndpoint { endpoint } => self.delete_endpoint(project, endpoint).await,
             Job::ApplyConfig { branch, change } => self.apply(project, branch, change).await,
             Job::DeleteBranch { branch } => self.delete_branch(project, branch).await,
-            Job::CreateSnapshot { snapshot, branch } => {
-                self.create_snapshot(project, snapshot, branch).await
+            Job::CreateSnapshot {
+                snapshot,
+                branch,
+                point,
+            } => {
+                self.create_snapshot(project, snapshot, branch, *point)
+                    .await
             }
             Job::RestoreSnapshot { snapshot, branch } => {
                 self.restore_snapshot(project, snapshot, branch).await
@@ -108,7 +126,7 @@ impl Engine {
     pub(super) async fn discard_half_made(&self, project: &ProjectId, job: &Job) {
         let discarded = match job {
             Job::CreateRoot { branch }
-            | Job::CreateBranch { branch }
+            | Job::CreateBranch { branch, .. }
             | Job::CreateSchemaBranch { branch, .. }
             | Job::RestoreSnapshot { branch, .. } => self.delete_branch(project, branch).await,
             Job::CreateSnapshot { snapshot, .. } => self.delete_snapshot(project, snapshot).await,
@@ -160,7 +178,7 @@ impl Engine {
                 | Job::DeleteSnapshot { .. } => None,
                 Job::CreateSnapshot { branch, .. } => Some(branch.clone()),
                 Job::CreateSchemaBranch { source, .. } => Some(source.clone()),
-                Job::CreateBranch { branch } => {
+                Job::CreateBranch { branch, .. } => {
                     project.branches.get(branch)?.branch.parent_id.clone()
                 }
                 Job::StartCompute { endpoint }
@@ -203,7 +221,12 @@ impl Engine {
         })
     }
 
-    async fn create_branch(&self, project: &ProjectId, branch: &BranchId) -> Result<(), JobError> {
+    async fn create_branch(
+        &self,
+        project: &ProjectId,
+        branch: &BranchId,
+        point: Option<Point>,
+    ) -> Result<(), JobError> {
         let parent = self
             .store()
             .read(|state| {
@@ -211,8 +234,26 @@ impl Engine {
                 record.branch.parent_id.clone()
             })
             .ok_or(JobError::Gone)?;
-        let copied = self.copy(project, &parent, self.folder(branch)).await?;
-        self.branch_is_ready(project, branch, Some(copied.lsn), copied.cloned_by)
+        let folder = self.folder(branch);
+        let Some(point) = point else {
+            let copied = self.copy(project, &parent, folder).await?;
+            let fork = Some((copied.lsn, now()));
+            return self.branch_is_ready(project, branch, fork, copied.cloned_by);
+        };
+        let past = self.copy_past(project, &parent, point, folder).await?;
+        let fork = Some((past.lsn.to_string(), past.time.unwrap_or_else(now)));
+        let cloned_by = past.cloned_by;
+        self.change(|state| {
+            if let Some(record) = state
+                .projects
+                .get_mut(project)
+                .and_then(|project| project.branches.get_mut(branch))
+            {
+                past.found.put_into(record, &mut state.next_database_id);
+            }
+            Ok::<_, StoreError>(())
+        })?;
+        self.branch_is_ready(project, branch, fork, cloned_by)
     }
 
     async fn create_schema_branch(
@@ -256,7 +297,7 @@ impl Engine {
         &self,
         project: &ProjectId,
         branch: &BranchId,
-        parent_lsn: Option<String>,
+        fork: Option<(String, Timestamp)>,
         cloned_by: CloneMethod,
     ) -> Result<(), JobError> {
         Ok(self.change(|state| {
@@ -271,9 +312,9 @@ impl Engine {
                 record.branch.state_changed_at = at;
                 record.branch.updated_at = at;
                 record.cloned_by = Some(cloned_by);
-                if parent_lsn.is_some() {
-                    record.branch.parent_lsn = parent_lsn;
-                    record.branch.parent_timestamp = Some(at);
+                if let Some((lsn, time)) = fork {
+                    record.branch.parent_lsn = Some(lsn);
+                    record.branch.parent_timestamp = Some(time);
                 }
             }
             Ok::<_, StoreError>(())
@@ -301,6 +342,7 @@ impl Engine {
         }
         self.remove_folder(self.folder(branch)).await?;
         self.remove_beside(branch).await?;
+        self.forget_history(branch).await?;
         Ok(self.change(|state| {
             if let Some(project) = state.projects.get_mut(project) {
                 project.branches.remove(branch);

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use tracing::{error, info, warn};
 
+use super::history::HISTORY;
 use super::{BRANCHES, Engine, SNAPSHOTS, chain};
 use crate::postgres::remove_leftovers;
 use crate::state::{Job, State};
@@ -45,7 +46,7 @@ impl Engine {
         let known = self.store.read(|state| self.known_folders(state));
         let storage = self.storage.clone();
         let removed = tokio::task::spawn_blocking(move || {
-            for folder in [BRANCHES, SNAPSHOTS] {
+            for folder in [BRANCHES, SNAPSHOTS, HISTORY] {
                 let entries = fs::read_dir(storage.root().join(folder));
                 for entry in entries.into_iter().flatten().flatten() {
                     if known.contains(&entry.file_name()) {

@@ -6,6 +6,7 @@
 
 mod errands;
 mod faults;
+mod history;
 mod jobs;
 mod leftovers;
 mod ports;
@@ -39,6 +40,7 @@ use crate::state::{EndpointRecord, Job, OperationRecord, ProjectRecord, State, S
 use crate::storage::Storage;
 use crate::time::now;
 
+pub(crate) use history::Point;
 pub(crate) use ports::free_port;
 pub(crate) use schema::SchemaError;
 
@@ -62,6 +64,8 @@ pub(crate) struct Engine {
     storage: Storage,
     /// Who makes the template holds it.
     template: tokio::sync::Mutex<()>,
+    /// Who makes, removes or reads base images holds it.
+    history: tokio::sync::Mutex<()>,
     certificates: Certificates,
     limits: Limits,
     servers: Mutex<HashMap<EndpointId, Arc<Server>>>,
@@ -100,6 +104,7 @@ impl Engine {
             user: parts.user,
             storage: parts.storage,
             template: tokio::sync::Mutex::default(),
+            history: tokio::sync::Mutex::default(),
             certificates: parts.certificates,
             limits: parts.limits,
             servers: Mutex::default(),
@@ -169,6 +174,7 @@ impl Engine {
             self.spawn_worker(project);
         }
         self.tasks.spawn(Arc::clone(self).reap());
+        self.tasks.spawn(Arc::clone(self).keep_histories());
         Ok(())
     }
 

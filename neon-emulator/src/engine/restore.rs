@@ -7,12 +7,14 @@
 
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use neon_api::types::BranchState;
 use neon_api::{BranchId, EndpointId, ProjectId};
 
 use super::Engine;
+use super::history::Point;
 use super::jobs::{JobError, blocking};
-use crate::postgres::{ForkPoint, admin, checkpoint_lsn};
+use crate::postgres::{admin, checkpoint_lsn};
 use crate::state::{BranchRecord, StoreError};
 use crate::storage::Storage;
 use crate::time::now;
@@ -37,6 +39,7 @@ impl Engine {
         project: &ProjectId,
         branch: &BranchId,
         source: &BranchId,
+        point: Option<Point>,
         preserve: Option<&BranchId>,
     ) -> Result<(), JobError> {
         let folders = self.folders(branch, preserve);
@@ -44,21 +47,74 @@ impl Engine {
             let folders = folders.clone();
             blocking(move || folders.take_back_if_lost()).await?;
         }
-        let lsn = match self.restored_lsn(project, branch)? {
-            Some(lsn) if folders.is_cloned() => lsn,
+        let fork = match self.restored_from(project, branch)? {
+            Some(fork) if folders.is_cloned() => fork,
             _ => {
                 let _held = self.hold(source).await;
-                let copied = self.copy(project, source, folders.new.clone()).await?;
-                self.note_restored_lsn(project, branch, &copied)?;
-                copied.lsn
+                let new = folders.new.clone();
+                self.clone_for_restore(project, branch, source, point, new)
+                    .await?
             }
         };
         let _held = self.hold(branch).await;
         for endpoint in self.endpoints_of(project, branch) {
             self.stop_endpoint(project, &endpoint).await?;
         }
+        if source != branch || point.is_none() {
+            // Its past is the old data's. To its own head it is restored on the
+            // same timeline, which the old data go on with.
+            match preserve {
+                Some(preserve) => self.move_history(branch, preserve).await?,
+                None => self.forget_history(branch).await?,
+            }
+        }
         blocking(move || folders.exchange()).await?;
-        self.restore_is_done(project, branch, preserve, lsn)
+        self.restore_is_done(project, branch, preserve, fork)
+    }
+
+    /// Clones the source beside the branch, and notes where it stood.
+    async fn clone_for_restore(
+        &self,
+        project: &ProjectId,
+        branch: &BranchId,
+        source: &BranchId,
+        point: Option<Point>,
+        new: PathBuf,
+    ) -> Result<(String, Timestamp), JobError> {
+        let (fork, cloned_by, catalog) = match point {
+            None => {
+                let copied = self.copy(project, source, new).await?;
+                ((copied.lsn, now()), copied.cloned_by, None)
+            }
+            Some(point) => {
+                let past = self.copy_past(project, source, point, new.clone()).await?;
+                if source == branch {
+                    self.go_on_with_history(branch, new, past.lsn).await?;
+                }
+                let time = past.time.unwrap_or_else(now);
+                (
+                    (past.lsn.to_string(), time),
+                    past.cloned_by,
+                    Some(past.found),
+                )
+            }
+        };
+        self.change(|state| {
+            let number = &mut state.next_database_id;
+            if let Some(record) = state
+                .projects
+                .get_mut(project)
+                .and_then(|project| project.branches.get_mut(branch))
+            {
+                record.restored_from = Some(fork.clone());
+                record.cloned_by = Some(cloned_by);
+                if let Some(catalog) = catalog {
+                    catalog.put_into(record, number);
+                }
+            }
+            Ok::<_, StoreError>(())
+        })?;
+        Ok(fork)
     }
 
     /// Everything is as it was before the restore.
@@ -72,6 +128,9 @@ impl Engine {
         let _held = self.hold(branch).await;
         let folders = self.folders(branch, preserve);
         blocking(move || folders.undo()).await?;
+        if let Some(preserve) = preserve {
+            self.move_history(preserve, branch).await?;
+        }
         self.change(|state| {
             let Some(project) = state.projects.get_mut(project) else {
                 return Ok(());
@@ -136,34 +195,15 @@ impl Engine {
         }
     }
 
-    fn restored_lsn(
+    fn restored_from(
         &self,
         project: &ProjectId,
         branch: &BranchId,
-    ) -> Result<Option<String>, JobError> {
+    ) -> Result<Option<(String, Timestamp)>, JobError> {
         self.store().read(|state| {
             let project = state.projects.get(project).ok_or(JobError::Gone)?;
             let record = project.branch(branch).ok_or(JobError::Gone)?;
-            Ok(record.restored_lsn.clone())
-        })
-    }
-
-    fn note_restored_lsn(
-        &self,
-        project: &ProjectId,
-        branch: &BranchId,
-        copied: &ForkPoint,
-    ) -> Result<(), JobError> {
-        self.change(|state| {
-            if let Some(record) = state
-                .projects
-                .get_mut(project)
-                .and_then(|project| project.branches.get_mut(branch))
-            {
-                record.restored_lsn = Some(copied.lsn.clone());
-                record.cloned_by = Some(copied.cloned_by);
-            }
-            Ok(())
+            Ok(record.restored_from.clone())
         })
     }
 
@@ -172,7 +212,7 @@ impl Engine {
         project: &ProjectId,
         branch: &BranchId,
         preserve: Option<&BranchId>,
-        lsn: String,
+        (lsn, time): (String, Timestamp),
     ) -> Result<(), JobError> {
         self.change(|state| {
             let Some(project) = state.projects.get_mut(project) else {
@@ -188,9 +228,9 @@ impl Engine {
                 }
             }
             if let Some(record) = project.branches.get_mut(branch) {
-                record.restored_lsn = None;
+                record.restored_from = None;
                 record.branch.parent_lsn = Some(lsn);
-                record.branch.parent_timestamp = Some(at);
+                record.branch.parent_timestamp = Some(time);
                 // The clone has the source's passwords.
                 record.catalog_is_behind = true;
             }

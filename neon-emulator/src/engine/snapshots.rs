@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use neon_api::types::{BranchRestoreStatus, InitSource};
 use neon_api::{BranchId, ProjectId, SnapshotId};
 
+use super::history::Point;
 use super::jobs::{JobError, blocking};
 use super::{Engine, SNAPSHOTS};
 use crate::names;
@@ -19,17 +20,29 @@ impl Engine {
         project: &ProjectId,
         snapshot: &SnapshotId,
         branch: &BranchId,
+        point: Option<Point>,
     ) -> Result<(), JobError> {
         let folder = self.snapshot_folder(snapshot);
-        let lsn = self.copy(project, branch, folder).await?.lsn;
+        let (lsn, time, catalog) = match point {
+            None => (self.copy(project, branch, folder).await?.lsn, now(), None),
+            Some(point) => {
+                let past = self.copy_past(project, branch, point, folder).await?;
+                let time = past.time.unwrap_or_else(now);
+                (past.lsn.to_string(), time, Some(past.found))
+            }
+        };
         self.change(|state| {
+            let number = &mut state.next_database_id;
             if let Some(record) = state
                 .projects
                 .get_mut(project)
                 .and_then(|project| project.snapshots.get_mut(snapshot))
             {
                 record.snapshot.lsn = Some(lsn);
-                record.snapshot.timestamp = Some(now());
+                record.snapshot.timestamp = Some(time);
+                if let Some(catalog) = catalog {
+                    catalog.put_into_snapshot(branch, record, number);
+                }
             }
             Ok(())
         })

@@ -43,6 +43,8 @@ impl Engine {
             user: self.user.clone(),
             sockets: self.sockets.clone(),
             durability: self.storage.durability(),
+            archive: None,
+            recovery: None,
         };
         let storage = self.storage.clone();
         blocking(move || {

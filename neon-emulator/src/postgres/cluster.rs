@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use thiserror::Error;
 
-use super::{Installation, SUPERUSER, ServerUser};
+use super::{Archive, Installation, Recovery, SUPERUSER, ServerUser};
 use crate::storage::Durability;
 
 /// Small segments: they are copied whole with each clone of a busy parent.
@@ -28,6 +28,10 @@ pub(crate) struct Cluster {
     pub(crate) sockets: PathBuf,
     /// What its data are to survive.
     pub(crate) durability: Durability,
+    /// Where its WAL is kept.
+    pub(crate) archive: Option<Archive>,
+    /// Up to where it is recovered at its next start.
+    pub(crate) recovery: Option<Recovery>,
 }
 
 /// Where a server listens. The port also names the Unix socket.
@@ -120,6 +124,12 @@ impl Cluster {
     pub(crate) fn configure(&self, settings: &Settings<'_>) -> Result<(), ClusterError> {
         self.check_version()?;
         self.write("postgresql.conf", &self.configuration(settings))?;
+        if let Some(archive) = &self.archive {
+            archive.make_folder(&self.user)?;
+        }
+        if self.recovery.is_some() {
+            self.write("recovery.signal", "")?;
+        }
         self.write("pg_hba.conf", HBA)?;
         self.write(
             "pg_ident.conf",
@@ -191,6 +201,11 @@ impl Cluster {
             #[cfg(target_os = "linux")]
             ("recovery_init_sync_method", "syncfs".to_owned()),
         ];
+        let archiving = match &self.archive {
+            Some(archive) => archive.settings(),
+            None => Vec::new(),
+        };
+        let recovery = self.recovery.as_ref().map(Recovery::settings);
         let defaults: &[(&str, &str)] = &[
             ("timezone", "UTC"),
             ("default_text_search_config", "pg_catalog.english"),
@@ -203,7 +218,8 @@ impl Cluster {
             push_setting(&mut text, name, value);
         }
         // Postgres takes the last of several values.
-        for (name, value) in own {
+        let more = archiving.iter().chain(recovery.iter().flatten());
+        for (name, value) in own.iter().chain(more) {
             push_setting(&mut text, name, value);
         }
         text

@@ -3,6 +3,7 @@
 //! life of one server process.
 
 pub(crate) mod admin;
+mod archive;
 mod cluster;
 mod copy;
 pub(crate) mod empty;
@@ -15,6 +16,7 @@ mod user;
 pub use install::{FindError, Installation};
 pub use user::{ServerUser, UserError};
 
+pub(crate) use archive::{Archive, ArchiveMethod, Recovery, RecoveryTarget};
 pub(crate) use cluster::{Cluster, ClusterError, Listen, Settings};
 pub(crate) use copy::{
     CloneError, ForkPoint, begin_recovery_again, checkpoint_lsn, clone_idle, clone_running,

@@ -21,6 +21,7 @@ mod emulator_api;
 mod emulator_doctor;
 mod emulator_engine;
 mod emulator_faults;
+mod emulator_history;
 mod emulator_restore;
 mod emulator_schema;
 mod emulator_snapshots;

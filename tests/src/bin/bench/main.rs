@@ -1,0 +1,57 @@
+//! Measures what the issues ask for, prints a table, and writes it as JSON
+//! under docs/bench. `cargo xtask bench` builds everything with the release
+//! profile and runs it.
+
+mod branch;
+mod engine;
+mod load;
+mod table;
+
+use anyhow::ensure;
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+struct Cli {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// A ready branch of the freshly seeded database, and a second start of the
+    /// whole system.
+    Branch {
+        /// Branches to time.
+        #[arg(long, default_value_t = 20)]
+        rounds: usize,
+        /// Starts to time.
+        #[arg(long, default_value_t = 5)]
+        starts: usize,
+    },
+    /// Branches of idle and busy parents, small and large, on each file system.
+    Engine(engine::Sizes),
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    ensure!(
+        !cfg!(debug_assertions),
+        "a debug build measures nothing of worth: run `cargo xtask bench`"
+    );
+    let (name, durability, rows) = match Cli::parse().what {
+        What::Branch { rounds, starts } => {
+            let rows = vec![
+                branch::branches(rounds).await?,
+                branch::second_starts(starts).await?,
+            ];
+            ("branch", "process".to_owned(), rows)
+        }
+        What::Engine(sizes) => (
+            "engine",
+            sizes.durability.clone(),
+            engine::run(&sizes).await?,
+        ),
+    };
+    table::print(&rows);
+    table::write(name, &durability, &rows)
+}
