@@ -46,7 +46,7 @@ impl Asked<'_> {
             let project = projects::find(state, project)?;
             Ok::<_, ApiError>(project.project.history_retention_seconds)
         })?;
-        let refused = |reason: String| ApiError::bad_request(format!("{field}: {reason}"));
+        let refused = |reason: String| ApiError::unprocessable(format!("{field}: {reason}"));
         let begin = match point {
             Point::Time(time) if time > at => {
                 return Err(refused(format!("{time} is in the future")));

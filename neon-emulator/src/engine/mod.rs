@@ -64,8 +64,8 @@ pub(crate) struct Engine {
     storage: Storage,
     /// Who makes the template holds it.
     template: tokio::sync::Mutex<()>,
-    /// Who makes, removes or reads base images holds it.
-    history: tokio::sync::Mutex<()>,
+    /// One for each branch: who makes, removes or reads its images holds it.
+    histories: Mutex<HashMap<BranchId, Arc<tokio::sync::Mutex<()>>>>,
     certificates: Certificates,
     limits: Limits,
     servers: Mutex<HashMap<EndpointId, Arc<Server>>>,
@@ -104,7 +104,7 @@ impl Engine {
             user: parts.user,
             storage: parts.storage,
             template: tokio::sync::Mutex::default(),
-            history: tokio::sync::Mutex::default(),
+            histories: Mutex::default(),
             certificates: parts.certificates,
             limits: parts.limits,
             servers: Mutex::default(),

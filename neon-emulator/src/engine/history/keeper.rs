@@ -17,7 +17,9 @@ use crate::storage::{CloneMethod, Storage};
 use crate::time::{ahead, now};
 
 /// How often it looks whether there is an image to be made.
-const LOOK_SECONDS: u64 = 15;
+const LOOK: Duration = Duration::from_secs(15);
+/// When a branch that has been started gets its first image, where that is a copy.
+const FIRST_COPY: Duration = Duration::from_secs(3);
 /// What is to be replayed at most, on a file system where an image costs little.
 const IMAGE_WAL_BYTES: u64 = 64 << 20;
 /// The same for time, where something was written.
@@ -28,21 +30,21 @@ impl Engine {
     pub(in crate::engine) async fn keep_histories(self: Arc<Self>) {
         let mut changes = self.changes.subscribe();
         let mut stopping = self.stopping.subscribe();
-        // When each was last looked at.
-        let mut looked: HashMap<BranchId, Instant> = HashMap::new();
+        // When each is to be looked at next.
+        let mut due: HashMap<BranchId, Instant> = HashMap::new();
         loop {
             changes.mark_unchanged();
             let branches = self.branches_with_history();
-            looked.retain(|known, _| branches.iter().any(|(_, branch, _)| branch == known));
+            due.retain(|known, _| branches.iter().any(|(_, branch, _)| branch == known));
             for (project, branch, retention_seconds) in branches {
                 if *stopping.borrow() {
                     return;
                 }
-                let is_recent = |at: &Instant| at.elapsed() < Duration::from_secs(LOOK_SECONDS);
-                if looked.get(&branch).is_some_and(is_recent) {
+                let first = Instant::now() + self.before_first_image();
+                if *due.entry(branch.clone()).or_insert(first) > Instant::now() {
                     continue;
                 }
-                looked.insert(branch.clone(), Instant::now());
+                due.insert(branch.clone(), Instant::now() + LOOK);
                 if let Err(error) = self.keep(&project, &branch, retention_seconds).await {
                     // The server was stopped meanwhile, say. It is tried again.
                     debug!(%branch, error = chain(&error), "its history was not kept up");
@@ -50,9 +52,17 @@ impl Engine {
             }
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(Duration::from_secs(LOOK_SECONDS)) => {}
+                () = tokio::time::sleep_until(next(&due).into()) => {}
                 _ = stopping.wait_for(|stopping| *stopping) => return,
             }
+        }
+    }
+
+    /// A copy is work and space: a branch that lives for a moment is not worth it.
+    fn before_first_image(&self) -> Duration {
+        match self.storage.chosen().method {
+            CloneMethod::Copy => FIRST_COPY,
+            CloneMethod::Btrfs | CloneMethod::Reflink => Duration::ZERO,
         }
     }
 
@@ -87,7 +97,7 @@ impl Engine {
         branch: &BranchId,
         retention_seconds: i64,
     ) -> Result<(), JobError> {
-        let _held = self.history.lock().await;
+        let _held = self.hold_history(branch).await;
         let folder = self.history_folder(branch);
         let is_due = {
             let (storage, folder) = (self.storage.clone(), folder.clone());
@@ -139,6 +149,15 @@ impl Engine {
         })
         .await
     }
+}
+
+/// When the next branch is to be looked at.
+fn next(due: &HashMap<BranchId, Instant>) -> Instant {
+    let latest = Instant::now() + LOOK;
+    due.values()
+        .copied()
+        .min()
+        .map_or(latest, |at| at.min(latest))
 }
 
 /// Whether an image is to be made: there is none, or what was written since the

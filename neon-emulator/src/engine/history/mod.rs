@@ -16,10 +16,12 @@ mod keeper;
 mod recover;
 
 use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
 
 use jiff::Timestamp;
 use neon_api::{BranchId, ProjectId};
 use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedMutexGuard;
 
 use super::Engine;
 use super::jobs::{JobError, blocking};
@@ -86,7 +88,7 @@ impl Engine {
 
     /// Forgets a branch's past: it is deleted, or its data are another's now.
     pub(super) async fn forget_history(&self, branch: &BranchId) -> Result<(), JobError> {
-        let _held = self.history.lock().await;
+        let _held = self.hold_history(branch).await;
         let (storage, folder) = (self.storage.clone(), self.history_folder(branch));
         blocking(move || {
             for base in bases::list(&folder)? {
@@ -103,7 +105,7 @@ impl Engine {
         from: &BranchId,
         to: &BranchId,
     ) -> Result<(), JobError> {
-        let _held = self.history.lock().await;
+        let _held = self.hold_history(from).await;
         let storage = self.storage.clone();
         let (from, to) = (self.history_folder(from), self.history_folder(to));
         blocking(move || match from.exists() && !to.exists() {
@@ -120,9 +122,22 @@ impl Engine {
         new: PathBuf,
         point: Lsn,
     ) -> Result<(), JobError> {
-        let _held = self.history.lock().await;
+        let _held = self.hold_history(branch).await;
         let (history, storage) = (self.history_folder(branch), self.storage.clone());
         blocking(move || archive::adopt(&new, &history, point, &storage)).await
+    }
+
+    /// Holds a branch's images and archive. Who holds its folder as well took
+    /// that first.
+    async fn hold_history(&self, branch: &BranchId) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut locks = self
+                .histories
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(locks.entry(branch.clone()).or_default())
+        };
+        lock.lock_owned().await
     }
 
     pub(super) fn history_folder(&self, branch: &BranchId) -> PathBuf {

@@ -57,7 +57,7 @@ impl Engine {
         errand: impl AsyncFnOnce(Client, u16) -> Result<T, JobError>,
     ) -> Result<Past<T>, JobError> {
         self.tick(project, source).await?;
-        let _history = self.history.lock().await;
+        let _history = self.hold_history(source).await;
         let (history, data) = (self.history_folder(source), self.folder(source));
         let (base, cloned_by) = {
             let (history, to, storage) = (history.clone(), to.clone(), self.storage.clone());
