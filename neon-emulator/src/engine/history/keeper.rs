@@ -24,6 +24,11 @@ const FIRST_COPY: Duration = Duration::from_secs(3);
 const IMAGE_WAL_BYTES: u64 = 64 << 20;
 /// The same for time, where something was written.
 const IMAGE_MINUTES: i64 = 5;
+/// An image itself makes the branch write a segment or two.
+const IDLE_WAL_BYTES: u64 = 3 << 20;
+/// Of one branch. Beyond it the second oldest goes: a point there then has more
+/// to replay.
+const IMAGES_MAX: usize = 500;
 
 impl Engine {
     /// Until the emulator stops. One image is made at a time.
@@ -184,7 +189,7 @@ fn is_due(
             written > IMAGE_WAL_BYTES.max(u64::try_from(branch_bytes).unwrap_or_default())
         }
         CloneMethod::Btrfs | CloneMethod::Reflink => {
-            written > IMAGE_WAL_BYTES || (is_old && written > 0)
+            written > IMAGE_WAL_BYTES || (is_old && written > IDLE_WAL_BYTES)
         }
     })
 }
@@ -205,6 +210,12 @@ fn prune(
         if let Err(error) = storage.remove(&base.folder) {
             warn!(error = chain(&error), "an image that is not needed is left");
         }
+    }
+    if bases.len() - kept > IMAGES_MAX
+        && let Some(second) = bases.get(kept + 1)
+        && let Err(error) = storage.remove(&second.folder)
+    {
+        warn!(error = chain(&error), "an image too many is left");
     }
     match bases.get(kept) {
         Some(oldest) if kept > 0 => archive::prune(&history.join("wal"), oldest.lsn),

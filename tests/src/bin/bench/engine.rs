@@ -15,7 +15,7 @@ use serde_json::Value;
 use suite::{EmulatorProcess, Folder, Http, LoopImage};
 
 use crate::load::Load;
-use crate::table::{Row, milliseconds, percentile};
+use crate::table::{Row, Table, milliseconds, percentile};
 
 const IMAGE_MB: u64 = 12_000;
 /// Far beyond what any branch takes.
@@ -53,13 +53,13 @@ struct Place {
 }
 
 pub(crate) async fn run(sizes: &Sizes) -> anyhow::Result<Vec<Row>> {
-    let mut rows = Vec::new();
+    let mut rows = Table::default();
     let folder = Folder::new()?;
     let place = Place::open(folder.join("data"), None, sizes).await?;
     on_plain_disk(place, sizes, &mut rows).await?;
     if !nix::unistd::geteuid().is_root() {
         eprintln!("not root: XFS and btrfs images cannot be mounted and are left out");
-        return Ok(rows);
+        return Ok(rows.0);
     }
     for (name, idle_ms, large_ms) in [("xfs", 100.0, 150.0), ("btrfs", 60.0, 60.0)] {
         let folder = Folder::new()?;
@@ -78,11 +78,11 @@ pub(crate) async fn run(sizes: &Sizes) -> anyhow::Result<Vec<Row>> {
         place.emulator.stop().await?;
     }
     many(sizes, &mut rows).await?;
-    Ok(rows)
+    Ok(rows.0)
 }
 
 /// The file system that there is, ext4 most often.
-async fn on_plain_disk(place: Place, sizes: &Sizes, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+async fn on_plain_disk(place: Place, sizes: &Sizes, rows: &mut Table) -> anyhow::Result<()> {
     const SLOW_ROUNDS: usize = 5;
     rows.push(place.idle("fresh parent", sizes.rounds).await?.below(100.0));
     place.databases("fresh", sizes.rounds, rows).await?;
@@ -106,6 +106,7 @@ impl Place {
         let emulator = EmulatorProcess::start_with(&data, &suite::free_address()?, &flags).await?;
         let report = Http::of(&emulator).admin();
         let report = report.call("GET", "/storage", Value::Null).await?;
+        eprintln!("measuring on {}", report.text("/file_system"));
         Ok(Self {
             file_system: format!(
                 "{} ({})",
@@ -121,16 +122,16 @@ impl Place {
     /// Rows of a kilobyte, in a table and its index.
     async fn fill(&self, gigabytes: i64) -> anyhow::Result<()> {
         let rows = gigabytes * BIG_ROWS_A_GIGABYTE;
-        self.emulator
-            .connect(&self.main)
-            .await?
+        let session = self.emulator.connect(&self.main).await?;
+        session
             .batch_execute(&format!(
                 "CREATE TABLE big AS SELECT n AS id, 0 AS changes, repeat(md5(n::text), 32) AS filler \
                  FROM generate_series(1, {rows}) n; \
-                 ALTER TABLE big ADD PRIMARY KEY (id); VACUUM ANALYZE big"
+                 ALTER TABLE big ADD PRIMARY KEY (id)"
             ))
             .await
-            .context("fill the parent")
+            .context("fill the parent")?;
+        Ok(session.batch_execute("VACUUM ANALYZE big").await?)
     }
 
     /// From the request to the first answered query.
@@ -205,7 +206,7 @@ impl Place {
         Ok(Row::new(what, times).below(250.0))
     }
 
-    async fn saturated(&self, rounds: usize, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+    async fn saturated(&self, rounds: usize, rows: &mut Table) -> anyhow::Result<()> {
         const CLIENTS: usize = 4;
         let load = Load::tpc_b(&self.emulator, &self.main, CLIENTS).await?;
         tokio::time::sleep(Duration::from_secs(USUAL_SECONDS)).await;
@@ -229,12 +230,7 @@ impl Place {
     }
 
     /// CREATE DATABASE … TEMPLATE, both ways, of the database that was filled.
-    async fn databases(
-        &self,
-        size: &str,
-        rounds: usize,
-        rows: &mut Vec<Row>,
-    ) -> anyhow::Result<()> {
+    async fn databases(&self, size: &str, rounds: usize, rows: &mut Table) -> anyhow::Result<()> {
         let session = self.emulator.connect(&self.main).await?;
         session.batch_execute("CREATE DATABASE elsewhere").await?;
         let uri = self.emulator.uri(&self.main).await?;
@@ -301,7 +297,7 @@ impl Place {
 }
 
 /// Many branches, of which few are awake.
-async fn many(sizes: &Sizes, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+async fn many(sizes: &Sizes, rows: &mut Table) -> anyhow::Result<()> {
     let folder = Folder::new()?;
     let image = LoopImage::new(folder.path(), "xfs", IMAGE_MB)?;
     let place = Place::open(image.join("data"), Some(image), sizes).await?;

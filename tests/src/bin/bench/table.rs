@@ -50,6 +50,17 @@ impl Row {
     }
 }
 
+/// The lines so far: each is told when it is there, since all take minutes.
+#[derive(Default)]
+pub(crate) struct Table(pub(crate) Vec<Row>);
+
+impl Table {
+    pub(crate) fn push(&mut self, row: Row) {
+        eprintln!("{}: {:.1} {}", row.what, row.median(), row.unit);
+        self.0.push(row);
+    }
+}
+
 /// Since then, in milliseconds.
 pub(crate) fn milliseconds(begun: Instant) -> f64 {
     begun.elapsed().as_secs_f64() * 1_000.0
