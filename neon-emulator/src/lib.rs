@@ -8,21 +8,33 @@
 mod account;
 mod api;
 mod certificates;
+mod config;
 mod defaults;
+pub mod doctor;
 mod emulator;
 mod engine;
 pub mod faults;
+mod folder;
 mod gateway;
 mod limits;
+mod lsn;
 mod names;
 mod new;
 mod operations;
 mod pooler;
 mod postgres;
+mod start_error;
 mod state;
+mod storage;
 mod time;
 
-pub use emulator::{Config, Emulator, StartError};
+pub use config::Config;
+pub use emulator::Emulator;
 pub use limits::Limits;
 pub use pooler::PoolerProgramError;
 pub use postgres::{FindError, Installation, ServerUser, UserError};
+pub use start_error::StartError;
+pub use storage::{
+    CloneMethod, Durability, ImageError, ImageSize, StorageWish, enter_private_mounts,
+    has_storage_image,
+};

@@ -2,6 +2,9 @@
 
 use clap::Args;
 
+/// Neon's default history window: a day.
+const HISTORY_SECONDS: i64 = 86_400;
+
 /// Limits as a Neon plan has them. The defaults are those of Scale.
 #[derive(Debug, Clone, Args)]
 pub struct Limits {
@@ -66,6 +69,16 @@ pub struct Limits {
     /// For tests only: let endpoints be suspended after so few idle seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, hide = true)]
     pub unsafe_suspend_seconds_min: i64,
+    /// How many seconds of history a new project keeps, unless its creation says
+    /// otherwise; 0: none.
+    #[arg(
+        id = "history_retention_seconds",
+        long = "history-retention-seconds",
+        value_name = "SECONDS",
+        default_value_t = HISTORY_SECONDS,
+        value_parser = clap::value_parser!(i64).range(0..=2_592_000)
+    )]
+    pub history_retention_seconds: i64,
 }
 
 impl Default for Limits {
@@ -79,6 +92,7 @@ impl Default for Limits {
             snapshots: 10,
             suspend_seconds_default: 300,
             unsafe_suspend_seconds_min: 60,
+            history_retention_seconds: HISTORY_SECONDS,
         }
     }
 }

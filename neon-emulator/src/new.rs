@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::api::ApiError;
 use crate::engine::free_port;
+use crate::limits::Limits;
 use crate::state::{BranchRecord, EndpointRecord, Job, ProjectRecord};
 use crate::time::now;
 use crate::{account, defaults, names, operations};
@@ -24,14 +25,13 @@ const PLATFORM: &str = "aws";
 const ROLE: &str = "neondb_owner";
 const DATABASE: &str = "neondb";
 const BRANCH: &str = "main";
-/// Neon's default history window: a day.
-const HISTORY_SECONDS: i64 = 86_400;
 const COMPUTE_UNITS: ComputeUnit = 0.25;
 
 /// A project with its root branch, one role, one database and one endpoint, and
 /// the operations that make them.
 pub(crate) fn project(
     wanted: &ProjectCreate,
+    limits: &Limits,
     major: u32,
     next_database_id: &mut i64,
 ) -> Result<ProjectRecord, ApiError> {
@@ -64,7 +64,9 @@ pub(crate) fn project(
         store_passwords: wanted.store_passwords.unwrap_or(true),
         maintenance_starts_at: None,
         creation_source: "console".to_owned(),
-        history_retention_seconds: wanted.history_retention_seconds.unwrap_or(HISTORY_SECONDS),
+        history_retention_seconds: wanted
+            .history_retention_seconds
+            .unwrap_or(limits.history_retention_seconds),
         created_at: at,
         updated_at: at,
         synthetic_storage_size: Some(0),
@@ -208,7 +210,8 @@ pub(crate) fn branch(
             })
             .unwrap_or_default(),
         catalog_is_behind: false,
-        restored_lsn: None,
+        restored_from: None,
+        cloned_by: None,
         deleted: false,
     }
 }

@@ -86,6 +86,11 @@ pub(crate) async fn sleep_until(time: Timestamp) {
     }
 }
 
+/// By how much [`now`] is ahead of the system's clock, which is Postgres's.
+pub(crate) fn ahead() -> SignedDuration {
+    offset()
+}
+
 fn offset() -> SignedDuration {
     let path = match &*OFFSET.read().unwrap_or_else(PoisonError::into_inner) {
         None => return SignedDuration::ZERO,

@@ -11,6 +11,7 @@
 //! ```
 
 mod authority;
+mod bank;
 mod binaries;
 mod clock;
 mod config;
@@ -18,6 +19,7 @@ mod emulator;
 mod faults;
 mod folder;
 mod http;
+mod loop_image;
 mod neon_cli;
 mod other_postgres;
 mod pgbouncer;
@@ -31,6 +33,7 @@ pub mod tools;
 mod wait;
 
 pub use authority::Authority;
+pub use bank::Bank;
 pub use binaries::binary;
 pub use clock::Clock;
 pub use config::Config;
@@ -38,6 +41,7 @@ pub use emulator::{API_KEY, EmulatorProcess};
 pub use faults::{FaultId, Faults, Request};
 pub use folder::Folder;
 pub use http::{Answer, Http};
+pub use loop_image::LoopImage;
 pub use neon_cli::{NeonCli, Said};
 pub use other_postgres::other_postgres;
 pub use pgbouncer::{Release, pgbouncer};

@@ -20,6 +20,9 @@ enum What {
     /// What the endpoints' gateway costs, and how long a suspended endpoint takes
     /// to wake. Also written to docs/bench/gateway.json. Needs pgbench.
     Gateway,
+    /// Branches of idle and busy parents, small and large, on ext4 and, as root,
+    /// on XFS and btrfs images. Also written to docs/bench/engine.json.
+    Engine,
 }
 
 impl Bench {
@@ -27,6 +30,7 @@ impl Bench {
         let name = match self.what {
             What::Branch => "branch",
             What::Gateway => "gateway",
+            What::Engine => "engine",
         };
         Binaries::build(true)?;
         let suite = ["--quiet", "--release", "--package", "suite"];

@@ -12,7 +12,7 @@ use crate::step::say;
 const OTHER_POSTGRES: u32 = 18;
 /// What another release cannot do, as npm has it: it has no pg_dump. The clients
 /// bring their own.
-const NOT_ON_OTHER_POSTGRES: &str = "not test(/^clients_|pg_dump/)";
+const NOT_ON_OTHER_POSTGRES: &str = "not test(/^clients_|pg_dump|::as_root::/)";
 
 /// Runs every test: unit tests, the whole-system suite, other people's clients,
 /// the examples in the docs.
@@ -53,18 +53,29 @@ impl Test {
     }
 
     fn run_all(&self) -> Result<()> {
-        if !has_nextest() {
-            return self.run_cargo(&["test", "--workspace"]);
+        let is_root = nix::unistd::geteuid().is_root();
+        if !is_root {
+            say("Not root: left out are the tests that mount file systems (as_root).");
         }
-        self.run_cargo(&["nextest", "run", "--workspace"])?;
+        if !has_nextest() {
+            let left_out: &[&str] = match is_root {
+                true => &[],
+                false => &["--", "--skip", "::as_root::"],
+            };
+            return self.run_cargo(&["test", "--workspace"], left_out);
+        }
+        let profile = if is_root { "default" } else { "not-root" };
+        let nextest = ["nextest", "run", "--profile", profile, "--workspace"];
+        self.run_cargo(&nextest, &[])?;
         // nextest runs no examples of doc comments.
         if self.arguments.is_empty() {
-            self.run_cargo(&["test", "--quiet", "--workspace", "--doc"])?;
+            self.run_cargo(&["test", "--quiet", "--workspace", "--doc"], &[])?;
         }
         Ok(())
     }
 
-    /// The suite on a Postgres from npm, with small counts.
+    /// The suite on a Postgres from npm, with small counts. The tests of file
+    /// systems are about those.
     fn run_on(&self, major: u32) -> Result<()> {
         let mut command = if has_nextest() {
             let filter = ["-E", NOT_ON_OTHER_POSTGRES];
@@ -74,8 +85,9 @@ impl Test {
                     .chain(filter),
             )
         } else {
-            let skip = ["--", "--skip", "clients_", "--skip", "pg_dump"];
-            process::cargo(["test", "--package", "suite"].into_iter().chain(skip))
+            let skip = ["clients_", "pg_dump", "::as_root::"];
+            let skip = skip.iter().flat_map(|name| ["--skip", name]);
+            process::cargo(["test", "--package", "suite", "--"].into_iter().chain(skip))
         };
         command
             .args(&self.arguments)
@@ -83,10 +95,13 @@ impl Test {
         process::run(&mut command)
     }
 
-    fn run_cargo(&self, arguments: &[&str]) -> Result<()> {
+    fn run_cargo(&self, arguments: &[&str], last: &[&str]) -> Result<()> {
         let counts = if self.full { "full" } else { "small" };
         let mut command = process::cargo(arguments);
-        command.args(&self.arguments).env("SUITE_COUNTS", counts);
+        command
+            .args(&self.arguments)
+            .args(last)
+            .env("SUITE_COUNTS", counts);
         process::run(&mut command)
     }
 }

@@ -1,7 +1,11 @@
-//! Faults over HTTP, for tests that have the emulator as a process. These routes
-//! are not Neon's, and are there only when they were asked for.
+//! Faults over HTTP, for tests that have the emulator as a process, and what the
+//! emulator says of itself. These routes are not Neon's, and are there only when
+//! they were asked for.
 
 mod fault_body;
+mod storage;
+
+use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -14,9 +18,13 @@ use serde::Serialize;
 use super::error::{ApiError, ApiResult};
 use super::extract::Body;
 use super::{no_method, no_route};
+use crate::engine::Engine;
 use crate::faults::{FaultError, FaultId, Faults, QueuedFault, Requests};
 
-pub(super) fn router(faults: Faults) -> Router {
+pub(super) fn router(faults: Faults, engine: Arc<Engine>) -> Router {
+    let storage = Router::new()
+        .route("/storage", get(storage::report))
+        .with_state(engine);
     Router::new()
         .route("/faults", get(list).post(create).delete(clear))
         .route("/faults/{fault_id}", delete(remove))
@@ -24,6 +32,7 @@ pub(super) fn router(faults: Faults) -> Router {
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .with_state(faults)
+        .merge(storage)
 }
 
 /// A fault as it is listed.

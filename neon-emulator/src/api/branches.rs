@@ -14,7 +14,9 @@ use super::Shared;
 use super::connection::details;
 use super::error::{ApiError, ApiResult};
 use super::extract::{Body, InBranch, InProject, Names, OptionalBody};
+use super::points::Asked;
 use super::{branch_limits, endpoint_options, expiry, projects};
+use crate::engine::Point;
 use crate::limits::Limits;
 use crate::state::{BranchRecord, Job, OperationRecord, ProjectRecord};
 use crate::time::now;
@@ -47,9 +49,10 @@ pub(super) async fn create(
     Names(names): Names<InProject>,
     OptionalBody(request): OptionalBody<BranchCreateRequest>,
 ) -> ApiResult<(StatusCode, Json<CreatedBranch>)> {
+    let point = point(&engine, &names, &request).await?;
     let created = engine.change(|state| -> ApiResult<_> {
         let project = projects::find_mut(state, &names.project_id)?;
-        create_in(project, engine.limits(), request)
+        create_in(project, engine.limits(), request, point)
     })?;
     Ok((StatusCode::CREATED, Json(created)))
 }
@@ -166,17 +169,60 @@ pub(super) fn find_mut<'a>(
         .ok_or_else(|| ApiError::not_found("branch"))
 }
 
+/// The point of the parent's past that a new branch is to be of.
+async fn point(
+    engine: &Shared,
+    names: &InProject,
+    request: &BranchCreateRequest,
+) -> ApiResult<Option<Point>> {
+    let Some(wanted) = &request.branch else {
+        return Ok(None);
+    };
+    if wanted.parent_lsn.is_none() && wanted.parent_timestamp.is_none() {
+        return Ok(None);
+    }
+    if wanted.init_source == Some(InitSource::SchemaOnly) {
+        return Err(ApiError::unprocessable(
+            "branch.parent_lsn and branch.parent_timestamp: a schema-only branch is of its source's head",
+        ));
+    }
+    let parent = engine.store().read(|state| {
+        let project = projects::find(state, &names.project_id)?;
+        let parent = parent(project, wanted.parent_id.as_ref())?
+            .branch
+            .id
+            .clone();
+        match project.is_busy(&parent) {
+            true => Err(ApiError::locked()),
+            false => Ok(parent),
+        }
+    })?;
+    let asked = Asked {
+        lsn: ("branch.parent_lsn", wanted.parent_lsn.as_deref()),
+        time: ("branch.parent_timestamp", wanted.parent_timestamp),
+    };
+    asked.point(engine, &names.project_id, &parent).await
+}
+
+/// The branch that is named, or the default one.
+fn parent<'a>(project: &'a ProjectRecord, id: Option<&BranchId>) -> ApiResult<&'a BranchRecord> {
+    match id {
+        Some(id) => project
+            .branch(id)
+            .ok_or_else(|| ApiError::not_found("parent branch")),
+        None => project
+            .default_branch()
+            .ok_or_else(|| ApiError::not_found("default branch")),
+    }
+}
+
 fn create_in(
     project: &mut ProjectRecord,
     limits: &Limits,
     request: BranchCreateRequest,
+    point: Option<Point>,
 ) -> ApiResult<CreatedBranch> {
     let wanted = request.branch.unwrap_or_default();
-    if wanted.parent_lsn.is_some() || wanted.parent_timestamp.is_some() {
-        return Err(ApiError::unprocessable(
-            "branch.parent_lsn and branch.parent_timestamp: this emulator keeps no history yet; branch from the parent's head",
-        ));
-    }
     let schema_only = match &wanted.init_source {
         None | Some(InitSource::ParentData) => false,
         // Neon's newer clients say the latter. Both make a root branch.
@@ -200,14 +246,7 @@ fn create_in(
     if wanted.protected == Some(true) {
         branch_limits::check_protected(project, limits)?;
     }
-    let parent = match &wanted.parent_id {
-        Some(id) => project
-            .branch(id)
-            .ok_or_else(|| ApiError::not_found("parent branch"))?,
-        None => project
-            .default_branch()
-            .ok_or_else(|| ApiError::not_found("default branch"))?,
-    };
+    let parent = parent(project, wanted.parent_id.as_ref())?;
     if !schema_only {
         expiry::check_parent("branch.parent_id", parent)?;
     }
@@ -239,7 +278,10 @@ fn create_in(
         None,
         OperationAction::CreateBranch,
         match schema_only {
-            false => Job::CreateBranch { branch: id.clone() },
+            false => Job::CreateBranch {
+                branch: id.clone(),
+                point,
+            },
             true => Job::CreateSchemaBranch {
                 branch: id.clone(),
                 source: parent.branch.id.clone(),

@@ -21,6 +21,7 @@ mod faults;
 mod guard;
 mod object;
 mod operations;
+mod points;
 mod project_list;
 mod project_settings;
 mod projects;
@@ -71,12 +72,12 @@ pub(crate) fn router(engine: Arc<Engine>, key: Secret, with_admin: bool) -> (Rou
     let queue = Arc::clone(engine.faults());
     let api = Router::new()
         .nest(API_PREFIX, api(&engine, &guard))
-        .with_state(engine);
+        .with_state(Arc::clone(&engine));
     let faults = Faults::new(queue, api.clone());
     let mut router = api;
     if with_admin {
-        let admin =
-            admin::router(faults.clone()).layer(from_fn_with_state(guard, guard::check_key));
+        let admin = admin::router(faults.clone(), engine)
+            .layer(from_fn_with_state(guard, guard::check_key));
         router = router.nest("/admin/v1", admin);
     }
     let router = router

@@ -207,7 +207,7 @@ fn create_project(engine: &Engine, request: ProjectCreateRequest) -> ApiResult<C
             ))
             .with_code("PROJECTS_LIMIT_EXCEEDED"));
         }
-        let record = new::project(&wanted, major, &mut state.next_database_id)?;
+        let record = new::project(&wanted, engine.limits(), major, &mut state.next_database_id)?;
         let created = created(&record);
         state.projects.insert(record.project.id.clone(), record);
         Ok(created)

@@ -12,8 +12,9 @@ use uuid::Uuid;
 use super::branches::{check_free, check_name, find, find_mut};
 use super::error::{ApiError, ApiResult};
 use super::extract::{Body, InBranch, Names};
+use super::points::Asked;
 use super::{Shared, branch_limits, expiry, projects};
-use crate::engine::Engine;
+use crate::engine::Point;
 use crate::limits::Limits;
 use crate::state::{BranchRecord, Job, OperationRecord, ProjectRecord};
 use crate::time::now;
@@ -33,13 +34,20 @@ pub(super) async fn restore(
         let project = projects::find(state, &names.project_id)?;
         check(project, &names.branch_id, &request)
     })?;
-    check_point(&engine, &names, &request).await?;
+    let asked = Asked {
+        lsn: ("source_lsn", request.source_lsn.as_deref()),
+        time: ("source_timestamp", request.source_timestamp),
+    };
+    let point = asked
+        .point(&engine, &names.project_id, &request.source_branch_id)
+        .await?;
     engine.change(|state| {
         let project = projects::find_mut(state, &names.project_id)?;
         check(project, &names.branch_id, &request)?;
         let plan = Plan {
             branch: names.branch_id,
             source: request.source_branch_id,
+            point,
             preserve: match request.preserve_under_name {
                 Some(name) => Some((new::id(names::branch_id())?, name)),
                 None => None,
@@ -53,6 +61,7 @@ pub(super) async fn restore(
 struct Plan {
     branch: BranchId,
     source: BranchId,
+    point: Option<Point>,
     /// The new branch that gets the old data, and its name.
     preserve: Option<(BranchId, String)>,
 }
@@ -64,11 +73,6 @@ fn check(project: &ProjectRecord, id: &BranchId, request: &BranchRestoreRequest)
         .ok_or_else(|| ApiError::not_found("source branch"))?;
     let is_own_source = source.branch.id == *id;
     let has_point = request.source_lsn.is_some() || request.source_timestamp.is_some();
-    if request.source_lsn.is_some() && request.source_timestamp.is_some() {
-        return Err(ApiError::bad_request(
-            "source_lsn and source_timestamp cannot be used together",
-        ));
-    }
     if is_own_source && !has_point {
         return Err(ApiError::bad_request(
             "source_timestamp or source_lsn is required where source_branch_id is the branch itself",
@@ -111,46 +115,6 @@ fn check(project: &ProjectRecord, id: &BranchId, request: &BranchRestoreRequest)
     }
 }
 
-/// There is no history yet: a point that is given has to be the source's head.
-async fn check_point(
-    engine: &Engine,
-    names: &InBranch,
-    request: &BranchRestoreRequest,
-) -> ApiResult<()> {
-    let past = |field: &str| {
-        ApiError::unprocessable(format!(
-            "{field}: this emulator keeps no history yet; leave it out for the head"
-        ))
-    };
-    if request.source_timestamp.is_some_and(|time| time < now()) {
-        return Err(past("source_timestamp"));
-    }
-    let Some(lsn) = &request.source_lsn else {
-        return Ok(());
-    };
-    let wanted = position(lsn).ok_or_else(|| {
-        ApiError::bad_request(format!("source_lsn: {lsn:?} is no LSN, as 0/1DE2850 is"))
-    })?;
-    let head = engine
-        .head_lsn(&names.project_id, &request.source_branch_id)
-        .await
-        .map_err(|error| ApiError::internal(&error))?;
-    match position(&head) {
-        Some(head) if wanted >= head => Ok(()),
-        _ => Err(past("source_lsn")),
-    }
-}
-
-/// `0/1DE2850` as a number.
-fn position(lsn: &str) -> Option<u64> {
-    let (high, low) = lsn.split_once('/')?;
-    let part = |text: &str| {
-        let is_hex = (1..=8).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());
-        is_hex.then(|| u64::from_str_radix(text, 16).ok()).flatten()
-    };
-    Some(part(high)? << 32 | part(low)?)
-}
-
 impl Plan {
     fn schedule(self, project: &mut ProjectRecord, limits: &Limits) -> ApiResult<BranchOperations> {
         let before = find(project, &self.branch)?.clone();
@@ -184,6 +148,7 @@ impl Plan {
                 branch: self.branch.clone(),
                 source: self.source,
                 before: Box::new(before),
+                point: self.point,
                 preserve,
             },
         );
@@ -278,18 +243,4 @@ fn inherit(record: &mut BranchRecord, before: &BranchRecord, source: &BranchReco
         (name.clone(), database)
     });
     record.databases = databases.collect();
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn positions_are_compared_as_numbers() {
-        assert_eq!(position("0/1DE2850"), Some(0x1DE_2850));
-        assert!(position("1/0") > position("0/FFFFFFFF"));
-        for text in ["", "/", "0/", "0/+1", "0/123456789", "x/1", "0-1"] {
-            assert_eq!(position(text), None, "{text}");
-        }
-    }
 }

@@ -13,8 +13,9 @@ use similar::TextDiff;
 use super::Shared;
 use super::error::{ApiError, ApiResult};
 use super::extract::{InBranch, Names, Parameters};
+use super::points::Asked;
 use super::{branches, projects};
-use crate::engine::SchemaError;
+use crate::engine::{Point, SchemaError};
 use crate::state::ProjectRecord;
 
 /// Unchanged lines around a change.
@@ -25,9 +26,6 @@ pub(super) async fn get(
     Names(names): Names<InBranch>,
     Parameters(query): Parameters<BranchSchemaQuery>,
 ) -> ApiResult<Json<BranchSchemaResponse>> {
-    if query.lsn.is_some() || query.timestamp.is_some() {
-        return Err(no_history("lsn and timestamp"));
-    }
     let as_json = match &query.format {
         None | Some(SchemaFormat::Sql) => false,
         Some(SchemaFormat::Json) => true,
@@ -41,15 +39,22 @@ pub(super) async fn get(
         let project = projects::find(state, &names.project_id)?;
         check(project, &names.branch_id, &query.db_name)
     })?;
+    let asked = Asked {
+        lsn: ("lsn", query.lsn.as_deref()),
+        time: ("timestamp", query.timestamp),
+    };
+    let point = asked
+        .point(&engine, &names.project_id, &names.branch_id)
+        .await?;
     if !as_json {
-        let sql = dump(&engine, &names, &names.branch_id, &query.db_name).await?;
+        let sql = dump(&engine, &names, &names.branch_id, point, &query.db_name).await?;
         return Ok(Json(BranchSchemaResponse {
             sql: Some(sql),
             json: None,
         }));
     }
     let tables = engine
-        .schema_tables(&names.project_id, &names.branch_id, &query.db_name)
+        .schema_tables(&names.project_id, &names.branch_id, point, &query.db_name)
         .await
         .map_err(|error| ApiError::internal(&error))?;
     Ok(Json(BranchSchemaResponse {
@@ -64,13 +69,6 @@ pub(super) async fn compare(
     Names(names): Names<InBranch>,
     Parameters(query): Parameters<SchemaCompareQuery>,
 ) -> ApiResult<Json<BranchSchemaCompareResponse>> {
-    if query.lsn.is_some()
-        || query.timestamp.is_some()
-        || query.base_lsn.is_some()
-        || query.base_timestamp.is_some()
-    {
-        return Err(no_history("lsn, timestamp, base_lsn and base_timestamp"));
-    }
     let base = engine.store().read(|state| {
         let project = projects::find(state, &names.project_id)?;
         check(project, &names.branch_id, &query.db_name)?;
@@ -82,8 +80,20 @@ pub(super) async fn compare(
         check(project, base, &query.db_name)?;
         Ok::<_, ApiError>(base.clone())
     })?;
-    let from = dump(&engine, &names, &base, &query.db_name).await?;
-    let to = dump(&engine, &names, &names.branch_id, &query.db_name).await?;
+    let base_asked = Asked {
+        lsn: ("base_lsn", query.base_lsn.as_deref()),
+        time: ("base_timestamp", query.base_timestamp),
+    };
+    let asked = Asked {
+        lsn: ("lsn", query.lsn.as_deref()),
+        time: ("timestamp", query.timestamp),
+    };
+    let base_point = base_asked.point(&engine, &names.project_id, &base).await?;
+    let point = asked
+        .point(&engine, &names.project_id, &names.branch_id)
+        .await?;
+    let from = dump(&engine, &names, &base, base_point, &query.db_name).await?;
+    let to = dump(&engine, &names, &names.branch_id, point, &query.db_name).await?;
     let diff = TextDiff::from_lines(&from, &to)
         .unified_diff()
         .context_radius(CONTEXT_LINES)
@@ -110,9 +120,12 @@ async fn dump(
     engine: &Shared,
     names: &InBranch,
     branch: &BranchId,
+    point: Option<Point>,
     database: &str,
 ) -> ApiResult<String> {
-    let dump = engine.schema(&names.project_id, branch, database).await;
+    let dump = engine
+        .schema(&names.project_id, branch, point, database)
+        .await;
     dump.map_err(|error| match error {
         SchemaError::NoPgDump { .. } => {
             ApiError::new(StatusCode::NOT_IMPLEMENTED, error.to_string())
@@ -121,10 +134,4 @@ async fn dump(
             ApiError::internal(&error)
         }
     })
-}
-
-fn no_history(fields: &str) -> ApiError {
-    ApiError::unprocessable(format!(
-        "{fields}: this emulator keeps no history yet; leave them out for the head"
-    ))
 }

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::error::{ApiError, ApiResult};
 use super::extract::{Body, InBranch, InProject, InSnapshot, Names, Parameters};
+use super::points::Asked;
 use super::{Shared, branches, projects};
 use crate::state::{Job, ProjectRecord, SnapshotRecord};
 use crate::time::now;
@@ -22,15 +23,25 @@ pub(super) async fn create(
     Names(names): Names<InBranch>,
     Parameters(query): Parameters<SnapshotCreateQuery>,
 ) -> ApiResult<Json<SnapshotOperations>> {
-    if query.lsn.is_some() || query.timestamp.is_some() {
-        return Err(ApiError::unprocessable(
-            "lsn and timestamp: this emulator keeps no history yet; leave them out for the head",
-        ));
-    }
     if let Some(name) = &query.name {
         branches::check_name("name", name)?;
     }
     let expires_at = query.expires_at.map(expiry).transpose()?;
+    engine.store().read(|state| {
+        let project = projects::find(state, &names.project_id)?;
+        branches::find(project, &names.branch_id)?;
+        match project.is_busy(&names.branch_id) {
+            true => Err(ApiError::locked()),
+            false => Ok(()),
+        }
+    })?;
+    let asked = Asked {
+        lsn: ("lsn", query.lsn.as_deref()),
+        time: ("timestamp", query.timestamp),
+    };
+    let point = asked
+        .point(&engine, &names.project_id, &names.branch_id)
+        .await?;
     engine.change(|state| {
         let project = projects::find_mut(state, &names.project_id)?;
         let branch = branches::find(project, &names.branch_id)?.clone();
@@ -78,6 +89,7 @@ pub(super) async fn create(
             Job::CreateSnapshot {
                 snapshot: id,
                 branch: names.branch_id.clone(),
+                point,
             },
             Uuid::new_v4(),
         );

@@ -1,12 +1,13 @@
 //! Endpoints, branches and projects that go: what runs is stopped, what lies
 //! there is removed, and then the state forgets them.
 
+use std::path::PathBuf;
+
 use neon_api::{BranchId, EndpointId, ProjectId};
 
 use super::Engine;
 use super::job_error::JobError;
 use super::jobs::blocking;
-use super::restore::remove;
 use crate::state::StoreError;
 
 impl Engine {
@@ -33,9 +34,9 @@ impl Engine {
         for endpoint in &endpoints {
             self.delete_endpoint(project, endpoint).await?;
         }
-        let path = self.folder(branch);
-        blocking(move || remove(&path)).await?;
+        self.remove_folder(self.folder(branch)).await?;
         self.remove_beside(branch).await?;
+        self.forget_history(branch).await?;
         Ok(self.change(|state| {
             if let Some(project) = state.projects.get_mut(project) {
                 project.branches.remove(branch);
@@ -63,5 +64,10 @@ impl Engine {
             state.projects.remove(project);
             Ok::<_, StoreError>(())
         })?)
+    }
+    /// Removes a folder; one that is not there is no error.
+    pub(super) async fn remove_folder(&self, path: PathBuf) -> Result<(), JobError> {
+        let storage = self.storage().clone();
+        blocking(move || Ok(storage.remove(&path)?)).await
     }
 }

@@ -81,7 +81,7 @@ impl Engine {
     /// A server is ready on the branch: its recovery is complete.
     pub(super) fn recovered(&self, branch: &BranchId) -> Result<(), JobError> {
         let path = self.folder(branch);
-        forget_label(&path).map_err(|source| JobError::Remove { path, source })
+        forget_label(&path).map_err(|source| JobError::Label { path, source })
     }
 
     pub(super) async fn admin(&self, port: u16) -> Result<Client, JobError> {
@@ -98,6 +98,9 @@ impl Engine {
             installation: self.programs.installation.clone(),
             user: self.programs.user.clone(),
             sockets: self.sockets.clone(),
+            durability: self.storage.durability(),
+            archive: self.archive(branch),
+            recovery: None,
         }
     }
 
@@ -117,7 +120,7 @@ impl Engine {
             if cluster.data.join("postmaster.pid").exists() {
                 remove_leftovers(&cluster.data)?;
             }
-            begin_recovery_again(&cluster.data).map_err(|source| JobError::Remove {
+            begin_recovery_again(&cluster.data).map_err(|source| JobError::Label {
                 path: cluster.data.clone(),
                 source,
             })?;

@@ -9,6 +9,7 @@ use crate::gateway::AddressError;
 use crate::postgres::admin::AdminError;
 use crate::postgres::{CloneError, ClusterError, LeftoverError, ServerError};
 use crate::state::StoreError;
+use crate::storage::StorageError;
 
 /// Why an operation failed.
 #[derive(Debug, Error)]
@@ -27,21 +28,24 @@ pub(crate) enum JobError {
     Store(#[from] StoreError),
     #[error("could not give the endpoint an address")]
     Port(#[from] FreePortError),
-    #[error("could not take the endpoint's address")]
-    Address(#[from] AddressError),
-    #[error("could not remove {}", path.display())]
-    Remove {
+    #[error("could not change the branch's folder")]
+    Storage(#[from] StorageError),
+    #[error("could not put the label of a backup right in {}", path.display())]
+    Label {
         path: PathBuf,
         #[source]
         source: std::io::Error,
     },
-    #[error("could not rename {} to {}", from.display(), to.display())]
-    Rename {
-        from: PathBuf,
-        to: PathBuf,
+    #[error("could not read or write {} of the history", path.display())]
+    Archive {
+        path: PathBuf,
         #[source]
         source: std::io::Error,
     },
+    #[error("could not go back in the history: {0}")]
+    History(String),
+    #[error("could not take the endpoint's address")]
+    Address(#[from] AddressError),
     #[error("could not make {} a replica's", path.display())]
     Standby {
         path: PathBuf,

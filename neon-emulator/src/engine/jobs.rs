@@ -1,17 +1,21 @@
 //! What each kind of operation does.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use neon_api::types::{BranchState, OperationAction};
 use neon_api::{BranchId, EndpointId, ProjectId};
 use tracing::error;
 use uuid::Uuid;
 
 use super::Engine;
+use super::history::Point;
 use super::job_error::JobError;
 use crate::operations;
-use crate::postgres::{Cluster, admin, checkpoint_lsn, clone_idle, clone_running, empty};
+use crate::postgres::{ForkPoint, admin, checkpoint_lsn, clone_idle, clone_running, empty};
 use crate::state::{Job, OperationRecord, ProjectRecord, StoreError};
+use crate::storage::CloneMethod;
 use crate::time::now;
 
 impl Engine {
@@ -26,7 +30,9 @@ impl Engine {
         };
         match job {
             Job::CreateRoot { branch } => self.create_root(project, branch).await,
-            Job::CreateBranch { branch } => self.create_branch(project, branch).await,
+            Job::CreateBranch { branch, point } => {
+                self.create_branch(project, branch, *point).await
+            }
             Job::CreateSchemaBranch { branch, source } => {
                 self.create_schema_branch(project, branch, source).await
             }
@@ -34,9 +40,10 @@ impl Engine {
                 branch,
                 source,
                 before: _,
+                point,
                 preserve,
             } => {
-                self.restore_branch(project, branch, source, preserve.as_ref())
+                self.restore_branch(project, branch, source, *point, preserve.as_ref())
                     .await
             }
             Job::StartCompute { endpoint } => self.start_endpoint(project, endpoint).await,
@@ -45,8 +52,13 @@ impl Engine {
             Job::DeleteEndpoint { endpoint } => self.delete_endpoint(project, endpoint).await,
             Job::ApplyConfig { branch, change } => self.apply(project, branch, change).await,
             Job::DeleteBranch { branch } => self.delete_branch(project, branch).await,
-            Job::CreateSnapshot { snapshot, branch } => {
-                self.create_snapshot(project, snapshot, branch).await
+            Job::CreateSnapshot {
+                snapshot,
+                branch,
+                point,
+            } => {
+                self.create_snapshot(project, snapshot, branch, *point)
+                    .await
             }
             Job::RestoreSnapshot { snapshot, branch } => {
                 self.restore_snapshot(project, snapshot, branch).await
@@ -69,7 +81,7 @@ impl Engine {
     pub(super) async fn discard_half_made(&self, project: &ProjectId, job: &Job) {
         let discarded = match job {
             Job::CreateRoot { branch }
-            | Job::CreateBranch { branch }
+            | Job::CreateBranch { branch, .. }
             | Job::CreateSchemaBranch { branch, .. }
             | Job::RestoreSnapshot { branch, .. } => self.delete_branch(project, branch).await,
             Job::CreateSnapshot { snapshot, .. } => self.delete_snapshot(project, snapshot).await,
@@ -125,7 +137,7 @@ impl Engine {
                 | Job::DeleteSnapshot { .. } => None,
                 Job::CreateSnapshot { branch, .. } => Some(branch.clone()),
                 Job::CreateSchemaBranch { source, .. } => Some(source.clone()),
-                Job::CreateBranch { branch } => {
+                Job::CreateBranch { branch, .. } => {
                     project.branches.get(branch)?.branch.parent_id.clone()
                 }
                 Job::StartCompute { endpoint }
@@ -180,13 +192,12 @@ impl Engine {
         })
     }
 
-    async fn create_root(&self, project: &ProjectId, branch: &BranchId) -> Result<(), JobError> {
-        let cluster = self.cluster(branch);
-        blocking(move || Ok(cluster.create()?)).await?;
-        self.branch_is_ready(project, branch, None)
-    }
-
-    async fn create_branch(&self, project: &ProjectId, branch: &BranchId) -> Result<(), JobError> {
+    async fn create_branch(
+        &self,
+        project: &ProjectId,
+        branch: &BranchId,
+        point: Option<Point>,
+    ) -> Result<(), JobError> {
         let parent = self
             .store()
             .read(|state| {
@@ -194,8 +205,26 @@ impl Engine {
                 record.branch.parent_id.clone()
             })
             .ok_or(JobError::Gone)?;
-        let lsn = self.copy(project, &parent, self.cluster(branch)).await?;
-        self.branch_is_ready(project, branch, Some(lsn))
+        let folder = self.folder(branch);
+        let Some(point) = point else {
+            let copied = self.copy(project, &parent, folder).await?;
+            let fork = Some((copied.lsn, now()));
+            return self.branch_is_ready(project, branch, fork, copied.cloned_by);
+        };
+        let past = self.copy_past(project, &parent, point, folder).await?;
+        let fork = Some((past.lsn.to_string(), past.time.unwrap_or_else(now)));
+        let cloned_by = past.cloned_by;
+        self.change(|state| {
+            if let Some(record) = state
+                .projects
+                .get_mut(project)
+                .and_then(|project| project.branches.get_mut(branch))
+            {
+                past.found.put_into(record, &mut state.next_database_id);
+            }
+            Ok::<_, StoreError>(())
+        })?;
+        self.branch_is_ready(project, branch, fork, cloned_by)
     }
 
     async fn create_schema_branch(
@@ -204,45 +233,43 @@ impl Engine {
         branch: &BranchId,
         source: &BranchId,
     ) -> Result<(), JobError> {
-        self.copy(project, source, self.cluster(branch)).await?;
+        let copied = self.copy(project, source, self.folder(branch)).await?;
         self.with_admin(project, branch, async |client, port| {
             Ok::<_, JobError>(empty::remove_rows(&client, self.sockets(), port).await?)
         })
         .await?;
-        self.branch_is_ready(project, branch, None)
+        self.branch_is_ready(project, branch, None, copied.cloned_by)
     }
 
-    /// Clones a branch's data into a cluster of its own, and says where in the
+    /// Clones a branch's data into a folder of its own, and says where in the
     /// branch's history it stands. The caller holds the branch.
     pub(super) async fn copy(
         &self,
         project: &ProjectId,
         source: &BranchId,
-        cluster: Cluster,
-    ) -> Result<String, JobError> {
+        to: PathBuf,
+    ) -> Result<ForkPoint, JobError> {
         let from = self.folder(source);
-        {
-            let cluster = cluster.clone();
-            blocking(move || Ok(cluster.make_empty_folder()?)).await?;
-        }
+        let storage = self.storage().clone();
         let Some(server) = self.writer_of(project, source) else {
             return blocking(move || {
-                clone_idle(&from, &cluster.data, &cluster.user)?;
-                Ok(checkpoint_lsn(&from)?)
+                let cloned_by = clone_idle(&from, &to, &storage)?;
+                let lsn = checkpoint_lsn(&from)?;
+                Ok(ForkPoint { lsn, cloned_by })
             })
             .await;
         };
         let client = admin::connect(self.sockets(), server.port(), "postgres").await?;
         let major = self.installation().major();
-        let point = clone_running(client, major, from, cluster.data, cluster.user).await?;
-        Ok(point.lsn)
+        Ok(clone_running(client, major, from, to, storage).await?)
     }
 
     pub(super) fn branch_is_ready(
         &self,
         project: &ProjectId,
         branch: &BranchId,
-        parent_lsn: Option<String>,
+        fork: Option<(String, Timestamp)>,
+        cloned_by: CloneMethod,
     ) -> Result<(), JobError> {
         Ok(self.change(|state| {
             if let Some(record) = state
@@ -255,9 +282,10 @@ impl Engine {
                 record.branch.pending_state = None;
                 record.branch.state_changed_at = at;
                 record.branch.updated_at = at;
-                if parent_lsn.is_some() {
-                    record.branch.parent_lsn = parent_lsn;
-                    record.branch.parent_timestamp = Some(at);
+                record.cloned_by = Some(cloned_by);
+                if let Some((lsn, time)) = fork {
+                    record.branch.parent_lsn = Some(lsn);
+                    record.branch.parent_timestamp = Some(time);
                 }
             }
             Ok::<_, StoreError>(())

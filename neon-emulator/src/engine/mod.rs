@@ -10,9 +10,11 @@ mod deletions;
 mod errands;
 mod faults;
 mod following;
+mod history;
 mod idle;
 mod job_error;
 mod jobs;
+mod leftovers;
 mod poolers;
 mod ports;
 mod reaper;
@@ -21,6 +23,7 @@ mod restore;
 mod schema;
 mod servers;
 mod snapshots;
+mod template;
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -42,16 +45,22 @@ use crate::faults::FaultQueue;
 use crate::gateway::Gateway;
 use crate::limits::Limits;
 use crate::operations;
-use crate::pooler::{self, Pooler, Program};
-use crate::postgres::{Installation, Server, ServerUser, remove_leftovers};
+use crate::pooler::{Pooler, Program};
+use crate::postgres::{Installation, Server, ServerUser};
 use crate::state::{EndpointRecord, Job, OperationRecord, ProjectRecord, State, Store, StoreError};
+use crate::storage::Storage;
 use crate::time::now;
 
+pub(crate) use history::Point;
 pub(crate) use ports::free_port;
 pub(crate) use schema::SchemaError;
 
 /// How long a stop waits for work that is going on.
 const STOP_SECONDS_MAX: u64 = 60;
+/// The folder of the branches' folders.
+pub(crate) const BRANCHES: &str = "branches";
+/// The folder of the snapshots' folders.
+const SNAPSHOTS: &str = "snapshots";
 /// How long a worker waits when the state cannot be written.
 const RECORD_RETRY_MS: u64 = 1_000;
 
@@ -71,6 +80,11 @@ pub(crate) struct Engine {
     data: PathBuf,
     sockets: PathBuf,
     programs: Programs,
+    storage: Storage,
+    /// Who makes the template holds it.
+    template: tokio::sync::Mutex<()>,
+    /// One for each branch: who makes, removes or reads its images holds it.
+    histories: Mutex<HashMap<BranchId, Arc<tokio::sync::Mutex<()>>>>,
     certificates: Certificates,
     limits: Limits,
     servers: Mutex<HashMap<EndpointId, Arc<Server>>>,
@@ -91,23 +105,33 @@ pub(crate) struct Engine {
     me: Weak<Self>,
 }
 
+/// What an engine works with.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) store: Store,
+    /// The data folder.
+    pub(crate) data: PathBuf,
+    /// Where Unix sockets are made.
+    pub(crate) sockets: PathBuf,
+    pub(crate) programs: Programs,
+    pub(crate) storage: Storage,
+    pub(crate) certificates: Certificates,
+    pub(crate) limits: Limits,
+}
+
 impl Engine {
-    pub(crate) fn new(
-        store: Store,
-        data: PathBuf,
-        sockets: PathBuf,
-        programs: Programs,
-        certificates: Certificates,
-        limits: Limits,
-    ) -> io::Result<Arc<Self>> {
-        let gateway = Gateway::start(Arc::clone(&certificates.tls))?;
+    pub(crate) fn new(parts: Parts) -> io::Result<Arc<Self>> {
+        let gateway = Gateway::start(Arc::clone(&parts.certificates.tls))?;
         Ok(Arc::new_cyclic(|me| Self {
-            store,
-            data,
-            sockets,
-            programs,
-            certificates,
-            limits,
+            store: parts.store,
+            data: parts.data,
+            sockets: parts.sockets,
+            programs: parts.programs,
+            storage: parts.storage,
+            template: tokio::sync::Mutex::default(),
+            histories: Mutex::default(),
+            certificates: parts.certificates,
+            limits: parts.limits,
             servers: Mutex::default(),
             short_lives: Mutex::default(),
             poolers: tokio::sync::Mutex::default(),
@@ -126,6 +150,7 @@ impl Engine {
     /// operations.
     pub(crate) async fn resume(self: &Arc<Self>) -> Result<(), StoreError> {
         self.end_leftovers().await;
+        self.remove_strangers().await;
         self.store.change(|state| {
             for project in state.projects.values_mut() {
                 for record in &mut project.operations {
@@ -155,6 +180,7 @@ impl Engine {
         }
         self.tasks.spawn(Arc::clone(self).reap());
         self.tasks.spawn(Arc::clone(self).suspend_idle());
+        self.tasks.spawn(Arc::clone(self).keep_histories());
         Ok(())
     }
 
@@ -265,9 +291,14 @@ impl Engine {
         let _ = changes.wait_for(done).await;
     }
 
+    /// The folders of the branches and how they are cloned.
+    pub(crate) fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
     /// The data directory of a branch.
     pub(crate) fn folder(&self, branch: &BranchId) -> PathBuf {
-        self.data.join("branches").join(branch.as_str())
+        self.storage.root().join(BRANCHES).join(branch.as_str())
     }
 
     async fn work(self: Arc<Self>, project: ProjectId) {
@@ -366,43 +397,6 @@ impl Engine {
             }
             Ok(())
         })
-    }
-
-    /// Ends processes, and removes files, of an earlier run.
-    async fn end_leftovers(&self) {
-        let folders: Vec<PathBuf> = self.store.read(|state| {
-            state
-                .projects
-                .values()
-                .flat_map(|project| project.branches.keys())
-                .map(|branch| self.folder(branch))
-                .chain(self.replica_folders(state))
-                .filter(|folder| folder.join("postmaster.pid").exists())
-                .collect()
-        });
-        let mut ends = tokio::task::JoinSet::new();
-        for folder in folders {
-            ends.spawn_blocking(move || {
-                if let Err(error) = remove_leftovers(&folder) {
-                    // Its start will fail, and say so.
-                    error!(%error, "a process of an earlier run is left");
-                }
-            });
-        }
-        while ends.join_next().await.is_some() {}
-        self.remove_all_replicas().await;
-        let poolers = self.poolers_folder();
-        if let Err(error) = pooler::end_leftovers(&poolers) {
-            error!(%error, folder = %poolers.display(), "could not remove what poolers left");
-        }
-        // Lock files of sockets hold pids, which somebody else may have by now.
-        for entry in std::fs::read_dir(&self.sockets)
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let _ = std::fs::remove_file(entry.path());
-        }
     }
 }
 

@@ -15,13 +15,14 @@ use tracing::{error, warn};
 
 use super::job_error::JobError;
 use super::jobs::blocking;
-use super::restore::remove;
 use super::servers::{SHORT_LIFE_MS, Wanted};
 use super::{Engine, chain};
 use crate::postgres::replica::{self, Following};
 use crate::postgres::{Cluster, Server, remove_leftovers, slots};
 use crate::state::State;
 
+/// Below the root of the storage: they are cloned as branches are.
+const REPLICAS: &str = "replicas";
 /// A replica that ends at once this often, one time after another, is left
 /// alone.
 const SHORT_LIVES_MAX: u32 = 10;
@@ -62,6 +63,8 @@ impl Engine {
         let slot = slots::name(endpoint);
         let cluster = Cluster {
             data: self.replica_folder(endpoint),
+            // Its WAL is its primary's, which archives it.
+            archive: None,
             ..self.cluster(branch)
         };
         {
@@ -78,7 +81,7 @@ impl Engine {
                 Ok::<_, JobError>(replica::least_settings(&client).await?)
             })
             .await?;
-        self.copy(project, branch, cluster.clone()).await?;
+        self.copy(project, branch, cluster.data.clone()).await?;
         {
             let cluster = cluster.clone();
             blocking(move || {
@@ -106,11 +109,11 @@ impl Engine {
         endpoint: &EndpointId,
     ) -> Result<(), JobError> {
         let (path, slot) = (self.replica_folder(endpoint), slots::name(endpoint));
-        blocking(move || remove(&path)).await?;
+        self.remove_folder(path).await?;
         let Some(writer) = self.writer_of(project, branch) else {
             // Postgres reads its slots when it starts.
             let path = slots::folder(&self.folder(branch), &slot);
-            return blocking(move || remove(&path)).await;
+            return self.remove_folder(path).await;
         };
         let dropped = async {
             let client = self.admin(writer.port()).await?;
@@ -165,10 +168,11 @@ impl Engine {
             });
             self.replica_folders(state).chain(kept).collect()
         });
-        let removed = blocking(move || left.iter().try_for_each(|path| remove(path)));
-        if let Err(error) = removed.await {
-            // The start of each removes it again, or says why it cannot.
-            error!(error = chain(&error), "something of a replica is left");
+        for path in left {
+            if let Err(error) = self.remove_folder(path).await {
+                // The start of each removes it again, or says why it cannot.
+                error!(error = chain(&error), "something of a replica is left");
+            }
         }
     }
 
@@ -187,7 +191,7 @@ impl Engine {
     }
 
     fn replica_folder(&self, endpoint: &EndpointId) -> PathBuf {
-        self.data.join("replicas").join(endpoint.as_str())
+        self.storage.root().join(REPLICAS).join(endpoint.as_str())
     }
 }
 

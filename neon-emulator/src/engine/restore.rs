@@ -5,18 +5,19 @@
 //! again: where a killed emulator was is seen by which folders are there, and
 //! the state knows when the clone is whole.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use neon_api::types::BranchState;
 use neon_api::{BranchId, EndpointId, ProjectId};
 
 use super::Engine;
+use super::history::Point;
 use super::job_error::JobError;
 use super::jobs::blocking;
-use crate::postgres::{Cluster, admin, checkpoint_lsn};
+use crate::postgres::{admin, checkpoint_lsn};
 use crate::state::{BranchRecord, StoreError};
+use crate::storage::Storage;
 use crate::time::now;
 
 /// The folders that a restore works with.
@@ -30,6 +31,7 @@ struct Folders {
     old: PathBuf,
     /// The old data are a branch's from then on.
     keep_old: bool,
+    storage: Storage,
 }
 
 impl Engine {
@@ -38,6 +40,7 @@ impl Engine {
         project: &ProjectId,
         branch: &BranchId,
         source: &BranchId,
+        point: Option<Point>,
         preserve: Option<&BranchId>,
     ) -> Result<(), JobError> {
         let folders = self.folders(branch, preserve);
@@ -45,25 +48,74 @@ impl Engine {
             let folders = folders.clone();
             blocking(move || folders.take_back_if_lost()).await?;
         }
-        let lsn = match self.restored_lsn(project, branch)? {
-            Some(lsn) if folders.is_cloned() => lsn,
+        let fork = match self.restored_from(project, branch)? {
+            Some(fork) if folders.is_cloned() => fork,
             _ => {
                 let _held = self.hold(source).await;
-                let cluster = Cluster {
-                    data: folders.new.clone(),
-                    ..self.cluster(branch)
-                };
-                let lsn = self.copy(project, source, cluster).await?;
-                self.note_restored_lsn(project, branch, &lsn)?;
-                lsn
+                let new = folders.new.clone();
+                self.clone_for_restore(project, branch, source, point, new)
+                    .await?
             }
         };
         let _held = self.hold(branch).await;
         for endpoint in self.endpoints_of(project, branch) {
             self.stop_endpoint(project, &endpoint).await?;
         }
+        if source != branch || point.is_none() {
+            // Its past is the old data's. To its own head it is restored on the
+            // same timeline, which the old data go on with.
+            match preserve {
+                Some(preserve) => self.move_history(branch, preserve).await?,
+                None => self.forget_history(branch).await?,
+            }
+        }
         blocking(move || folders.exchange()).await?;
-        self.restore_is_done(project, branch, preserve, lsn)
+        self.restore_is_done(project, branch, preserve, fork)
+    }
+
+    /// Clones the source beside the branch, and notes where it stood.
+    async fn clone_for_restore(
+        &self,
+        project: &ProjectId,
+        branch: &BranchId,
+        source: &BranchId,
+        point: Option<Point>,
+        new: PathBuf,
+    ) -> Result<(String, Timestamp), JobError> {
+        let (fork, cloned_by, catalog) = match point {
+            None => {
+                let copied = self.copy(project, source, new).await?;
+                ((copied.lsn, now()), copied.cloned_by, None)
+            }
+            Some(point) => {
+                let past = self.copy_past(project, source, point, new.clone()).await?;
+                if source == branch {
+                    self.go_on_with_history(branch, new, past.lsn).await?;
+                }
+                let time = past.time.unwrap_or_else(now);
+                (
+                    (past.lsn.to_string(), time),
+                    past.cloned_by,
+                    Some(past.found),
+                )
+            }
+        };
+        self.change(|state| {
+            let number = &mut state.next_database_id;
+            if let Some(record) = state
+                .projects
+                .get_mut(project)
+                .and_then(|project| project.branches.get_mut(branch))
+            {
+                record.restored_from = Some(fork.clone());
+                record.cloned_by = Some(cloned_by);
+                if let Some(catalog) = catalog {
+                    catalog.put_into(record, number);
+                }
+            }
+            Ok::<_, StoreError>(())
+        })?;
+        Ok(fork)
     }
 
     /// Everything is as it was before the restore.
@@ -77,6 +129,9 @@ impl Engine {
         let _held = self.hold(branch).await;
         let folders = self.folders(branch, preserve);
         blocking(move || folders.undo()).await?;
+        if let Some(preserve) = preserve {
+            self.move_history(preserve, branch).await?;
+        }
         self.change(|state| {
             let Some(project) = state.projects.get_mut(project) else {
                 return Ok(());
@@ -137,36 +192,19 @@ impl Engine {
             new: beside(".new"),
             old: preserve.map_or_else(|| beside(".old"), |preserve| self.folder(preserve)),
             keep_old: preserve.is_some(),
+            storage: self.storage().clone(),
         }
     }
 
-    fn restored_lsn(
+    fn restored_from(
         &self,
         project: &ProjectId,
         branch: &BranchId,
-    ) -> Result<Option<String>, JobError> {
+    ) -> Result<Option<(String, Timestamp)>, JobError> {
         self.store().read(|state| {
             let project = state.projects.get(project).ok_or(JobError::Gone)?;
             let record = project.branch(branch).ok_or(JobError::Gone)?;
-            Ok(record.restored_lsn.clone())
-        })
-    }
-
-    fn note_restored_lsn(
-        &self,
-        project: &ProjectId,
-        branch: &BranchId,
-        lsn: &str,
-    ) -> Result<(), JobError> {
-        self.change(|state| {
-            if let Some(record) = state
-                .projects
-                .get_mut(project)
-                .and_then(|project| project.branches.get_mut(branch))
-            {
-                record.restored_lsn = Some(lsn.to_owned());
-            }
-            Ok(())
+            Ok(record.restored_from.clone())
         })
     }
 
@@ -175,7 +213,7 @@ impl Engine {
         project: &ProjectId,
         branch: &BranchId,
         preserve: Option<&BranchId>,
-        lsn: String,
+        (lsn, time): (String, Timestamp),
     ) -> Result<(), JobError> {
         self.change(|state| {
             let Some(project) = state.projects.get_mut(project) else {
@@ -191,9 +229,9 @@ impl Engine {
                 }
             }
             if let Some(record) = project.branches.get_mut(branch) {
-                record.restored_lsn = None;
+                record.restored_from = None;
                 record.branch.parent_lsn = Some(lsn);
-                record.branch.parent_timestamp = Some(at);
+                record.branch.parent_timestamp = Some(time);
                 // The clone has the source's passwords.
                 record.catalog_is_behind = true;
             }
@@ -206,8 +244,8 @@ impl Engine {
 impl Folders {
     /// Whatever there is beside the branch itself.
     fn remove_beside(&self) -> Result<(), JobError> {
-        remove(&self.new)?;
-        remove(&self.old)
+        self.remove(&self.new)?;
+        self.remove(&self.old)
     }
 
     /// The clone is whole: it waits, or is in place already.
@@ -218,7 +256,7 @@ impl Folders {
     /// An undoing that was cut off leaves the old data alone.
     fn take_back_if_lost(&self) -> Result<(), JobError> {
         if !self.branch.exists() && !self.new.exists() && self.old.exists() {
-            rename(&self.old, &self.branch)?;
+            self.rename(&self.old, &self.branch)?;
         }
         Ok(())
     }
@@ -226,49 +264,40 @@ impl Folders {
     fn exchange(&self) -> Result<(), JobError> {
         if self.new.exists() {
             if self.branch.exists() {
-                remove(&self.old)?;
-                rename(&self.branch, &self.old)?;
+                self.remove(&self.old)?;
+                self.rename(&self.branch, &self.old)?;
             }
-            rename(&self.new, &self.branch)?;
+            self.rename(&self.new, &self.branch)?;
         }
         match self.keep_old {
             true => Ok(()),
-            false => remove(&self.old),
+            false => self.remove(&self.old),
         }
     }
 
     fn undo(&self) -> Result<(), JobError> {
         let is_exchanged = !self.new.exists() || !self.branch.exists();
         if is_exchanged && self.old.exists() {
-            remove(&self.branch)?;
-            rename(&self.old, &self.branch)?;
+            self.remove(&self.branch)?;
+            self.rename(&self.old, &self.branch)?;
         }
-        remove(&self.new)
+        self.remove(&self.new)
     }
-}
 
-/// Removes a folder; one that is not there is no error.
-pub(super) fn remove(path: &Path) -> Result<(), JobError> {
-    match fs::remove_dir_all(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(JobError::Remove {
-            path: path.to_owned(),
-            source,
-        }),
-        _ => Ok(()),
+    fn remove(&self, path: &Path) -> Result<(), JobError> {
+        Ok(self.storage.remove(path)?)
     }
-}
 
-fn rename(from: &Path, to: &Path) -> Result<(), JobError> {
-    fs::rename(from, to).map_err(|source| JobError::Rename {
-        from: from.to_owned(),
-        to: to.to_owned(),
-        source,
-    })
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), JobError> {
+        Ok(self.storage.rename(from, to)?)
+    }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// Each folder holds a file that says whose data they are.
@@ -278,6 +307,7 @@ mod tests {
             new: root.join("br.new"),
             old: root.join(if keep_old { "kept" } else { "br.old" }),
             keep_old,
+            storage: Storage::plain(root),
         };
         for (folder, data) in [(&folders.branch, "before"), (&folders.new, "after")] {
             fs::create_dir(folder).unwrap();
@@ -300,10 +330,10 @@ mod tests {
                     let root = tempfile::tempdir().unwrap();
                     let folders = folders(root.path(), keep_old);
                     if done > 0 {
-                        rename(&folders.branch, &folders.old).unwrap();
+                        folders.rename(&folders.branch, &folders.old).unwrap();
                     }
                     if done > 1 {
-                        rename(&folders.new, &folders.branch).unwrap();
+                        folders.rename(&folders.new, &folders.branch).unwrap();
                     }
                     let context = format!("keep {keep_old}, done {done}, undo {undo}");
                     if undo {
@@ -328,8 +358,8 @@ mod tests {
     fn an_undoing_that_was_cut_off_loses_nothing() {
         let root = tempfile::tempdir().unwrap();
         let folders = folders(root.path(), false);
-        rename(&folders.branch, &folders.old).unwrap();
-        remove(&folders.new).unwrap();
+        folders.rename(&folders.branch, &folders.old).unwrap();
+        folders.remove(&folders.new).unwrap();
         folders.take_back_if_lost().unwrap();
         assert_eq!(data(&folders.branch).unwrap(), "before");
     }

@@ -8,8 +8,10 @@ use neon_api::types::BranchSchemaJson;
 use neon_api::{BranchId, ProjectId};
 use thiserror::Error;
 use tokio::process::Command;
+use tokio_postgres::Client;
 
 use super::Engine;
+use super::history::Point;
 use super::job_error::JobError;
 use crate::postgres::{SUPERUSER, admin, schema};
 
@@ -32,6 +34,7 @@ impl Engine {
         self: &Arc<Self>,
         project: &ProjectId,
         branch: &BranchId,
+        point: Option<Point>,
         database: &str,
     ) -> Result<BranchSchemaJson, JobError> {
         let engine = Arc::clone(self);
@@ -40,7 +43,7 @@ impl Engine {
         let tables = self.tasks.spawn(async move {
             let _held = engine.hold(&branch).await;
             engine
-                .with_admin(&project, &branch, async |_, port| {
+                .with_admin_at(&project, &branch, point, async |_, port| {
                     let client = admin::connect(engine.sockets(), port, &database).await?;
                     Ok::<_, JobError>(schema::tables(&client).await?)
                 })
@@ -54,6 +57,7 @@ impl Engine {
         self: &Arc<Self>,
         project: &ProjectId,
         branch: &BranchId,
+        point: Option<Point>,
         database: &str,
     ) -> Result<String, SchemaError> {
         let program = self.installation().program("pg_dump");
@@ -68,8 +72,8 @@ impl Engine {
             let _held = engine.hold(&branch).await;
             let sockets = engine.sockets().to_owned();
             engine
-                .with_admin(&project, &branch, async |_, port| {
-                    Command::new(&program)
+                .with_admin_at(&project, &branch, point, async |_, port| {
+                    let output = Command::new(&program)
                         .args(["--schema-only", "--no-password"])
                         .arg("--host")
                         .arg(&sockets)
@@ -79,17 +83,42 @@ impl Engine {
                         .env_clear()
                         .stdin(Stdio::null())
                         .output()
-                        .await
-                        .map_err(SchemaError::Run)
+                        .await;
+                    // Its failure is not the branch's.
+                    Ok::<_, JobError>(output)
                 })
                 .await
         });
-        let output = dump.await.map_err(|_| JobError::Cancelled)??;
+        let output = dump
+            .await
+            .map_err(|_| JobError::Cancelled)??
+            .map_err(SchemaError::Run)?;
         if !output.status.success() {
             let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
             return Err(SchemaError::Failed { message });
         }
         Ok(without_keys(&String::from_utf8_lossy(&output.stdout)))
+    }
+
+    /// As [`Engine::with_admin`], on the branch as it was at a point of its past,
+    /// which is forgotten again.
+    async fn with_admin_at<T>(
+        &self,
+        project: &ProjectId,
+        branch: &BranchId,
+        point: Option<Point>,
+        errand: impl AsyncFnOnce(Client, u16) -> Result<T, JobError>,
+    ) -> Result<T, JobError> {
+        let Some(point) = point else {
+            return self.with_admin(project, branch, errand).await;
+        };
+        // Of no branch: a start removes what a kill leaves.
+        let folder = self.folder(branch).with_extension("past");
+        let past = self
+            .recover(project, branch, point, folder.clone(), errand)
+            .await?;
+        self.remove_folder(folder).await?;
+        Ok(past.found)
     }
 }
 

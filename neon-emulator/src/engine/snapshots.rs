@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use neon_api::types::{BranchRestoreStatus, InitSource};
 use neon_api::{BranchId, ProjectId, SnapshotId};
 
-use super::Engine;
+use super::history::Point;
 use super::job_error::JobError;
 use super::jobs::blocking;
-use super::restore::remove;
+use super::{Engine, SNAPSHOTS};
 use crate::names;
-use crate::postgres::{Cluster, clone_idle};
+use crate::postgres::clone_idle;
 use crate::state::{ProjectRecord, StoreError};
 use crate::time::now;
 
@@ -21,20 +21,29 @@ impl Engine {
         project: &ProjectId,
         snapshot: &SnapshotId,
         branch: &BranchId,
+        point: Option<Point>,
     ) -> Result<(), JobError> {
-        let cluster = Cluster {
-            data: self.snapshot_folder(snapshot),
-            ..self.cluster(branch)
+        let folder = self.snapshot_folder(snapshot);
+        let (lsn, time, catalog) = match point {
+            None => (self.copy(project, branch, folder).await?.lsn, now(), None),
+            Some(point) => {
+                let past = self.copy_past(project, branch, point, folder).await?;
+                let time = past.time.unwrap_or_else(now);
+                (past.lsn.to_string(), time, Some(past.found))
+            }
         };
-        let lsn = self.copy(project, branch, cluster).await?;
         self.change(|state| {
+            let number = &mut state.next_database_id;
             if let Some(record) = state
                 .projects
                 .get_mut(project)
                 .and_then(|project| project.snapshots.get_mut(snapshot))
             {
                 record.snapshot.lsn = Some(lsn);
-                record.snapshot.timestamp = Some(now());
+                record.snapshot.timestamp = Some(time);
+                if let Some(catalog) = catalog {
+                    catalog.put_into_snapshot(branch, record, number);
+                }
             }
             Ok(())
         })
@@ -46,13 +55,10 @@ impl Engine {
         snapshot: &SnapshotId,
         branch: &BranchId,
     ) -> Result<(), JobError> {
-        let (from, cluster) = (self.snapshot_folder(snapshot), self.cluster(branch));
-        blocking(move || {
-            cluster.make_empty_folder()?;
-            Ok(clone_idle(&from, &cluster.data, &cluster.user)?)
-        })
-        .await?;
-        self.branch_is_ready(project, branch, None)
+        let (from, to) = (self.snapshot_folder(snapshot), self.folder(branch));
+        let storage = self.storage().clone();
+        let cloned_by = blocking(move || Ok(clone_idle(&from, &to, &storage)?)).await?;
+        self.branch_is_ready(project, branch, None, cloned_by)
     }
 
     /// Stops the target's endpoints and gives them to the branch, with its name.
@@ -91,8 +97,7 @@ impl Engine {
         project: &ProjectId,
         snapshot: &SnapshotId,
     ) -> Result<(), JobError> {
-        let path = self.snapshot_folder(snapshot);
-        blocking(move || remove(&path)).await?;
+        self.remove_folder(self.snapshot_folder(snapshot)).await?;
         self.change(|state| {
             if let Some(project) = state.projects.get_mut(project) {
                 project.snapshots.remove(snapshot);
@@ -112,7 +117,8 @@ impl Engine {
     }
 
     fn snapshot_folder(&self, snapshot: &SnapshotId) -> PathBuf {
-        self.data.join("snapshots").join(snapshot.as_str())
+        let folder = self.storage().root().join(SNAPSHOTS);
+        folder.join(snapshot.as_str())
     }
 }
 

@@ -295,3 +295,73 @@ pub(crate) async fn logical_size(client: &Client) -> Result<i64, AdminError> {
         .and_then(|row| row.try_get(0))
         .map_err(AdminError::at("measure the branch"))
 }
+
+/// Puts the record of a commit into the log, after all that is there.
+pub(crate) async fn commit_something(client: &Client) -> Result<(), AdminError> {
+    client
+        .batch_execute("SET synchronous_commit = on; SELECT pg_current_xact_id()")
+        .await
+        .map_err(AdminError::at("write to the log"))
+}
+
+/// When what was recovered last was committed; `None` where nothing was.
+pub(crate) async fn last_replayed_commit(
+    client: &Client,
+) -> Result<Option<jiff::Timestamp>, AdminError> {
+    let at = || AdminError::at("read where the recovery ended");
+    let row = client
+        .query_one(
+            "SELECT (extract(epoch FROM pg_last_xact_replay_timestamp()) * 1000000)::bigint",
+            &[],
+        )
+        .await
+        .map_err(at())?;
+    let microseconds: Option<i64> = row.try_get(0).map_err(at())?;
+    Ok(microseconds.and_then(|at| jiff::Timestamp::from_microsecond(at).ok()))
+}
+
+/// What of the API's there is in a branch's own catalogs.
+#[derive(Debug)]
+pub(crate) struct Catalog {
+    /// Names, and whether they can log in.
+    pub(crate) roles: Vec<(String, bool)>,
+    /// Names and owners.
+    pub(crate) databases: Vec<(String, String)>,
+}
+
+/// Reads the roles and databases that the API has made, or could have.
+pub(crate) async fn catalog(client: &Client) -> Result<Catalog, AdminError> {
+    let at = || AdminError::at("list the roles and databases");
+    let roles = client
+        .query(
+            "SELECT role.rolname::text, role.rolcanlogin FROM pg_roles AS role \
+               JOIN pg_auth_members AS membership ON membership.member = role.oid \
+             WHERE membership.roleid = to_regrole('neon_superuser')",
+            &[],
+        )
+        .await
+        .map_err(at())?;
+    let databases = client
+        .query(
+            "SELECT datname::text, pg_get_userbyid(datdba)::text FROM pg_database \
+             WHERE NOT datistemplate AND datname <> 'postgres'",
+            &[],
+        )
+        .await
+        .map_err(at())?;
+    let mut catalog = Catalog {
+        roles: Vec::new(),
+        databases: Vec::new(),
+    };
+    for row in roles {
+        catalog
+            .roles
+            .push((row.try_get(0).map_err(at())?, row.try_get(1).map_err(at())?));
+    }
+    for row in databases {
+        catalog
+            .databases
+            .push((row.try_get(0).map_err(at())?, row.try_get(1).map_err(at())?));
+    }
+    Ok(catalog)
+}

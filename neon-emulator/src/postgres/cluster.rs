@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use thiserror::Error;
 
-use super::{Installation, SUPERUSER, ServerUser};
+use super::{Archive, Installation, Recovery, SUPERUSER, ServerUser};
+use crate::storage::Durability;
 
 /// Small segments: they are copied whole with each clone of a busy parent.
 const WAL_SEGMENT_MB: u32 = 1;
@@ -33,6 +33,12 @@ pub(crate) struct Cluster {
     pub(crate) user: ServerUser,
     /// Where Unix sockets are made.
     pub(crate) sockets: PathBuf,
+    /// What its data are to survive.
+    pub(crate) durability: Durability,
+    /// Where its WAL is kept.
+    pub(crate) archive: Option<Archive>,
+    /// Up to where it is recovered at its next start.
+    pub(crate) recovery: Option<Recovery>,
 }
 
 /// Where a server listens. The port also names the Unix socket.
@@ -96,12 +102,9 @@ pub(crate) enum ClusterError {
 }
 
 impl Cluster {
-    /// Makes the data directory with initdb. What is there is removed first:
-    /// an earlier attempt that was cut off.
+    /// Makes the data directory with initdb, in an empty folder. Nothing is
+    /// forced to the disk: see `Storage::settle`.
     pub(crate) fn create(&self) -> Result<(), ClusterError> {
-        self.make_empty_folder()?;
-        // No sync: the directory's durability is that of every later write,
-        // see `configuration`.
         let output = self
             .user
             .command(&self.installation.program("initdb"))
@@ -127,26 +130,17 @@ impl Cluster {
         })
     }
 
-    /// An empty folder for the data directory, owned by who runs Postgres.
-    pub(crate) fn make_empty_folder(&self) -> Result<(), ClusterError> {
-        let written = |source| ClusterError::Write {
-            path: self.data.clone(),
-            source,
-        };
-        match fs::remove_dir_all(&self.data) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(written(error)),
-            _ => {}
-        }
-        fs::create_dir_all(&self.data).map_err(written)?;
-        fs::set_permissions(&self.data, PermissionsExt::from_mode(0o700)).map_err(written)?;
-        self.user.own(&self.data).map_err(written)
-    }
-
     /// Writes the configuration files: what the emulator's version wants, not
     /// what the branch was made with.
     pub(crate) fn configure(&self, settings: &Settings<'_>) -> Result<(), ClusterError> {
         self.check_version()?;
         self.write("postgresql.conf", &self.configuration(settings))?;
+        if let Some(archive) = &self.archive {
+            archive.make_folder(&self.user)?;
+        }
+        if self.recovery.is_some() {
+            self.write("recovery.signal", "")?;
+        }
         self.write("pg_hba.conf", &hba(settings.has_pooler))?;
         let server_user = self.user.name();
         let mut lines = vec![
@@ -205,7 +199,7 @@ impl Cluster {
             ("max_logical_replication_workers", "0".to_owned()),
             // Without fsync a commit is in the kernel's hands: it survives the
             // death of any process, not of the machine. See docs/ARCHITECTURE.md.
-            ("fsync", "off".to_owned()),
+            ("fsync", on_or_off(self.durability == Durability::Machine)),
             // A clone is copied while pages are written.
             ("full_page_writes", "on".to_owned()),
             ("ssl", "on".to_owned()),
@@ -225,7 +219,16 @@ impl Cluster {
             ("log_duration", "off".to_owned()),
             // The start is told by a log line: see `server`.
             ("lc_messages", "C".to_owned()),
+            // A start after a crash syncs the data directory: one call is
+            // enough where there is one for a whole file system.
+            #[cfg(target_os = "linux")]
+            ("recovery_init_sync_method", "syncfs".to_owned()),
         ];
+        let archiving = match &self.archive {
+            Some(archive) => archive.settings(),
+            None => Vec::new(),
+        };
+        let recovery = self.recovery.as_ref().map(Recovery::settings);
         let defaults: &[(&str, &str)] = &[
             ("timezone", "UTC"),
             ("default_text_search_config", "pg_catalog.english"),
@@ -238,7 +241,8 @@ impl Cluster {
             push_setting(&mut text, name, value);
         }
         // Postgres takes the last of several values.
-        for (name, value) in own {
+        let more = archiving.iter().chain(recovery.iter().flatten());
+        for (name, value) in own.iter().chain(more) {
             push_setting(&mut text, name, value);
         }
         text
@@ -287,6 +291,10 @@ hostssl all          all          127.0.0.1/32   scram-sha-256
 host    all          all          all            reject
 "
     )
+}
+
+fn on_or_off(on: bool) -> String {
+    if on { "on" } else { "off" }.to_owned()
 }
 
 fn push_setting(text: &mut String, name: &str, value: &str) {

@@ -12,11 +12,14 @@ use tracing::info;
 /// Major versions that the emulator is made for: those that Neon offers.
 const MAJOR_VERSIONS: std::ops::RangeInclusive<u32> = 14..=18;
 
+const VERSION_PREFIX: &str = "postgres (PostgreSQL) ";
+
 /// A folder with `initdb` and `postgres` of one version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installation {
     bin: PathBuf,
     major: u32,
+    version: String,
 }
 
 /// Why there is no Postgres to run.
@@ -86,6 +89,29 @@ impl Installation {
         self.major
     }
 
+    /// What `postgres --version` says of itself: "15.18 (Debian …)".
+    #[must_use]
+    pub fn version(&self) -> &str {
+        self.version
+            .strip_prefix(VERSION_PREFIX)
+            .unwrap_or(&self.version)
+    }
+
+    /// Whether [`Installation::find_or_install`] could install it.
+    ///
+    /// # Errors
+    /// Why it could not.
+    pub fn check_installable() -> Result<(), String> {
+        if !Path::new("/usr/bin/apt-get").exists() {
+            return Err("this system has no apt-get to install it with".to_owned());
+        }
+        let root = nix::unistd::geteuid().is_root();
+        if !root && !quiet("sudo", ["-n", "true"]).is_ok_and(|status| status.success()) {
+            return Err("installing it needs root, or sudo without a password".to_owned());
+        }
+        Ok(())
+    }
+
     /// The folder of the programs.
     #[must_use]
     pub fn bin(&self) -> &Path {
@@ -117,7 +143,11 @@ impl Installation {
             .map_err(|error| format!("its program postgres does not run: {error}"))?;
         let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         match major_of(&version) {
-            Some(major) if MAJOR_VERSIONS.contains(&major) => Ok(Self { bin, major }),
+            Some(major) if MAJOR_VERSIONS.contains(&major) => Ok(Self {
+                bin,
+                major,
+                version,
+            }),
             _ => Err(format!("it is of version {version:?}")),
         }
     }
@@ -125,7 +155,7 @@ impl Installation {
 
 /// "postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)" is 15.
 fn major_of(version: &str) -> Option<u32> {
-    let number = version.strip_prefix("postgres (PostgreSQL) ")?;
+    let number = version.strip_prefix(VERSION_PREFIX)?;
     let digits: String = number.chars().take_while(char::is_ascii_digit).collect();
     digits.parse().ok()
 }
@@ -166,13 +196,8 @@ fn versioned(root: &Path, prefix: &str) -> Vec<PathBuf> {
 }
 
 fn apt_install() -> Result<(), String> {
-    if !Path::new("/usr/bin/apt-get").exists() {
-        return Err("this system has no apt-get to install it with".to_owned());
-    }
+    Installation::check_installable()?;
     let root = nix::unistd::geteuid().is_root();
-    if !root && !quiet("sudo", ["-n", "true"]).is_ok_and(|status| status.success()) {
-        return Err("installing it needs root, or sudo without a password".to_owned());
-    }
     info!("Postgres is missing: installing the package postgresql with apt-get");
     // Read by the package's own script: without it, apt would make a default
     // cluster and leave it running on port 5432.

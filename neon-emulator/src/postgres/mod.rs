@@ -3,6 +3,7 @@
 //! life of one server process.
 
 pub(crate) mod admin;
+mod archive;
 mod cluster;
 mod copy;
 pub(crate) mod empty;
@@ -18,9 +19,11 @@ mod user;
 pub use install::{FindError, Installation};
 pub use user::{ServerUser, UserError};
 
+pub(crate) use archive::{Archive, ArchiveMethod, Recovery, RecoveryTarget};
 pub(crate) use cluster::{Cluster, ClusterError, Listen, MAX_CONNECTIONS, Settings};
 pub(crate) use copy::{
-    CloneError, begin_recovery_again, checkpoint_lsn, clone_idle, clone_running, forget_label,
+    CloneError, ForkPoint, begin_recovery_again, checkpoint_lsn, clone_idle, clone_running,
+    forget_label,
 };
 pub(crate) use process::{LeftoverError, processes_below, remove_leftovers};
 pub(crate) use server::{Server, ServerError};

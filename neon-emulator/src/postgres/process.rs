@@ -3,6 +3,8 @@
 //! shared memory and keep a new server from starting.
 
 use std::fs;
+#[cfg(target_os = "linux")]
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -121,8 +123,15 @@ fn works_in(pid: Pid, data: &Path) -> bool {
         let name = program.file_name().unwrap_or_default();
         name.to_string_lossy().starts_with("postgres")
     });
+    // By what it is, not by its name: the mounts of an earlier run may be others.
+    let identity = |path: &Path| {
+        fs::metadata(path)
+            .ok()
+            .map(|found| (found.dev(), found.ino()))
+    };
     is_postgres
-        && link("cwd").is_some_and(|cwd| fs::canonicalize(data).is_ok_and(|data| data == cwd))
+        && identity(data)
+            .is_some_and(|folder| identity(format!("/proc/{pid}/cwd").as_ref()) == Some(folder))
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -1,8 +1,9 @@
 //! Which operating-system user runs Postgres. Postgres refuses to run as root,
 //! so an emulator that is root runs it as somebody else.
 
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, chown, fchown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -154,6 +155,14 @@ impl ServerUser {
     pub(crate) fn own(&self, path: &Path) -> io::Result<()> {
         match self.switch_to {
             Some((uid, gid)) => chown(path, Some(uid), Some(gid)),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives an open file to this user.
+    pub(crate) fn own_file(&self, file: &File) -> io::Result<()> {
+        match self.switch_to {
+            Some((uid, gid)) => fchown(file, Some(uid), Some(gid)),
             None => Ok(()),
         }
     }

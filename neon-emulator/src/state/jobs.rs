@@ -5,6 +5,7 @@ use neon_api::{BranchId, EndpointId, SnapshotId};
 use serde::{Deserialize, Serialize};
 
 use super::records::BranchRecord;
+use crate::engine::Point;
 
 /// The work of one operation. Each can be done again from its beginning.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,8 +13,12 @@ use super::records::BranchRecord;
 pub(crate) enum Job {
     /// initdb for a root branch.
     CreateRoot { branch: BranchId },
-    /// Clone the parent's data.
-    CreateBranch { branch: BranchId },
+    /// Clone the parent's data, of now or of a point of its past.
+    CreateBranch {
+        branch: BranchId,
+        #[serde(default)]
+        point: Option<Point>,
+    },
     /// Clone the source's data, and take all rows out of it.
     CreateSchemaBranch { branch: BranchId, source: BranchId },
     /// Put a clone of the source in the place of the branch's data. The state
@@ -22,6 +27,9 @@ pub(crate) enum Job {
         branch: BranchId,
         source: BranchId,
         before: Box<BranchRecord>,
+        /// Of the source's past; absent: its head.
+        #[serde(default)]
+        point: Option<Point>,
         /// The new branch that gets the old data.
         preserve: Option<BranchId>,
     },
@@ -44,6 +52,9 @@ pub(crate) enum Job {
     CreateSnapshot {
         snapshot: SnapshotId,
         branch: BranchId,
+        /// Of the branch's past; absent: its head.
+        #[serde(default)]
+        point: Option<Point>,
     },
     /// Clone the snapshot's data into the branch.
     RestoreSnapshot {

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::jobs::Job;
 use crate::account::ApiKeyRecord;
+use crate::storage::CloneMethod;
 
 /// The whole state.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -60,10 +61,13 @@ pub(crate) struct BranchRecord {
     /// Roles and databases above are not yet in its Postgres: a new root
     /// branch, or one whose passwords are to differ from its parent's.
     pub(crate) catalog_is_behind: bool,
-    /// While it is restored: where its source stood, once the new data lies
-    /// beside the old.
+    /// While it is restored: where its source stood, and when, once the new data
+    /// lies beside the old.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) restored_lsn: Option<String>,
+    pub(crate) restored_from: Option<(String, Timestamp)>,
+    /// How its data were cloned; `None` while they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cloned_by: Option<CloneMethod>,
     /// It was deleted, and its folder is being removed.
     pub(crate) deleted: bool,
 }

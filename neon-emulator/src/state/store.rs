@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
 
 use super::records::{State, first_number};
+use crate::storage::Durability;
 
 /// Of the format of the file. 2 has API keys, a project's deletion, restores,
 /// snapshots; 3 has ports of poolers.
@@ -20,6 +21,7 @@ const VERSION_MIN: u32 = 1;
 #[derive(Debug)]
 pub(crate) struct Store {
     path: PathBuf,
+    durability: Durability,
     state: Mutex<State>,
 }
 
@@ -50,7 +52,7 @@ pub(crate) enum StoreError {
 
 impl Store {
     /// Reads the file; one that is missing is an empty state.
-    pub(crate) fn open(path: PathBuf) -> Result<Self, StoreError> {
+    pub(crate) fn open(path: PathBuf, durability: Durability) -> Result<Self, StoreError> {
         let mut state: State = match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| StoreError::Damaged {
                 path: path.clone(),
@@ -77,6 +79,7 @@ impl Store {
         state.version = VERSION;
         Ok(Self {
             path,
+            durability,
             state: Mutex::new(state),
         })
     }
@@ -129,8 +132,18 @@ impl Store {
             .truncate(true)
             .mode(0o600)
             .open(&new)
-            .and_then(|mut file| file.write_all(&bytes))
+            .and_then(|mut file| {
+                file.write_all(&bytes)?;
+                match self.durability {
+                    Durability::Process => Ok(()),
+                    Durability::Machine => file.sync_all(),
+                }
+            })
             .and_then(|()| fs::rename(&new, &self.path))
+            .and_then(|()| match self.durability {
+                Durability::Process => Ok(()),
+                Durability::Machine => fs::File::open(folder)?.sync_all(),
+            })
             .map_err(failed)
     }
 }

@@ -1,14 +1,11 @@
 //! What is underneath the emulator's API: Postgres, clones, restarts.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
 use anyhow::{Context, bail, ensure};
 use neon_api::BranchId;
 use neon_api::types::{BranchCreateRequest, EndpointState};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use suite::{EmulatorProcess, Folder, count, eventually};
+use suite::{Bank, EmulatorProcess, Folder, count, eventually};
 
 #[tokio::test]
 async fn roles_of_the_api_are_no_superusers_and_the_superuser_is_out_of_reach() -> anyhow::Result<()>
@@ -111,90 +108,16 @@ async fn a_branch_is_a_copy_of_its_own() -> anyhow::Result<()> {
     emulator.stop().await
 }
 
-/// Transfers between accounts keep the sum; a clone that took some pages from
-/// before a transfer and some from after it would not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_branch_of_a_busy_parent_has_no_torn_rows() -> anyhow::Result<()> {
-    const ACCOUNTS: i64 = 100_000;
-    const BALANCE: i64 = 100;
-    const WRITERS: usize = 4;
     let folder = Folder::new()?;
     let emulator = EmulatorProcess::start(&folder.join("data")).await?;
     let main = emulator.main_branch().await?;
-    emulator
-        .connect(&main)
-        .await?
-        .batch_execute(&format!(
-            "CREATE TABLE account (id bigint PRIMARY KEY, balance bigint NOT NULL, filler text); \
-             INSERT INTO account SELECT n, {BALANCE}, repeat('x', 200) FROM generate_series(1, {ACCOUNTS}) n"
-        ))
-        .await?;
-    let (running, transfers) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicU64::new(0)));
-    let mut writers = tokio::task::JoinSet::new();
-    for seed in 1..=WRITERS {
-        let session = emulator.connect(&main).await?;
-        let (running, transfers) = (Arc::clone(&running), Arc::clone(&transfers));
-        writers.spawn(async move {
-            let transfer = session
-                .prepare(
-                    "UPDATE account SET balance = balance + CASE id WHEN $1 THEN 1 ELSE -1 END \
-                     WHERE id IN ($1, $2)",
-                )
-                .await?;
-            let mut step = seed as i64;
-            while running.load(Ordering::Relaxed) {
-                step = step
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1_442_695_040_888_963_407);
-                let from = step.rem_euclid(ACCOUNTS) + 1;
-                let to = (step >> 21).rem_euclid(ACCOUNTS) + 1;
-                // Two writers may wait for each other: the loser's transfer is undone.
-                if from != to && session.execute(&transfer, &[&from, &to]).await.is_ok() {
-                    transfers.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-            anyhow::Ok(())
-        });
-    }
-    writers.spawn(checkpoints(
-        emulator.connect(&main).await?,
-        Arc::clone(&running),
-    ));
+    let bank = Bank::open(&emulator, &main).await?;
     for round in 0..count(4, 20) {
-        let before = transfers.load(Ordering::Relaxed);
-        let branch = emulator
-            .branch(&format!("round-{round}"), Some(&main))
-            .await?;
-        ensure!(
-            transfers.load(Ordering::Relaxed) > before,
-            "the parent takes writes meanwhile"
-        );
-        let session = emulator.connect(&branch.branch.id).await?;
-        // The index and the table have to agree as well.
-        session
-            .batch_execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
-            .await?;
-        let row = session
-            .query_one(
-                "SELECT sum(balance)::bigint, count(*), \
-                     (SELECT count(*) FROM account WHERE id > 0) FROM account",
-                &[],
-            )
-            .await?;
-        assert_eq!(row.get::<_, i64>(0), ACCOUNTS * BALANCE, "round {round}");
-        assert_eq!(row.get::<_, i64>(1), ACCOUNTS, "round {round}");
-        assert_eq!(row.get::<_, i64>(2), ACCOUNTS, "round {round}");
-        let deleted = emulator
-            .client()
-            .delete_branch(emulator.project(), &branch.branch.id)
-            .await?
-            .context("it was there")?;
-        emulator.finished(&deleted.operations).await?;
+        bank.branch_and_check(&emulator, &main, round).await?;
     }
-    running.store(false, Ordering::Relaxed);
-    while let Some(writer) = writers.join_next().await {
-        writer??;
-    }
+    bank.close().await?;
     emulator.stop().await
 }
 
@@ -401,32 +324,6 @@ async fn errands_on_a_suspended_branch_take_turns() -> anyhow::Result<()> {
     }
     emulator.connect(&main).await?;
     emulator.stop().await
-}
-
-/// Keeps a server checkpointing, as fast as it can: a copy that is not made in
-/// backup mode is right by luck as long as none falls into it. Who is no
-/// superuser can ask for one by creating a database, which also makes and
-/// removes files under the copy.
-async fn checkpoints(
-    session: tokio_postgres::Client,
-    running: Arc<AtomicBool>,
-) -> anyhow::Result<()> {
-    let version: i32 = session
-        .query_one("SELECT current_setting('server_version_num')::int", &[])
-        .await?
-        .get(0);
-    let strategy = if version < 150_000 {
-        ""
-    } else {
-        "STRATEGY file_copy"
-    };
-    while running.load(Ordering::Relaxed) {
-        session
-            .batch_execute(&format!("CREATE DATABASE churn {strategy}"))
-            .await?;
-        session.batch_execute("DROP DATABASE churn").await?;
-    }
-    Ok(())
 }
 
 /// The text of an error and of its causes.

@@ -81,11 +81,17 @@ async fn the_old_state_is_kept_under_a_name() -> anyhow::Result<()> {
     assert_eq!(notes(&emulator, &old.id).await?, ["old"]);
 
     // The branch's own head, however it is named, is a point that there is.
-    let later = "FFFFFFFF/0";
-    let request = BranchRestoreRequest::from_branch(dev.clone())
-        .at_lsn(later)
-        .preserve_under_name("dev_older");
-    let restored = client.restore_branch(project, &dev, &request).await?;
+    let session = emulator.connect(&dev).await?;
+    let restored = eventually("the branch has history", async || {
+        let lsn = session
+            .query_one("SELECT pg_current_wal_lsn()::text", &[])
+            .await?;
+        let request = BranchRestoreRequest::from_branch(dev.clone())
+            .at_lsn(lsn.get::<_, String>(0))
+            .preserve_under_name("dev_older");
+        Ok(client.restore_branch(project, &dev, &request).await?)
+    })
+    .await?;
     emulator.finished(&restored.operations).await?;
     assert!(notes(&emulator, &dev).await?.is_empty());
     emulator.stop().await

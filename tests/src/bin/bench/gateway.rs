@@ -2,12 +2,13 @@
 //! connection that starts a suspended endpoint.
 
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
-use serde_json::json;
 use suite::{EmulatorProcess, Folder};
 use tokio::process::Command;
+
+use crate::table::{Row, milliseconds};
 
 /// As the issue has it.
 const CLIENTS: &str = "8";
@@ -16,7 +17,7 @@ const WAKE_MS_MAX: f64 = 60.0;
 /// 1,000,000 rows: more than a lookup touches, less than memory.
 const SCALE: &str = "10";
 
-pub(crate) async fn run(rounds: usize, seconds: u32, wakes: usize) -> anyhow::Result<()> {
+pub(crate) async fn run(rounds: usize, seconds: u32, wakes: usize) -> anyhow::Result<Vec<Row>> {
     let folder = Folder::new()?;
     let emulator = EmulatorProcess::start(&folder.join("data")).await?;
     let through = emulator.uri(&emulator.main_branch().await?).await?;
@@ -32,46 +33,14 @@ pub(crate) async fn run(rounds: usize, seconds: u32, wakes: usize) -> anyhow::Re
 
     // Neighbours in time: the machine's other work is in both.
     let ratios: Vec<f64> = gateway.iter().zip(&direct).map(|(a, b)| a / b).collect();
-    let ratio = median(&ratios);
-    println!("{:<46} {:>10} {:>10} {:>10}", "", "median", "min", "max");
-    for (what, values) in [
-        ("lookups a second, past the gateway", &direct),
-        ("lookups a second, through the gateway", &gateway),
-        ("ratio of each pair", &ratios),
-        ("connection that wakes, to its first row, ms", &wakes),
-    ] {
-        let sorted = sorted(values);
-        println!(
-            "{what:<46} {:>10.2} {:>10.2} {:>10.2}",
-            median(values),
-            sorted.first().copied().unwrap_or_default(),
-            sorted.last().copied().unwrap_or_default(),
-        );
-    }
-    let wake = median(&wakes);
-    println!(
-        "target: ratio >= {RATIO_MIN} {}, wake < {WAKE_MS_MAX} ms {}",
-        verdict(ratio >= RATIO_MIN),
-        verdict(wake < WAKE_MS_MAX)
-    );
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    super::write_report(
-        "gateway",
-        &json!({
-            "bench": "gateway",
-            "cores": cores,
-            "clients": 8,
-            "tls": true,
-            "fsync": "off",
-            "lookups_per_second_direct": rounded(&direct, 1.0),
-            "lookups_per_second_gateway": rounded(&gateway, 1.0),
-            "ratio_median": (ratio * 1_000.0).round() / 1_000.0,
-            "ratio_target": RATIO_MIN,
-            "wake_median_ms": (wake * 10.0).round() / 10.0,
-            "wake_target_ms": WAKE_MS_MAX,
-            "wake_milliseconds": rounded(&wakes, 10.0),
-        }),
-    )
+    Ok(vec![
+        Row::new("lookups by key past the gateway, 8 TLS clients", direct).unit("a second"),
+        Row::new("lookups by key through the gateway", gateway).unit("a second"),
+        Row::new("through the gateway against past it, each pair", ratios)
+            .unit("ratio")
+            .at_least(RATIO_MIN),
+        Row::new("connection that wakes, to its first row", wakes).below(WAKE_MS_MAX),
+    ])
 }
 
 /// From the connection to a suspended endpoint to its first answered query.
@@ -86,12 +55,9 @@ async fn wake(emulator: &EmulatorProcess, wakes: usize) -> anyhow::Result<Vec<f6
         let begun = Instant::now();
         let session = suite::connect(uri.expose(), emulator.data()).await?;
         session.query_one("SELECT 1", &[]).await?;
-        times.push(begun.elapsed());
+        times.push(milliseconds(begun));
     }
-    Ok(times
-        .iter()
-        .map(|time: &Duration| time.as_secs_f64() * 1_000.0)
-        .collect())
+    Ok(times)
 }
 
 /// The same URI with the port that Postgres itself listens on.
@@ -127,25 +93,4 @@ async fn pgbench(arguments: &[&str]) -> anyhow::Result<String> {
         bail!("pgbench: {}", String::from_utf8_lossy(&output.stderr));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-fn median(values: &[f64]) -> f64 {
-    sorted(values).get(values.len() / 2).copied().unwrap_or(0.0)
-}
-
-fn sorted(values: &[f64]) -> Vec<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted
-}
-
-fn rounded(values: &[f64], steps: f64) -> Vec<f64> {
-    values
-        .iter()
-        .map(|value| (value * steps).round() / steps)
-        .collect()
-}
-
-fn verdict(met: bool) -> &'static str {
-    if met { "met" } else { "MISSED" }
 }

@@ -168,6 +168,77 @@ impl Rows<'_> {
         Ok(())
     }
 
+    /// Points of the past, with the values of this run.
+    pub(super) async fn past(&mut self) -> anyhow::Result<()> {
+        let main = self.branch("main").await?;
+        let dev = self.branch("dev").await?;
+        let session = self.emulator.connect(&main.id).await?;
+        let (lsn, time) = suite::eventually("main has history", async || {
+            let (lsn, time) = point(&session).await?;
+            let request = neon_api::types::BranchCreateRequest::named("trial")
+                .parent(main.id.clone())
+                .at_timestamp(time.parse()?);
+            let (client, project) = (self.emulator.client(), self.emulator.project());
+            let trial = client.create_branch(project, &request).await?;
+            self.emulator.finished(&trial.operations).await?;
+            let deleted = client.delete_branch(project, &trial.branch.id).await?;
+            let deleted = deleted.context("it was there")?;
+            self.emulator.finished(&deleted.operations).await?;
+            Ok((lsn, time))
+        })
+        .await?;
+        session
+            .batch_execute("CREATE TABLE after_the_point (id int)")
+            .await?;
+        for (row, name, at) in [
+            ("branches create --parent <ts>", "feat5", &time),
+            ("branches create --parent <lsn>", "feat6", &lsn),
+        ] {
+            let command = format!("branches create --name {name} --parent {at}");
+            self.project_row(row, &command).await?.prints(&[name])?;
+            let branch = self.branch(name).await?;
+            ensure!(branch.parent_id.as_ref() == Some(&main.id), "{branch:?}");
+            let found = self.emulator.connect(&branch.id).await?;
+            let after = found.simple_query("SELECT FROM after_the_point").await;
+            ensure!(after.is_err(), "{row}: it is of the past");
+        }
+        let command = format!("branches restore dev main@{lsn}");
+        self.project_row("branches restore dev main@lsn", &command)
+            .await?
+            .prints(&["dev"])?;
+        let found = self.emulator.connect(&dev.id).await?;
+        let after = found.simple_query("SELECT FROM after_the_point").await;
+        ensure!(after.is_err(), "dev is main's past");
+
+        suite::eventually("dev has history", async || {
+            let path = format!(
+                "{}/history/{}/bases",
+                self.emulator.data().display(),
+                dev.id
+            );
+            let mut images = std::fs::read_dir(path)?.flatten();
+            ensure!(
+                images.any(|image| image.file_name() != "new"),
+                "no image yet"
+            );
+            Ok(())
+        })
+        .await?;
+        let session = self.emulator.connect(&dev.id).await?;
+        let (_, time) = point(&session).await?;
+        session
+            .batch_execute("CREATE TABLE after_the_point (id int)")
+            .await?;
+        let command = format!("branches restore dev ^self@{time} --preserve-under-name dev_old2");
+        self.project_row("branches restore dev ^self@ts", &command)
+            .await?
+            .prints(&["dev"])?;
+        let found = self.emulator.connect(&dev.id).await?;
+        let after = found.simple_query("SELECT FROM after_the_point").await;
+        ensure!(after.is_err(), "dev is its own past");
+        Ok(())
+    }
+
     pub(super) async fn listed(&mut self) -> anyhow::Result<()> {
         let said = self.project_row("branches list", "branches list").await?;
         let json = self.json(&self.of_project("branches list")).await?;
@@ -282,4 +353,16 @@ impl Rows<'_> {
         ensure!(said.stderr.contains("ERROR: branch not found"), "{said:?}");
         Ok(())
     }
+}
+
+/// Where the branch stands, and the time.
+async fn point(session: &tokio_postgres::Client) -> anyhow::Result<(String, String)> {
+    let row = session
+        .query_one(
+            "SELECT pg_current_wal_lsn()::text, to_char(clock_timestamp() AT TIME ZONE 'UTC', \
+                    'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')",
+            &[],
+        )
+        .await?;
+    Ok((row.get(0), row.get(1)))
 }

@@ -1,0 +1,225 @@
+//! Keeps the histories: makes images, and forgets what is older than the window.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, ToSpan};
+use neon_api::types::EndpointType;
+use neon_api::{BranchId, ProjectId};
+use tracing::{debug, warn};
+
+use super::{Base, archive, bases};
+use crate::engine::job_error::JobError;
+use crate::engine::jobs::blocking;
+use crate::engine::{Engine, chain};
+use crate::postgres::{admin, clone_running};
+use crate::storage::{CloneMethod, Storage};
+use crate::time::{ahead, now};
+
+/// How often it looks whether there is an image to be made.
+const LOOK: Duration = Duration::from_secs(15);
+/// When a branch that has been started gets its first image, where that is a copy.
+const FIRST_COPY: Duration = Duration::from_secs(3);
+/// What is to be replayed at most, on a file system where an image costs little.
+const IMAGE_WAL_BYTES: u64 = 64 << 20;
+/// The same for time, where something was written.
+const IMAGE_MINUTES: i64 = 5;
+/// An image itself makes the branch write a segment or two.
+const IDLE_WAL_BYTES: u64 = 3 << 20;
+/// Of one branch. Beyond it the second oldest goes: a point there then has more
+/// to replay.
+const IMAGES_MAX: usize = 500;
+
+impl Engine {
+    /// Until the emulator stops. One image is made at a time.
+    pub(in crate::engine) async fn keep_histories(self: Arc<Self>) {
+        let mut changes = self.changes.subscribe();
+        let mut stopping = self.stopping.subscribe();
+        // When each is to be looked at next.
+        let mut due: HashMap<BranchId, Instant> = HashMap::new();
+        loop {
+            changes.mark_unchanged();
+            let branches = self.branches_with_history();
+            due.retain(|known, _| branches.iter().any(|(_, branch, _)| branch == known));
+            for (project, branch, retention_seconds) in branches {
+                if *stopping.borrow() {
+                    return;
+                }
+                let first = Instant::now() + self.before_first_image();
+                if *due.entry(branch.clone()).or_insert(first) > Instant::now() {
+                    continue;
+                }
+                due.insert(branch.clone(), Instant::now() + LOOK);
+                if let Err(error) = self.keep(&project, &branch, retention_seconds).await {
+                    // The server was stopped meanwhile, say. It is tried again.
+                    debug!(%branch, error = chain(&error), "its history was not kept up");
+                }
+            }
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep_until(next(&due).into()) => {}
+                _ = stopping.wait_for(|stopping| *stopping) => return,
+            }
+        }
+    }
+
+    /// A copy is work and space: a branch that lives for a moment is not worth it.
+    fn before_first_image(&self) -> Duration {
+        match self.storage.chosen().method {
+            CloneMethod::Copy => FIRST_COPY,
+            CloneMethod::Btrfs | CloneMethod::Reflink => Duration::ZERO,
+        }
+    }
+
+    /// The branches that are written.
+    fn branches_with_history(&self) -> Vec<(ProjectId, BranchId, i64)> {
+        self.store.read(|state| {
+            let projects = state.projects.values();
+            let endpoints = projects.flat_map(|project| {
+                project
+                    .live_endpoints()
+                    .map(move |record| (project, record))
+            });
+            endpoints
+                .filter(|(project, record)| {
+                    record.endpoint.endpoint_type == EndpointType::ReadWrite
+                        && project.project.history_retention_seconds > 0
+                        && project.branch(&record.endpoint.branch_id).is_some()
+                        && self.server(&record.endpoint.id).is_some()
+                })
+                .map(|(project, record)| {
+                    let id = project.project.id.clone();
+                    let seconds = project.project.history_retention_seconds;
+                    (id, record.endpoint.branch_id.clone(), seconds)
+                })
+                .collect()
+        })
+    }
+
+    async fn keep(
+        &self,
+        project: &ProjectId,
+        branch: &BranchId,
+        retention_seconds: i64,
+    ) -> Result<(), JobError> {
+        let _held = self.hold_history(branch).await;
+        let folder = self.history_folder(branch);
+        let is_due = {
+            let (storage, folder) = (self.storage.clone(), folder.clone());
+            let size = self.store.read(|state| {
+                let record = state.projects.get(project)?.branches.get(branch)?;
+                record.branch.logical_size
+            });
+            blocking(move || {
+                let bases = bases::list(&folder)?;
+                let window = now() - retention_seconds.seconds();
+                prune(&storage, &folder, &bases, window)?;
+                is_due(&storage, &folder, bases.last(), size.unwrap_or_default())
+            })
+            .await?
+        };
+        if is_due {
+            self.make_base(project, branch).await?;
+        }
+        Ok(())
+    }
+
+    async fn make_base(&self, project: &ProjectId, branch: &BranchId) -> Result<(), JobError> {
+        let folder = bases::folder(&self.history_folder(branch));
+        let unfinished = folder.join("new");
+        // Nobody holds the branch: only in backup mode can its folder be cloned.
+        let server = self.writer_of(project, branch).ok_or(JobError::Gone)?;
+        let client = self.admin(server.port()).await?;
+        let (major, storage) = (self.installation().major(), self.storage.clone());
+        let (from, to) = (self.folder(branch), unfinished.clone());
+        let copied = clone_running(client, major, from, to, storage).await?;
+        let lsn = copied.lsn.parse().map_err(JobError::History)?;
+        let whole = folder.join(bases::name(lsn, now(), ahead()));
+        let storage = self.storage.clone();
+        blocking(move || Ok(storage.rename(&unfinished, &whole)?)).await?;
+        debug!(%branch, %lsn, "made a base image");
+        Ok(())
+    }
+
+    /// Puts a record of a commit into the log, after all that is there: a point
+    /// is found by what comes after it.
+    pub(super) async fn tick(
+        &self,
+        project: &ProjectId,
+        branch: &BranchId,
+    ) -> Result<(), JobError> {
+        self.with_admin(project, branch, async |client, _| {
+            admin::commit_something(&client).await?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// When the next branch is to be looked at.
+fn next(due: &HashMap<BranchId, Instant>) -> Instant {
+    let latest = Instant::now() + LOOK;
+    due.values()
+        .copied()
+        .min()
+        .map_or(latest, |at| at.min(latest))
+}
+
+/// Whether an image is to be made: there is none, or what was written since the
+/// last would take long to replay. A copy is not worth it before it is smaller
+/// than that.
+fn is_due(
+    storage: &Storage,
+    history: &std::path::Path,
+    last: Option<&Base>,
+    branch_bytes: i64,
+) -> Result<bool, JobError> {
+    let Some(last) = last else { return Ok(true) };
+    let segments = archive::segments(&history.join("wal"))?;
+    let timeline = segments.iter().map(|segment| segment.timeline).max();
+    let written = segments
+        .iter()
+        .filter(|segment| Some(segment.timeline) == timeline)
+        .map(|segment| segment.end().0.saturating_sub(last.lsn.0))
+        .max()
+        .unwrap_or_default();
+    let is_old = now().duration_since(last.time) > SignedDuration::from_mins(IMAGE_MINUTES);
+    Ok(match storage.chosen().method {
+        CloneMethod::Copy => {
+            written > IMAGE_WAL_BYTES.max(u64::try_from(branch_bytes).unwrap_or_default())
+        }
+        CloneMethod::Btrfs | CloneMethod::Reflink => {
+            written > IMAGE_WAL_BYTES || (is_old && written > IDLE_WAL_BYTES)
+        }
+    })
+}
+
+/// Forgets images that no point of the window needs: all before the last that is
+/// older than the window.
+fn prune(
+    storage: &Storage,
+    history: &std::path::Path,
+    bases: &[Base],
+    window: jiff::Timestamp,
+) -> Result<(), JobError> {
+    let kept = bases
+        .iter()
+        .rposition(|base| base.time <= window)
+        .unwrap_or(0);
+    for base in &bases[..kept] {
+        if let Err(error) = storage.remove(&base.folder) {
+            warn!(error = chain(&error), "an image that is not needed is left");
+        }
+    }
+    if bases.len() - kept > IMAGES_MAX
+        && let Some(second) = bases.get(kept + 1)
+        && let Err(error) = storage.remove(&second.folder)
+    {
+        warn!(error = chain(&error), "an image too many is left");
+    }
+    match bases.get(kept) {
+        Some(oldest) if kept > 0 => archive::prune(&history.join("wal"), oldest.lsn),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,147 @@
+//! The past of a branch: its WAL, which Postgres's archiver puts aside, and base
+//! images, which are clones of the branch that nobody runs.
+//!
+//! Below `history/<branch>/` there are `wal`, with the segments and the timeline
+//! files, and `bases`, with a folder for each image, whose name says where in the
+//! branch's log and when it was whole. A point of the past is an image from
+//! before it, and the WAL from there: the archive's, and what the branch still
+//! has for itself. A branch's history begins with its first image, which the
+//! keeper makes when the branch has been started, and is as long as the
+//! project's `history_retention_seconds`.
+
+mod archive;
+mod bases;
+mod catalog;
+mod keeper;
+mod recover;
+
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+
+use jiff::Timestamp;
+use neon_api::{BranchId, ProjectId};
+use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedMutexGuard;
+
+use super::Engine;
+use super::job_error::JobError;
+use super::jobs::blocking;
+use crate::lsn::Lsn;
+use crate::postgres::{Archive, ArchiveMethod};
+use crate::storage::CloneMethod;
+use bases::Base;
+use recover::Past;
+
+/// The folder of the branches' histories.
+pub(super) const HISTORY: &str = "history";
+
+/// A point of a branch's past.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Point {
+    /// What was written before this place in the log.
+    Lsn(Lsn),
+    /// What was committed up to then.
+    Time(Timestamp),
+}
+
+/// What there is of a branch's history: from an image to the head.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Extent {
+    /// Of the oldest image that is kept.
+    pub(crate) begin: Option<(Lsn, Timestamp)>,
+    pub(crate) head: Lsn,
+}
+
+impl Engine {
+    /// How far back the branch can be looked at, and where it stands.
+    pub(crate) async fn extent(
+        &self,
+        project: &ProjectId,
+        branch: &BranchId,
+    ) -> Result<Extent, JobError> {
+        let folder = self.history_folder(branch);
+        let bases = blocking(move || bases::list(&folder)).await?;
+        let head = self.head_lsn(project, branch).await?;
+        Ok(Extent {
+            begin: bases.first().map(|base| (base.lsn, base.time)),
+            head: head.parse().map_err(JobError::History)?,
+        })
+    }
+
+    /// Where the branch's WAL goes; `None` where the project keeps no history.
+    pub(super) fn archive(&self, branch: &BranchId) -> Option<Archive> {
+        let keeps_history = self.store.read(|state| {
+            let mut projects = state.projects.values();
+            let project = projects.find(|project| project.branches.contains_key(branch))?;
+            Some(project.project.history_retention_seconds > 0)
+        });
+        keeps_history.unwrap_or(false).then(|| Archive {
+            folder: self.history_folder(branch).join("wal"),
+            method: match self.storage.chosen().method {
+                // A subvolume's files cannot be linked from another.
+                CloneMethod::Btrfs => ArchiveMethod::Copy,
+                CloneMethod::Reflink | CloneMethod::Copy => ArchiveMethod::Link,
+            },
+            durability: self.storage.durability(),
+        })
+    }
+
+    /// Forgets a branch's past: it is deleted, or its data are another's now.
+    pub(super) async fn forget_history(&self, branch: &BranchId) -> Result<(), JobError> {
+        let _held = self.hold_history(branch).await;
+        let (storage, folder) = (self.storage.clone(), self.history_folder(branch));
+        blocking(move || {
+            for base in bases::list(&folder)? {
+                storage.remove(&base.folder)?;
+            }
+            Ok(storage.remove(&folder)?)
+        })
+        .await
+    }
+
+    /// Gives a branch's past to the one that gets its data.
+    pub(super) async fn move_history(
+        &self,
+        from: &BranchId,
+        to: &BranchId,
+    ) -> Result<(), JobError> {
+        let _held = self.hold_history(from).await;
+        let storage = self.storage.clone();
+        let (from, to) = (self.history_folder(from), self.history_folder(to));
+        blocking(move || match from.exists() && !to.exists() {
+            true => Ok(storage.rename(&from, &to)?),
+            false => Ok(()),
+        })
+        .await
+    }
+
+    /// A branch that is restored to its own past keeps its history.
+    pub(super) async fn go_on_with_history(
+        &self,
+        branch: &BranchId,
+        new: PathBuf,
+        point: Lsn,
+    ) -> Result<(), JobError> {
+        let _held = self.hold_history(branch).await;
+        let (history, storage) = (self.history_folder(branch), self.storage.clone());
+        blocking(move || archive::adopt(&new, &history, point, &storage)).await
+    }
+
+    /// Holds a branch's images and archive. Who holds its folder as well took
+    /// that first.
+    async fn hold_history(&self, branch: &BranchId) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut locks = self
+                .histories
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(locks.entry(branch.clone()).or_default())
+        };
+        lock.lock_owned().await
+    }
+
+    pub(super) fn history_folder(&self, branch: &BranchId) -> PathBuf {
+        self.storage.root().join(HISTORY).join(branch.as_str())
+    }
+}
