@@ -125,7 +125,7 @@ impl Place {
         let session = self.emulator.connect(&self.main).await?;
         session
             .batch_execute(&format!(
-                "CREATE TABLE big AS SELECT n AS id, 0 AS changes, repeat(md5(n::text), 32) AS filler \
+                "CREATE TABLE big AS SELECT n::bigint AS id, 0 AS changes, repeat(md5(n::text), 32) AS filler \
                  FROM generate_series(1, {rows}) n; \
                  ALTER TABLE big ADD PRIMARY KEY (id)"
             ))

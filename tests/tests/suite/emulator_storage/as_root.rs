@@ -196,3 +196,23 @@ fn loop_devices(data: &Path) -> anyhow::Result<usize> {
     ensure!(output.status.success(), "{output:?}");
     Ok(String::from_utf8(output.stdout)?.lines().count())
 }
+
+/// The past, where images are snapshots and WAL is archived by copies.
+#[tokio::test]
+async fn points_of_the_past_are_what_they_were_on_btrfs() -> anyhow::Result<()> {
+    points_are_right("btrfs").await
+}
+
+#[tokio::test]
+async fn points_of_the_past_are_what_they_were_on_xfs() -> anyhow::Result<()> {
+    points_are_right("xfs").await
+}
+
+async fn points_are_right(file_system: &str) -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let image = LoopImage::new(folder.path(), file_system, IMAGE_MB)?;
+    let data = image.join("data");
+    let emulator = EmulatorProcess::start(&data).await?;
+    crate::emulator_history::check_points(&emulator, &data).await?;
+    emulator.stop().await
+}
