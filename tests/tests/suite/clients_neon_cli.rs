@@ -6,8 +6,7 @@ mod branches;
 mod resources;
 
 use anyhow::{Context, ensure};
-use neon_api::BranchId;
-use neon_api::types::{Branch, BranchListQuery, Endpoint, OperationListQuery};
+use neon_api::types::{Branch, Endpoint, OperationListQuery};
 use suite::{EmulatorProcess, Folder, NeonCli, Said};
 
 /// The rows of the matrix. [`Rows::finish`] fails when one was not run.
