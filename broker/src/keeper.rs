@@ -128,8 +128,8 @@ impl Keeper {
     /// Reads the grants of broker.toml again, and nothing else of it. On an error
     /// nothing changes.
     pub fn reload_grants(&self) -> Result<(), ConfigError> {
-        let new = Config::load(&self.path)?;
         let mut config = self.config.write().unwrap_or_else(PoisonError::into_inner);
+        let new = Config::load(&self.path)?;
         if config.grants != new.grants {
             Arc::make_mut(&mut config).grants = new.grants;
             tracing::info!("broker.toml grants other rights");
@@ -214,8 +214,7 @@ impl Keeper {
 
     async fn apply_alone(&self) -> Result<Vec<Step>, Error> {
         let alone = self.applying.try_lock().map_err(|_| Error::Running)?;
-        let config = Arc::new(Config::load(&self.path)?);
-        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&config);
+        let config = self.read_config()?;
         self.leases.configure(config.leases);
         self.bindings.declare(&config);
         let applied = self.apply_config(config, &alone).await;
@@ -231,6 +230,14 @@ impl Keeper {
             None => Ok(applied.steps),
             Some((binding, source)) => Err(Error::Binding { binding, source }),
         }
+    }
+
+    /// Reads broker.toml again, all of it. Who reads it holds the lock: what is
+    /// kept is never older than what was read last.
+    fn read_config(&self) -> Result<Arc<Config>, ConfigError> {
+        let mut config = self.config.write().unwrap_or_else(PoisonError::into_inner);
+        *config = Arc::new(Config::load(&self.path)?);
+        Ok(Arc::clone(&config))
     }
 
     async fn apply_config(

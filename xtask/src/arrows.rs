@@ -32,10 +32,13 @@ const ARROWS: [(&str, &[&str]); 9] = [
     ),
 ];
 
-/// neon-api's feature with the HTTP client, and who may turn it on: one product
-/// crate talks to Neon. The emulator has the wire types alone.
-const CLIENT: (&str, &str) = ("neon-api", "client");
-const CLIENT_HOLDERS: [&str; 3] = ["neon-api", "broker", "suite"];
+/// Features of a crate, and who may turn them on. neon-api's HTTP client: one
+/// product crate talks to Neon, the emulator has the wire types alone. All of rpc
+/// but its client: a library that calls the broker brings no server along.
+const FEATURES: [(&str, &str, &[&str]); 2] = [
+    ("neon-api", "client", &["neon-api", "broker", "suite"]),
+    ("rpc", "server", &["rpc", "broker", "user-service", "suite"]),
+];
 
 /// Fails, naming each, if there is an arrow that should not be.
 pub(crate) fn check() -> Result<()> {
@@ -108,19 +111,19 @@ fn violations(
     members: &BTreeSet<String>,
     tree: &[Package],
 ) -> BTreeSet<String> {
-    let (crate_with_client, client) = CLIENT;
-    let may_have_client = CLIENT_HOLDERS.contains(&member);
     let mut sentences = BTreeSet::new();
     for package in tree.iter().filter(|package| package.name != member) {
         let name = package.name.as_str();
         if members.contains(name) && !may_reach.contains(&name) {
             sentences.insert(format!("{member} must not reach {name}"));
         }
-        let has_client = name == crate_with_client && package.features.iter().any(|f| f == client);
-        if has_client && !may_have_client {
-            sentences.insert(format!(
-                "{member} must not turn on the feature {client} of {crate_with_client}"
-            ));
+        for (of, feature, holders) in FEATURES {
+            let has_it = name == of && package.features.iter().any(|f| f == feature);
+            if has_it && !holders.contains(&member) {
+                sentences.insert(format!(
+                    "{member} must not turn on the feature {feature} of {of}"
+                ));
+            }
         }
     }
     sentences
@@ -163,6 +166,17 @@ rpc v0.1.0 (/home/someone/branch-broker/rpc)|
                 "neon-emulator must not reach rpc",
                 "neon-emulator must not turn on the feature client of neon-api",
             ]
+        );
+    }
+
+    #[test]
+    fn a_library_brings_no_server_along() {
+        let members = ["branch-pool", "rpc"].map(str::to_owned).into();
+        let tree = parse("rpc v0.1.0 (/rpc)|default,server");
+        let found = violations("branch-pool", &["rpc"], &members, &tree);
+        assert_eq!(
+            found.into_iter().collect::<Vec<_>>(),
+            ["branch-pool must not turn on the feature server of rpc"]
         );
     }
 

@@ -186,7 +186,8 @@ pub mod binding_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Lists the bindings of broker.toml, by name.
+        /// Lists the bindings of broker.toml, by name. For callers with `read` or
+        /// `admin` among the grants of broker.toml.
         ///
         /// Errors: INVALID_ARGUMENT for a page_size outside 0..1000 or a page_token
         /// that this call did not hand out.
@@ -216,7 +217,8 @@ pub mod binding_service_client {
                 .insert(GrpcMethod::new("broker.v1.BindingService", "ListBindings"));
             self.inner.unary(req, path, codec).await
         }
-        /// Gets one binding.
+        /// Gets one binding. For callers with `read` or `admin`, and those who may lease
+        /// it.
         ///
         /// Errors: INVALID_ARGUMENT for a malformed name, NOT_FOUND for a service or
         /// a version that broker.toml does not declare.
@@ -262,7 +264,8 @@ pub mod binding_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with BindingServiceServer.
     #[async_trait]
     pub trait BindingService: std::marker::Send + std::marker::Sync + 'static {
-        /// Lists the bindings of broker.toml, by name.
+        /// Lists the bindings of broker.toml, by name. For callers with `read` or
+        /// `admin` among the grants of broker.toml.
         ///
         /// Errors: INVALID_ARGUMENT for a page_size outside 0..1000 or a page_token
         /// that this call did not hand out.
@@ -275,7 +278,8 @@ pub mod binding_service_server {
             tonic::Response<super::ListBindingsResponse>,
             tonic::Status,
         >;
-        /// Gets one binding.
+        /// Gets one binding. For callers with `read` or `admin`, and those who may lease
+        /// it.
         ///
         /// Errors: INVALID_ARGUMENT for a malformed name, NOT_FOUND for a service or
         /// a version that broker.toml does not declare.
@@ -616,7 +620,8 @@ pub mod branch_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// The branches of the one Neon project that this broker owns.
+    /// The branches of the one Neon project that this broker owns. For callers with
+    /// `read` or `admin` among the grants of broker.toml.
     #[derive(Debug, Clone)]
     pub struct BranchServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -805,7 +810,8 @@ pub mod branch_service_server {
             tonic::Status,
         >;
     }
-    /// The branches of the one Neon project that this broker owns.
+    /// The branches of the one Neon project that this broker owns. For callers with
+    /// `read` or `admin` among the grants of broker.toml.
     #[derive(Debug)]
     pub struct BranchServiceServer<T> {
         inner: Arc<T>,
@@ -1089,7 +1095,8 @@ pub mod config_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// broker.toml against the world.
+    /// broker.toml against the world. For callers with `admin` among the grants of
+    /// broker.toml.
     #[derive(Debug, Clone)]
     pub struct ConfigServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -1262,7 +1269,8 @@ pub mod config_service_server {
             request: tonic::Request<super::ApplyRequest>,
         ) -> std::result::Result<tonic::Response<super::ApplyResponse>, tonic::Status>;
     }
-    /// broker.toml against the world.
+    /// broker.toml against the world. For callers with `admin` among the grants of
+    /// broker.toml.
     #[derive(Debug)]
     pub struct ConfigServiceServer<T> {
         inner: Arc<T>,
@@ -1556,7 +1564,8 @@ pub struct Lease {
     /// When it ends unless it is renewed before.
     #[prost(message, optional, tag = "6")]
     pub expire_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// Who holds it, as the holder named itself.
+    /// Who holds it: the caller's identity, as in spiffe://example.org/users or
+    /// token:ci; without one, as the holder named itself.
     #[prost(string, tag = "7")]
     pub holder: ::prost::alloc::string::String,
     /// True when its connection leads through the pooler.
@@ -1575,12 +1584,13 @@ pub struct AcquireLeaseRequest {
     /// True: through the pooler. False: directly.
     #[prost(bool, tag = "4")]
     pub pooled: bool,
-    /// A name for people who look at the list of leases: user-service@host.
+    /// A name for people who look at the list of leases: user-service@host. Not
+    /// heeded when the broker knows who calls.
     #[prost(string, tag = "5")]
     pub holder: ::prost::alloc::string::String,
-    /// A UUID that makes a retry safe: the same id gives the same lease, for as
-    /// long as that lease lives. If the binding has moved since, lease and
-    /// connection are where it leads now.
+    /// A UUID that makes a retry safe: the same id of the same caller gives the
+    /// same lease, for as long as that lease lives. If the binding has moved since,
+    /// lease and connection are where it leads now.
     #[prost(string, tag = "6")]
     pub request_id: ::prost::alloc::string::String,
     /// What the lease is for.
@@ -1672,6 +1682,11 @@ pub mod lease_service_client {
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
     /// Leases: connection strings with an expiry and no more rights than asked for.
+    ///
+    /// A broker that identifies its callers answers none without a certificate or a
+    /// token (UNAUTHENTICATED), and gives leases as the grants of broker.toml say
+    /// (PERMISSION_DENIED, with what is missing). A lease is its caller's: to others
+    /// who have an identity it does not exist.
     #[derive(Debug, Clone)]
     pub struct LeaseServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -1752,7 +1767,8 @@ pub mod lease_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Gives a lease and, with it, a connection of its own role.
+        /// Gives a lease and, with it, a connection of its own role. For callers with a
+        /// grant to lease the binding with that access.
         ///
         /// Errors: INVALID_ARGUMENT for a malformed binding or a ttl that is not
         /// positive; NOT_FOUND for a service or version that broker.toml does not
@@ -1789,7 +1805,7 @@ pub mod lease_service_client {
         }
         /// Moves a lease's expire_time to now plus the ttl that is granted. The
         /// connection stays as it is; its password is prolonged behind the answer, so
-        /// that it outlives the lease.
+        /// that it outlives the lease. For the lease's caller, while the grant lasts.
         ///
         /// Errors: INVALID_ARGUMENT for a malformed name or a ttl that is not
         /// positive; NOT_FOUND for a lease that was never given, was released, or has
@@ -1822,7 +1838,8 @@ pub mod lease_service_client {
             self.inner.unary(req, path, codec).await
         }
         /// Ends a lease. Releasing one that has ended already is no error. UNAVAILABLE
-        /// when that cannot be stored: the lease lives on.
+        /// when that cannot be stored: the lease lives on. For the lease's caller;
+        /// another's is released as one is that has ended: not at all.
         ///
         /// Errors: INVALID_ARGUMENT for a malformed name.
         ///
@@ -1856,7 +1873,9 @@ pub mod lease_service_client {
         /// answer comes at once, and one more whenever the binding's state changes.
         /// Each answer is the whole state. A slow reader gets the newest state, not
         /// every one between. Who names a lease gets its connection with each answer;
-        /// who names only the binding sees no credentials.
+        /// who names only the binding sees no credentials. A lease is for its caller, a
+        /// binding for those who may see it (GetBinding). It ends, with UNAUTHENTICATED
+        /// or PERMISSION_DENIED, soon after the caller's token or grant was taken back.
         ///
         /// Errors: INVALID_ARGUMENT when the first request names neither or both, or
         /// a later one changes the name; NOT_FOUND for a binding that is not declared
@@ -1906,7 +1925,8 @@ pub mod lease_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with LeaseServiceServer.
     #[async_trait]
     pub trait LeaseService: std::marker::Send + std::marker::Sync + 'static {
-        /// Gives a lease and, with it, a connection of its own role.
+        /// Gives a lease and, with it, a connection of its own role. For callers with a
+        /// grant to lease the binding with that access.
         ///
         /// Errors: INVALID_ARGUMENT for a malformed binding or a ttl that is not
         /// positive; NOT_FOUND for a service or version that broker.toml does not
@@ -1926,7 +1946,7 @@ pub mod lease_service_server {
         >;
         /// Moves a lease's expire_time to now plus the ttl that is granted. The
         /// connection stays as it is; its password is prolonged behind the answer, so
-        /// that it outlives the lease.
+        /// that it outlives the lease. For the lease's caller, while the grant lasts.
         ///
         /// Errors: INVALID_ARGUMENT for a malformed name or a ttl that is not
         /// positive; NOT_FOUND for a lease that was never given, was released, or has
@@ -1942,7 +1962,8 @@ pub mod lease_service_server {
             tonic::Status,
         >;
         /// Ends a lease. Releasing one that has ended already is no error. UNAVAILABLE
-        /// when that cannot be stored: the lease lives on.
+        /// when that cannot be stored: the lease lives on. For the lease's caller;
+        /// another's is released as one is that has ended: not at all.
         ///
         /// Errors: INVALID_ARGUMENT for a malformed name.
         ///
@@ -1965,7 +1986,9 @@ pub mod lease_service_server {
         /// answer comes at once, and one more whenever the binding's state changes.
         /// Each answer is the whole state. A slow reader gets the newest state, not
         /// every one between. Who names a lease gets its connection with each answer;
-        /// who names only the binding sees no credentials.
+        /// who names only the binding sees no credentials. A lease is for its caller, a
+        /// binding for those who may see it (GetBinding). It ends, with UNAUTHENTICATED
+        /// or PERMISSION_DENIED, soon after the caller's token or grant was taken back.
         ///
         /// Errors: INVALID_ARGUMENT when the first request names neither or both, or
         /// a later one changes the name; NOT_FOUND for a binding that is not declared
@@ -1983,6 +2006,11 @@ pub mod lease_service_server {
         >;
     }
     /// Leases: connection strings with an expiry and no more rights than asked for.
+    ///
+    /// A broker that identifies its callers answers none without a certificate or a
+    /// token (UNAUTHENTICATED), and gives leases as the grants of broker.toml say
+    /// (PERMISSION_DENIED, with what is missing). A lease is its caller's: to others
+    /// who have an identity it does not exist.
     #[derive(Debug)]
     pub struct LeaseServiceServer<T> {
         inner: Arc<T>,

@@ -84,7 +84,10 @@ mod tests {
         let is = |names: &[GeneralName<'_>]| holder(names);
         let users = Some("spiffe://example.org/users".to_owned());
         assert_eq!(is(&[dns.clone(), spiffe.clone()]), users);
-        assert_eq!(is(&[dns.clone()]).as_deref(), Some("dns:users.example.org"));
+        assert_eq!(
+            is(std::slice::from_ref(&dns)).as_deref(),
+            Some("dns:users.example.org")
+        );
         for nobody in [
             &[][..],
             &[spiffe.clone(), URI("spiffe://example.org/other")],

@@ -182,7 +182,7 @@ mod tests {
         fs::write(&offset, "0")?;
 
         let gone = revoke(&path, "ci", Some(&second.token.id))?;
-        assert_eq!(gone, [second.token.clone()]);
+        assert_eq!(gone, std::slice::from_ref(&second.token));
         assert_eq!(ask(&second).as_deref(), Ok("ci"), "until it is read again");
         tokens.reload()?;
         assert_eq!(ask(&second), Err(TokenRefusal::Unknown));

@@ -206,7 +206,7 @@ async fn health_is_as_it_was_said() -> Result<()> {
     for service in [WHOLE_SERVER, "test.Slow"] {
         assert_eq!(probe(at, service, PATIENCE).await?, Serving::NotServing);
     }
-    let refused = wait_until_serving(at, "test.Slow", Duration::from_millis(50)).await;
+    let refused = wait_until_serving(at, "test.Slow", Duration::from_millis(500)).await;
     assert!(
         matches!(refused, Err(WaitError::NotServing { .. })),
         "{refused:?}"

@@ -510,6 +510,11 @@ async fn a_service_works_end_to_end_over_mutual_tls() -> anyhow::Result<()> {
     );
     assert_eq!(health.await?, rpc::health::Serving::Serving);
     anybody.list_users(ListUsersRequest::default()).await?;
+    let ca = secured.authority.ca().display().to_string();
+    let log = secured.folder().join("health.log");
+    let arguments = ["health", "--address", &at, "--ca-file", &ca];
+    let mut health = Process::start("user-service", &arguments, &[], &log)?;
+    assert!(health.wait().await?.success(), "{}", health.log());
     service.stop().await?;
 
     // By a token that grants nothing it gets none, and says why.
