@@ -299,7 +299,12 @@ pub(crate) async fn logical_size(client: &Client) -> Result<i64, AdminError> {
 /// Puts the record of a commit into the log, after all that is there.
 pub(crate) async fn commit_something(client: &Client) -> Result<(), AdminError> {
     client
-        .batch_execute("SET synchronous_commit = on; SELECT pg_current_xact_id()")
+        // Something of its own has to be written: who only has a transaction's
+        // number does not wait until its commit is in the file.
+        .batch_execute(
+            "SET synchronous_commit = on; \
+             SELECT pg_logical_emit_message(true, 'neon-emulator', 'a point of the past')",
+        )
         .await
         .map_err(AdminError::at("write to the log"))
 }

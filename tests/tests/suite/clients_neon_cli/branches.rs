@@ -360,7 +360,7 @@ async fn point(session: &tokio_postgres::Client) -> anyhow::Result<(String, Stri
     let row = session
         .query_one(
             "SELECT pg_current_wal_lsn()::text, to_char(clock_timestamp() AT TIME ZONE 'UTC', \
-                    'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')",
+                    'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')",
             &[],
         )
         .await?;
