@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use crate::storage::{CloneMethod, Selection, Storage, StorageError};
 
@@ -155,7 +156,14 @@ async fn clone_in_backup_mode(
     child: PathBuf,
     storage: Storage,
 ) -> Result<ForkPoint, CloneError> {
-    let at = |attempt| move |source| CloneError::Parent { attempt, source };
+    let at = |attempt| {
+        let (storage, child) = (&storage, &child);
+        move |source: tokio_postgres::Error| match source.code() {
+            // The parent writes to the same file system.
+            Some(&SqlState::DISK_FULL) => storage.full("clone into", child).into(),
+            _ => CloneError::Parent { attempt, source },
+        }
+    };
     let (start, stop) = match server_version {
         ..15 => (
             "pg_start_backup('branch', true, false)",

@@ -202,6 +202,11 @@ impl Storage {
         self.user.own(path)
     }
 
+    /// Somebody else found the file system full.
+    pub(crate) fn full(&self, attempt: &'static str, path: &Path) -> StorageError {
+        self.error(attempt, path, io::ErrorKind::StorageFull.into())
+    }
+
     fn make_parent(&self, path: &Path) -> Result<(), StorageError> {
         let Some(parent) = path.parent() else {
             return Ok(());
