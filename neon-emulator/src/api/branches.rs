@@ -15,7 +15,7 @@ use super::connection::details;
 use super::error::{ApiError, ApiResult};
 use super::extract::{Body, InBranch, InProject, Names, OptionalBody};
 use super::points::Asked;
-use super::{branch_limits, endpoint_options, expiry, projects};
+use super::{branch_limits, endpoint_options, expiry, projects, settings};
 use crate::engine::Point;
 use crate::limits::Limits;
 use crate::state::{BranchRecord, Job, OperationRecord, ProjectRecord};
@@ -50,6 +50,10 @@ pub(super) async fn create(
     OptionalBody(request): OptionalBody<BranchCreateRequest>,
 ) -> ApiResult<(StatusCode, Json<CreatedBranch>)> {
     let point = point(&engine, &names, &request).await?;
+    for endpoint in &request.endpoints {
+        let settings = endpoint.settings.as_ref();
+        settings::check_values(&engine, "endpoints.settings", settings).await?;
+    }
     let created = engine.change(|state| -> ApiResult<_> {
         let project = projects::find_mut(state, &names.project_id)?;
         create_in(project, engine.limits(), request, point)

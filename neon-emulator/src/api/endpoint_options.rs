@@ -6,7 +6,6 @@ use neon_api::types::{
 };
 
 use super::error::{ApiError, ApiResult};
-use super::settings;
 use crate::limits::Limits;
 use crate::state::{EndpointRecord, ProjectRecord};
 use crate::{defaults, new};
@@ -37,8 +36,7 @@ impl Wanted<'_> {
             &format!("{field}.suspend_timeout_seconds"),
             self.suspend_seconds,
             limits,
-        )?;
-        settings::check(&format!("{field}.settings"), self.settings)
+        )
     }
 
     /// The endpoint, which is not in the project yet. Nor are the `others`,

@@ -17,6 +17,9 @@ use super::{Shared, branches, projects, settings};
 use crate::state::{EndpointRecord, ProjectRecord};
 use crate::time::now;
 
+/// As Neon's description has it.
+const NAME_CHARACTERS_MAX: usize = 64;
+
 pub(super) async fn list(
     engine: Shared,
     Names(names): Names<InProject>,
@@ -74,6 +77,8 @@ pub(super) async fn create(
         suspend_seconds: wanted.suspend_timeout_seconds,
     };
     options.check("endpoint", engine.limits())?;
+    check_name(wanted.name.as_deref())?;
+    settings::check_values(&engine, "endpoint.settings", wanted.settings.as_ref()).await?;
     let answer = engine.change(|state| -> ApiResult<_> {
         let project = projects::find_mut(state, &names.project_id)?;
         branches::find(project, &wanted.branch_id)?;
@@ -120,7 +125,8 @@ pub(super) async fn update(
         wanted.suspend_timeout_seconds,
         engine.limits(),
     )?;
-    settings::check("endpoint.settings", wanted.settings.as_ref())?;
+    check_name(wanted.name.as_deref())?;
+    settings::check_values(&engine, "endpoint.settings", wanted.settings.as_ref()).await?;
     if wanted.branch_id.is_some() {
         return Err(ApiError::unprocessable(
             "endpoint.branch_id: this emulator moves no endpoint to another branch yet",
@@ -191,6 +197,15 @@ pub(super) async fn delete(engine: Shared, Names(names): Names<InEndpoint>) -> A
         })
         .into_response())
     })
+}
+
+fn check_name(name: Option<&str>) -> ApiResult<()> {
+    match name.map(|name| name.chars().count()) {
+        None | Some(1..=NAME_CHARACTERS_MAX) => Ok(()),
+        Some(_) => Err(ApiError::bad_request(format!(
+            "endpoint.name must have 1 to {NAME_CHARACTERS_MAX} characters"
+        ))),
+    }
 }
 
 /// The endpoint that a request names.

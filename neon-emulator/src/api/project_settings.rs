@@ -9,6 +9,7 @@ use neon_api::types::{
 
 use super::error::{ApiError, ApiResult};
 use super::{endpoint_options, settings};
+use crate::engine::Engine;
 use crate::limits::Limits;
 
 /// Neon keeps at most 30 days of history.
@@ -34,6 +35,18 @@ pub(super) fn check(
         Some(defaults) => check_defaults(defaults, limits),
         None => Ok(()),
     }
+}
+
+/// Checks the Postgres settings that new endpoints are to have.
+pub(super) async fn check_values(
+    engine: &Engine,
+    defaults: Option<&DefaultEndpointSettings>,
+) -> ApiResult<()> {
+    let data = defaults.map(|defaults| EndpointSettingsData {
+        pg_settings: defaults.pg_settings.clone(),
+        ..EndpointSettingsData::default()
+    });
+    settings::check_values(engine, "project.default_endpoint_settings", data.as_ref()).await
 }
 
 /// Checks compute units that are given directly in `field`.
@@ -160,12 +173,7 @@ fn check_defaults(defaults: &DefaultEndpointSettings, limits: &Limits) -> ApiRes
         "project.default_endpoint_settings",
         defaults.autoscaling_limit_min_cu,
         defaults.autoscaling_limit_max_cu,
-    )?;
-    let data = EndpointSettingsData {
-        pg_settings: defaults.pg_settings.clone(),
-        ..EndpointSettingsData::default()
-    };
-    settings::check("project.default_endpoint_settings", Some(&data))
+    )
 }
 
 /// Changes what `wanted` has; the rest stays.

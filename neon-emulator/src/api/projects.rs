@@ -37,6 +37,8 @@ pub(super) async fn create(
     engine: Shared,
     Body(request): Body<ProjectCreateRequest>,
 ) -> ApiResult<(StatusCode, Json<CreatedProject>)> {
+    let defaults = request.project.default_endpoint_settings.as_ref();
+    project_settings::check_values(&engine, defaults).await?;
     let created = create_project(&engine, request)?;
     engine.spawn_worker(created.project.id.clone());
     Ok((StatusCode::CREATED, Json(created)))
@@ -55,6 +57,7 @@ pub(super) async fn update(
         wanted.history_retention_seconds,
         engine.limits(),
     )?;
+    project_settings::check_values(&engine, wanted.default_endpoint_settings.as_ref()).await?;
     engine.change(|state| {
         let project = &mut find_mut(state, &names.project_id)?.project;
         if let Some(settings) = wanted.settings {

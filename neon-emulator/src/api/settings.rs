@@ -3,6 +3,7 @@
 use neon_api::types::EndpointSettingsData;
 
 use super::error::{ApiError, ApiResult};
+use crate::engine::Engine;
 
 /// Settings that change how a server works for its clients. None of them names
 /// a file, a library, a command or an address: with those a caller would run
@@ -70,6 +71,27 @@ pub(super) fn check(field: &str, settings: Option<&EndpointSettingsData>) -> Api
         if value.chars().any(char::is_control) {
             return Err(ApiError::bad_request(format!(
                 "{field}.pg_settings.{name}: a value has no control characters"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// As [`check`], and by Postgres itself whether it takes the values: with one
+/// that it does not, an endpoint could not start any more.
+pub(super) async fn check_values(
+    engine: &Engine,
+    field: &str,
+    settings: Option<&EndpointSettingsData>,
+) -> ApiResult<()> {
+    // First: Postgres is asked of no setting that names a file.
+    check(field, settings)?;
+    let settings = settings.and_then(|settings| settings.pg_settings.as_ref());
+    for (name, value) in settings.into_iter().flatten() {
+        let refusal = engine.refused_value(name, value).await;
+        if let Some(reason) = refusal.map_err(|error| ApiError::internal(&error))? {
+            return Err(ApiError::bad_request(format!(
+                "{field}.pg_settings.{name}: {reason}"
             )));
         }
     }

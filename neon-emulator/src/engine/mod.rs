@@ -46,7 +46,7 @@ use crate::gateway::Gateway;
 use crate::limits::Limits;
 use crate::operations;
 use crate::pooler::{Pooler, Program};
-use crate::postgres::{Installation, Server, ServerUser};
+use crate::postgres::{Installation, Server, ServerUser, values};
 use crate::state::{EndpointRecord, Job, OperationRecord, ProjectRecord, State, Store, StoreError};
 use crate::storage::Storage;
 use crate::time::now;
@@ -252,6 +252,21 @@ impl Engine {
     /// The programs that run the branches.
     pub(crate) fn installation(&self) -> &Installation {
         &self.programs.installation
+    }
+
+    /// Why Postgres does not take a setting's value. `None`: it does.
+    pub(crate) async fn refused_value(
+        &self,
+        name: &str,
+        value: &str,
+    ) -> io::Result<Option<String>> {
+        values::refusal(
+            &self.programs.installation,
+            &self.programs.user,
+            name,
+            value,
+        )
+        .await
     }
 
     /// How much of everything there may be.

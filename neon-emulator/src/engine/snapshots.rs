@@ -124,6 +124,14 @@ impl Engine {
 
 /// The branch gets the target's name and its place as the default branch.
 fn exchange(project: &mut ProjectRecord, branch: &BranchId, target: &BranchId, old_name: &str) {
+    let is_done = project
+        .branches
+        .get(branch)
+        .is_some_and(|record| record.branch.restore_status == Some(BranchRestoreStatus::Finalized));
+    if is_done {
+        // Cut off before its operation was recorded as finished.
+        return;
+    }
     let at = now();
     let is_taken = project
         .live_branches()

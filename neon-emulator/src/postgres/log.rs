@@ -62,3 +62,13 @@ pub(crate) async fn copy(
         let _ = file.flush().await;
     }
 }
+
+/// What a program says it failed of: the text of its line that says so, else its
+/// last line.
+pub(crate) fn failure(said: &str) -> &str {
+    let fatal = said.lines().find_map(|line| line.split_once("FATAL:"));
+    match fatal {
+        Some((_, text)) => text.trim(),
+        None => said.lines().next_back().unwrap_or("it said nothing").trim(),
+    }
+}

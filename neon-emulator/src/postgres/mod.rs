@@ -15,6 +15,7 @@ pub(crate) mod schema;
 mod server;
 pub(crate) mod slots;
 mod user;
+pub(crate) mod values;
 
 pub use install::{FindError, Installation};
 pub use user::{ServerUser, UserError};

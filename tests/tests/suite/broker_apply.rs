@@ -35,7 +35,7 @@ const MOMENTS: [Moment; 9] = [
 /// nothing is done twice.
 #[tokio::test]
 async fn an_interrupted_apply_is_finished() -> anyhow::Result<()> {
-    for round in 0..count(MOMENTS.len(), 3 * MOMENTS.len()) {
+    for round in 0..count(MOMENTS.len(), 2 * MOMENTS.len()) {
         let moment = MOMENTS[round % MOMENTS.len()];
         let folder = Folder::new()?;
         let emulator = EmulatorProcess::start(&folder.join("data")).await?;

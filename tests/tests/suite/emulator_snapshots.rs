@@ -1,10 +1,10 @@
 //! Snapshots of the emulator's branches.
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use neon_api::types::BranchCreateRequest;
 use neon_api::{BranchId, OperationId};
 use serde_json::{Value, json};
-use suite::{Answer, EmulatorProcess, Folder, Http, eventually};
+use suite::{Answer, EmulatorProcess, Folder, Http, count, eventually};
 
 #[tokio::test]
 async fn a_snapshot_becomes_a_branch() -> anyhow::Result<()> {
@@ -156,6 +156,67 @@ async fn a_snapshot_takes_a_branches_place_at_once() -> anyhow::Result<()> {
             refused.text("/message").contains(word),
             "{word}: {refused:?}"
         );
+    }
+    emulator.stop().await
+}
+
+/// Whatever a kill cuts off is done again, and once: names and endpoints end where
+/// they belong.
+#[tokio::test]
+async fn a_snapshot_that_takes_a_place_survives_kills() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let mut emulator = EmulatorProcess::start(&folder.join("data")).await?;
+    let mut dev = emulator.branch("dev", None).await?.branch.id;
+    write(&emulator, &dev, "CREATE TABLE note (text text)").await?;
+    let uri = emulator.uri(&dev).await?;
+    for round in 0..count(4, 24) {
+        let project = format!("/projects/{}", emulator.project());
+        let http = Http::of(&emulator);
+        let path = format!("{project}/branches/{dev}/snapshot?name=s{round}");
+        let taken = http.expect(200, "POST", &path, Value::Null).await?;
+        finished(&emulator, &taken).await?;
+        write(&emulator, &dev, "INSERT INTO note VALUES ('later')").await?;
+        let snapshot = taken.text("/snapshot/id");
+        let restore = format!("{project}/snapshots/{snapshot}/restore");
+        let body = json!({"finalize_restore": true});
+        let restored = http.expect(200, "POST", &restore, body).await?;
+        let branch: BranchId = restored.text("/branch/id").parse()?;
+        let operations = restored.at("/operations").as_array();
+        let operations = operations.context("operations")?;
+        // Another moment in each round: an operation that begins, or is over.
+        let moment = &operations[round % operations.len()]["id"];
+        let moment: OperationId = moment.as_str().context("an id")?.parse()?;
+        eventually("the moment to kill it", async || {
+            let found = emulator
+                .client()
+                .get_operation(emulator.project(), moment)
+                .await?;
+            let status = found.operation.status;
+            let is_late = round % 2 == 1;
+            ensure!(status.is_final() || (!is_late && status.as_str() == "running"));
+            Ok(())
+        })
+        .await?;
+        emulator = emulator.kill_and_start().await?;
+        finished(&emulator, &restored).await?;
+        assert_eq!(emulator.uri(&branch).await?, uri, "round {round}");
+        assert!(notes(&emulator, &branch).await?.is_empty(), "round {round}");
+        let branches = emulator
+            .client()
+            .list_all_branches(emulator.project(), None)
+            .await?
+            .branches;
+        let name = |id: &BranchId| {
+            let found = branches.iter().find(|branch| branch.id == *id);
+            found.map(|branch| branch.name.clone()).unwrap_or_default()
+        };
+        assert_eq!(name(&branch), "dev", "round {round}");
+        assert!(name(&dev).starts_with("dev (old_"), "{}", name(&dev));
+        let http = Http::of(&emulator);
+        let path = format!("{project}/snapshots/{snapshot}");
+        let gone = http.expect(202, "DELETE", &path, Value::Null).await?;
+        finished(&emulator, &gone).await?;
+        dev = branch;
     }
     emulator.stop().await
 }

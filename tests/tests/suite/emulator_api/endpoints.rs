@@ -6,7 +6,8 @@ use anyhow::Context;
 use neon_api::types::{
     EndpointCreateRequest, EndpointSettingsData, EndpointUpdate, EndpointUpdateRequest,
 };
-use suite::{EmulatorProcess, Folder};
+use serde_json::{Value, json};
+use suite::{EmulatorProcess, Folder, Http};
 
 use super::assert_api_error;
 
@@ -69,5 +70,61 @@ async fn endpoints_are_changed_restarted_and_deleted() -> anyhow::Result<()> {
     let another = client.create_endpoint(project, &another).await?;
     emulator.finished(&another.operations).await?;
     emulator.connect(&dev.branch.id).await?;
+    emulator.stop().await
+}
+
+/// With a value that Postgres does not take, an endpoint would not start again.
+#[tokio::test]
+async fn values_that_postgres_does_not_take_change_nothing() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let emulator = EmulatorProcess::start(&folder.join("data")).await?;
+    let http = Http::of(&emulator);
+    let main = emulator.main_branch().await?;
+    let project = format!("/projects/{}", emulator.project());
+    let before = http.expect(200, "GET", &project, Value::Null).await?;
+    let endpoint = emulator.endpoint(&main).await?;
+    let settings = |name: &str, value: &str| json!({ "pg_settings": { name: value } });
+    for (name, value, word) in [
+        ("work_mem", "banana", "invalid value"),
+        ("statement_timeout", "-5", "outside the valid range"),
+        ("timezone", "Mars/Olympus", "invalid value"),
+        ("archive_command", "id", "cannot be changed"),
+    ] {
+        let of_endpoint = settings(name, value);
+        let of_branch = json!({
+            "branch": {"name": "none"},
+            "endpoints": [{"type": "read_write", "settings": of_endpoint}],
+        });
+        let of_project = json!({"project": {"default_endpoint_settings": of_endpoint}});
+        let of_endpoint = json!({"endpoint": {"settings": of_endpoint}});
+        for (method, path, body) in [
+            (
+                "PATCH",
+                format!("{project}/endpoints/{}", endpoint.id),
+                of_endpoint,
+            ),
+            ("POST", format!("{project}/branches"), of_branch),
+            ("PATCH", project.clone(), of_project.clone()),
+            ("POST", "/projects".to_owned(), of_project),
+        ] {
+            let refused = http.expect(400, method, &path, body).await?;
+            let message = refused.text("/message");
+            assert!(
+                message.contains(&format!("pg_settings.{name}")),
+                "{message}"
+            );
+            assert!(message.contains(word), "{word}: {message}");
+        }
+    }
+    for name in [String::new(), "n".repeat(65)] {
+        let path = format!("{project}/endpoints/{}", endpoint.id);
+        let body = json!({"endpoint": {"name": name}});
+        let refused = http.expect(400, "PATCH", &path, body).await?;
+        assert!(refused.text("/message").contains("endpoint.name"));
+    }
+    assert_eq!(emulator.endpoint(&main).await?, endpoint);
+    let after = http.expect(200, "GET", &project, Value::Null).await?;
+    assert_eq!(after.body, before.body);
+    emulator.connect(&main).await?;
     emulator.stop().await
 }
