@@ -48,6 +48,22 @@ pub struct Limits {
         default_value_t = 20
     )]
     pub endpoints: u32,
+    /// Roles that a branch may have, those made by SQL not among them.
+    #[arg(
+        id = "roles_max",
+        long = "roles-max",
+        value_name = "COUNT",
+        default_value_t = 500
+    )]
+    pub roles: u32,
+    /// Databases that a branch may have, in the same way.
+    #[arg(
+        id = "databases_max",
+        long = "databases-max",
+        value_name = "COUNT",
+        default_value_t = 500
+    )]
+    pub databases: u32,
     /// Snapshots that a project keeps.
     #[arg(
         id = "snapshots_max",
@@ -89,6 +105,8 @@ impl Default for Limits {
             root_branches: 25,
             protected_branches: 5,
             endpoints: 20,
+            roles: 500,
+            databases: 500,
             snapshots: 10,
             suspend_seconds_default: 300,
             unsafe_suspend_seconds_min: 60,

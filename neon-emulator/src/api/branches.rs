@@ -50,9 +50,9 @@ pub(super) async fn create(
     OptionalBody(request): OptionalBody<BranchCreateRequest>,
 ) -> ApiResult<(StatusCode, Json<CreatedBranch>)> {
     let point = point(&engine, &names, &request).await?;
-    for endpoint in &request.endpoints {
-        let settings = endpoint.settings.as_ref();
-        settings::check_values(&engine, "endpoints.settings", settings).await?;
+    for (index, endpoint) in request.endpoints.iter().enumerate() {
+        let field = format!("endpoints[{index}].settings");
+        settings::check_values(&engine, &field, endpoint.settings.as_ref()).await?;
     }
     let created = engine.change(|state| -> ApiResult<_> {
         let project = projects::find_mut(state, &names.project_id)?;

@@ -55,6 +55,11 @@ pub(super) async fn create(
         let branch = branches::find_mut(project, &names.branch_id)?;
         check_free(branch, &wanted.name)?;
         check_owner(branch, &wanted.owner_name)?;
+        let max = engine.limits().databases;
+        if branch.databases.len() >= max as usize {
+            let message = format!("a branch may have {max} databases");
+            return Err(ApiError::unprocessable(message).with_code("DATABASES_LIMIT_EXCEEDED"));
+        }
         let database = new::database(&names.branch_id, &wanted.name, &wanted.owner_name, &mut id);
         branch
             .databases

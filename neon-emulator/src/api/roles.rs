@@ -67,6 +67,11 @@ pub(super) async fn create(
         if branch.roles.contains_key(&wanted.name) {
             return Err(ApiError::conflict("role already exists"));
         }
+        let max = engine.limits().roles;
+        if branch.roles.len() >= max as usize {
+            let message = format!("a branch may have {max} roles");
+            return Err(ApiError::unprocessable(message).with_code("ROLES_LIMIT_EXCEEDED"));
+        }
         let login = !wanted.no_login.unwrap_or(false);
         let role = new::role(&names.branch_id, &wanted.name, login);
         branch.roles.insert(wanted.name.clone(), role.clone());

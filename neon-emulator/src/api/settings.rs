@@ -1,5 +1,7 @@
 //! Which Postgres settings a caller may give an endpoint.
 
+use std::collections::BTreeSet;
+
 use neon_api::types::EndpointSettingsData;
 
 use super::error::{ApiError, ApiResult};
@@ -55,10 +57,25 @@ const ALLOWED: [&str; 44] = [
     "work_mem",
 ];
 
+/// Settings that take shared memory or processes: Postgres takes more than it can
+/// then start with.
+const CEILINGS: [(&str, f64); 3] = [
+    ("autovacuum_max_workers", 50.0),
+    ("max_locks_per_transaction", 10_000.0),
+    ("max_prepared_transactions", 1_000.0),
+];
+
 /// Checks the settings of an endpoint; `field` is where the request has them.
 pub(super) fn check(field: &str, settings: Option<&EndpointSettingsData>) -> ApiResult<()> {
     let settings = settings.and_then(|settings| settings.pg_settings.as_ref());
+    let mut seen = BTreeSet::new();
     for (name, value) in settings.into_iter().flatten() {
+        if !seen.insert(name.to_lowercase()) {
+            return Err(ApiError::bad_request(format!(
+                "{field}.pg_settings.{}: this setting is there twice",
+                name.escape_debug()
+            )));
+        }
         if ALLOWED
             .binary_search(&name.to_lowercase().as_str())
             .is_err()
@@ -66,6 +83,16 @@ pub(super) fn check(field: &str, settings: Option<&EndpointSettingsData>) -> Api
             return Err(ApiError::bad_request(format!(
                 "{field}.pg_settings.{}: this setting cannot be changed",
                 name.escape_debug()
+            )));
+        }
+        let max = CEILINGS
+            .iter()
+            .find(|(ceiled, _)| name.eq_ignore_ascii_case(ceiled));
+        if let Some((_, max)) = max
+            && value.trim().parse::<f64>().is_ok_and(|value| value > *max)
+        {
+            return Err(ApiError::bad_request(format!(
+                "{field}.pg_settings.{name} may be {max} at most, not {value}"
             )));
         }
         if value.chars().any(char::is_control) {

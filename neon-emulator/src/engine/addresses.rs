@@ -2,6 +2,7 @@
 //! server behind each, started when a client comes.
 
 use std::collections::HashMap;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use neon_api::types::{EndpointState, OperationStatus};
@@ -56,6 +57,8 @@ impl Engine {
 
     /// Holds the addresses of the endpoints that there are.
     pub(super) fn hold_addresses(&self) {
+        // What was read last is held last.
+        let _alone = self.holding.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted: HashMap<Address, u16> = self.store.read(|state| {
             projects_with_endpoints(state)
                 .filter(|(project, _)| !project.deleted)

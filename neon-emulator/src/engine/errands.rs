@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
 use neon_api::types::EndpointType;
-use neon_api::{BranchId, ProjectId};
+use neon_api::{BranchId, EndpointId, ProjectId};
 use tokio::sync::OwnedMutexGuard;
 use tokio_postgres::Client;
 
@@ -50,7 +50,10 @@ impl Engine {
         let server = Server::start(&cluster, listen, &log)
             .await
             .map_err(JobError::from)?;
-        self.recovered(branch)?;
+        if let Err(error) = self.recovered(branch) {
+            server.stop().await.map_err(JobError::from)?;
+            return Err(error.into());
+        }
         // What the errand does has to reach the replicas: the branch may have no
         // other server that writes.
         self.lead_replicas(project, branch, server.port()).await;
@@ -67,15 +70,18 @@ impl Engine {
 
     /// The server that writes the branch, if it runs.
     pub(super) fn writer_of(&self, project: &ProjectId, branch: &BranchId) -> Option<Arc<Server>> {
-        let endpoint = self.store.read(|state| {
-            let project = state.projects.get(project)?;
-            let record = project.endpoints.values().find(|record| {
-                record.endpoint.branch_id == *branch
-                    && record.endpoint.endpoint_type == EndpointType::ReadWrite
-            })?;
-            Some(record.endpoint.id.clone())
-        })?;
-        self.server(&endpoint)
+        // There may be two: one that is being deleted still runs.
+        let endpoints: Vec<EndpointId> = self.store.read(|state| {
+            let project = state.projects.get(project);
+            let records = project.into_iter().flat_map(|p| p.endpoints.values());
+            records
+                .map(|record| &record.endpoint)
+                .filter(|endpoint| endpoint.branch_id == *branch)
+                .filter(|endpoint| endpoint.endpoint_type == EndpointType::ReadWrite)
+                .map(|endpoint| endpoint.id.clone())
+                .collect()
+        });
+        endpoints.iter().find_map(|endpoint| self.server(endpoint))
     }
 
     /// A server is ready on the branch: its recovery is complete.

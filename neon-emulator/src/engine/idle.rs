@@ -114,8 +114,7 @@ impl Engine {
         };
         if is_due {
             info!(%endpoint, "is idle: suspending it");
-            self.servers_lock().insert(endpoint.clone(), server);
-            return self.stop_endpoint(project, endpoint).await;
+            return self.stop_server(project, endpoint, Some(server)).await;
         }
         let is_running = server.is_running();
         self.servers_lock().insert(endpoint.clone(), server);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use neon_api::types::{BranchState, OperationAction};
+use neon_api::types::{BranchState, EndpointState, OperationAction};
 use neon_api::{BranchId, EndpointId, ProjectId};
 use tracing::error;
 use uuid::Uuid;
@@ -105,10 +105,10 @@ impl Engine {
                 let idle = self.set_endpoint_idle(project, endpoint, None);
                 idle.map_err(JobError::from)
             }
-            Job::SuspendCompute { .. }
-            | Job::SuspendIfIdle { .. }
-            | Job::DeleteEndpoint { .. }
-            | Job::DeleteBranch { .. }
+            Job::SuspendCompute { endpoint }
+            | Job::SuspendIfIdle { endpoint }
+            | Job::DeleteEndpoint { endpoint } => self.stays(project, endpoint),
+            Job::DeleteBranch { .. }
             | Job::FinalizeRestore { .. }
             | Job::DeleteSnapshot { .. }
             | Job::DeleteProject => Ok(()),
@@ -120,6 +120,29 @@ impl Engine {
                 "could not undo what failed"
             );
         }
+    }
+
+    /// An endpoint that was to stop, or to go, and did not: it is there, and as it
+    /// is.
+    fn stays(&self, project: &ProjectId, endpoint: &EndpointId) -> Result<(), JobError> {
+        let runs = self.server(endpoint).is_some();
+        self.change(|state| {
+            let project = state.projects.get_mut(project);
+            if let Some(record) = project.and_then(|project| project.endpoints.get_mut(endpoint)) {
+                record.deleted = false;
+            }
+            Ok::<_, StoreError>(())
+        })?;
+        if !runs {
+            return Ok(self.set_endpoint_idle(project, endpoint, None)?);
+        }
+        Ok(self.change(|state| {
+            let project = state.projects.get_mut(project);
+            if let Some(record) = project.and_then(|project| project.endpoints.get_mut(endpoint)) {
+                record.endpoint.pending_state = None;
+            }
+            Ok::<_, StoreError>(())
+        })?)
     }
 
     /// The branch whose folder a job works on. Of a branch that is cloned it is
@@ -153,13 +176,23 @@ impl Engine {
         })
     }
 
-    /// Schedules the start of an endpoint, as the emulator's own doing.
+    /// Schedules the start of an endpoint whose server has died, as the emulator's
+    /// own doing.
     pub(super) fn schedule_start(
         &self,
         project: &ProjectId,
         endpoint: &EndpointId,
     ) -> Result<(), StoreError> {
-        self.schedule_one(project, |project| start_operation(project, endpoint))
+        self.schedule_one(project, |project| {
+            let record = &project.endpoint(endpoint)?.endpoint;
+            // It may have been suspended or disabled meanwhile.
+            let is_wanted = record.current_state == EndpointState::Active
+                && record.pending_state != Some(EndpointState::Idle)
+                && !record.disabled;
+            is_wanted
+                .then(|| start_operation(project, endpoint))
+                .flatten()
+        })
     }
 
     /// Schedules its suspension, in the same way.

@@ -90,6 +90,8 @@ pub(crate) struct Engine {
     servers: Mutex<HashMap<EndpointId, Arc<Server>>>,
     /// How often in a row a replica has ended at once.
     short_lives: Mutex<HashMap<EndpointId, u32>>,
+    /// Held while the gateway is told of the addresses.
+    holding: Mutex<()>,
     /// Held while one is started or ended.
     poolers: tokio::sync::Mutex<HashMap<EndpointId, Arc<Pooler>>>,
     /// One for each branch: who works on its folder holds it.
@@ -134,6 +136,7 @@ impl Engine {
             limits: parts.limits,
             servers: Mutex::default(),
             short_lives: Mutex::default(),
+            holding: Mutex::default(),
             poolers: tokio::sync::Mutex::default(),
             locks: Mutex::default(),
             tasks: TaskTracker::new(),

@@ -23,10 +23,32 @@ impl Engine {
         endpoint: &EndpointId,
         server_port: u16,
     ) -> Result<Option<u16>, Refusal> {
+        if self.programs.pooler.is_none() {
+            return Ok(Some(server_port));
+        }
+        let engine = self.me.upgrade().ok_or(Refusal::Stopping)?;
+        let endpoint = endpoint.clone();
+        // In a task of its own: a client that hangs up meanwhile leaves no pooler
+        // that nobody knows.
+        let started = self
+            .tasks
+            .spawn(async move { engine.start_pooler(&endpoint, server_port).await });
+        started.await.unwrap_or(Err(Refusal::Stopping))
+    }
+
+    async fn start_pooler(
+        &self,
+        endpoint: &EndpointId,
+        server_port: u16,
+    ) -> Result<Option<u16>, Refusal> {
         let Some(program) = &self.programs.pooler else {
             return Ok(Some(server_port));
         };
         let mut poolers = self.poolers.lock().await;
+        // Held by who ends them all: none is started after that.
+        if *self.stopping.borrow() {
+            return Err(Refusal::Stopping);
+        }
         if let Some(pooler) = poolers.get(endpoint) {
             if pooler.serves(server_port) {
                 return Ok(Some(pooler.port()));

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use neon_api::types::BranchState;
 use neon_api::{BranchId, EndpointId, ProjectId};
+use tracing::warn;
 
 use super::Engine;
 use super::history::Point;
@@ -271,7 +272,16 @@ impl Folders {
         }
         match self.keep_old {
             true => Ok(()),
-            false => self.remove(&self.old),
+            false => {
+                // The new data are in place: what is left goes at the next start.
+                if let Err(error) = self.remove(&self.old) {
+                    warn!(
+                        error = super::chain(&error),
+                        "old data of a restore are left"
+                    );
+                }
+                Ok(())
+            }
         }
     }
 

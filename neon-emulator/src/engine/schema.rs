@@ -75,6 +75,8 @@ impl Engine {
                 .with_admin_at(&project, &branch, point, async |_, port| {
                     let output = Command::new(&program)
                         .args(["--schema-only", "--no-password"])
+                        // The branch is held meanwhile.
+                        .arg("--lock-wait-timeout=30s")
                         .arg("--host")
                         .arg(&sockets)
                         .args(["--port", &port.to_string(), "--username", SUPERUSER])

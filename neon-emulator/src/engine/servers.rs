@@ -85,6 +85,16 @@ impl Engine {
     ) -> Result<(), JobError> {
         // Out of the map first: its end is then no accident.
         let server = self.servers_lock().remove(endpoint);
+        self.stop_server(project, endpoint, server).await
+    }
+
+    /// Stops a server that is out of the map, and what belongs to it.
+    pub(super) async fn stop_server(
+        &self,
+        project: &ProjectId,
+        endpoint: &EndpointId,
+        server: Option<Arc<Server>>,
+    ) -> Result<(), JobError> {
         self.end_pooler(endpoint).await;
         if let Some(server) = server {
             server.stop().await?;

@@ -82,6 +82,12 @@ async fn read_once(client: &mut TcpStream) -> io::Result<Option<Opening>> {
         }
         _ => Wish::NoSession,
     };
-    let bytes = head.to_vec();
+    let mut bytes = head.to_vec();
+    // Whole: a pooler takes half a message for a broken client.
+    if wish == Wish::Plain || code == CANCEL_REQUEST {
+        let rest = length.saturating_sub(HEAD_BYTES as u32);
+        let mut rest = client.take(u64::from(rest.min(STARTUP_BYTES_MAX)));
+        rest.read_to_end(&mut bytes).await?;
+    }
     Ok(Some(Opening { wish, bytes }))
 }

@@ -29,6 +29,14 @@ impl AdminError {
     }
 }
 
+/// Roles of the API may own the database, and callers choose settings of the
+/// server: nothing of theirs may come between a superuser's statement and
+/// Postgres. Who holds a lock is waited for, but not for ever: a project's
+/// operations are done one after another.
+const OPTIONS: &str = "-c search_path=pg_catalog -c default_transaction_read_only=off \
+                       -c statement_timeout=0 -c idle_session_timeout=0 \
+                       -c idle_in_transaction_session_timeout=0 -c lock_timeout=30s";
+
 /// Opens a session of the superuser.
 pub(crate) async fn connect(
     sockets: &Path,
@@ -41,9 +49,7 @@ pub(crate) async fn connect(
         .user(SUPERUSER)
         .dbname(database)
         .application_name("neon-emulator")
-        // Roles of the API may own the database: nothing of theirs may come
-        // between a superuser's statement and Postgres.
-        .options("-c search_path=pg_catalog")
+        .options(OPTIONS)
         .connect_timeout(Duration::from_secs(CONNECT_SECONDS_MAX))
         .connect(NoTls)
         .await

@@ -2,8 +2,14 @@
 //! the units, the ranges and the words of each.
 
 use std::io;
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use super::{Installation, ServerUser, log};
+
+/// How long it may take to say so.
+const ANSWER_SECONDS_MAX: u64 = 10;
 
 /// Why it does not take the value. `None`: it does.
 pub(crate) async fn refusal(
@@ -21,8 +27,9 @@ pub(crate) async fn refusal(
         .current_dir("/");
     let output = tokio::process::Command::from(command)
         .stdin(std::process::Stdio::null())
-        .output()
-        .await?;
+        .kill_on_drop(true)
+        .output();
+    let output = timeout(Duration::from_secs(ANSWER_SECONDS_MAX), output).await??;
     if output.status.success() {
         return Ok(None);
     }

@@ -1,9 +1,10 @@
 //! A project's records, as others ask for them and change them.
 
-use neon_api::types::{EndpointType, Operation, OperationStatus};
+use neon_api::types::{EndpointState, EndpointType, Operation, OperationStatus};
 use neon_api::{BranchId, EndpointId, SnapshotId};
 use uuid::Uuid;
 
+use super::jobs::Job;
 use super::records::{
     BranchRecord, EndpointRecord, OperationRecord, ProjectRecord, SnapshotRecord,
 };
@@ -135,8 +136,17 @@ impl ProjectRecord {
     /// The operations of a chain after one that failed are never done.
     pub(crate) fn cancel_chain(&mut self, chain: Uuid) {
         for record in &mut self.operations {
-            if record.chain == chain && !record.operation.status.is_final() {
-                record.operation.status = OperationStatus::Cancelled;
+            if record.chain != chain || record.operation.status.is_final() {
+                continue;
+            }
+            record.operation.status = OperationStatus::Cancelled;
+            if let Job::StartCompute { endpoint } = &record.job
+                && let Some(record) = self.endpoints.get_mut(endpoint)
+            {
+                record.endpoint.pending_state = None;
+                if record.endpoint.current_state == EndpointState::Init {
+                    record.endpoint.current_state = EndpointState::Idle;
+                }
             }
         }
     }

@@ -12,6 +12,7 @@ use proto::broker::v1::acquire_lease_request::Target;
 use suite::{
     Broker, EmulatorProcess, Folder, Psql, Release, count, eventually, example_config, pgbouncer,
 };
+use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
@@ -236,6 +237,29 @@ async fn roles_keep_their_own(release: Release, flags: &[&str]) -> anyhow::Resul
     );
     no_secret_lies_about(emulator.data(), &["SCRAM-SHA-256$", "npg_"])?;
     emulator.stop().await
+}
+
+/// Clients that hang up while the first of them starts the pooler leave one, which
+/// is known: it ends with the emulator.
+#[tokio::test]
+async fn clients_that_hang_up_leave_no_pooler_behind() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let emulator = start(&folder, Release::Trixie, &[]).await?;
+    let main = emulator.main_branch().await?;
+    let uri = pooled_uri(&emulator, &main).await?;
+    let (_, address) = uri.split_once('@').context("a URI")?;
+    let (address, _) = address.split_once('/').context("a URI")?;
+    for _ in 0..count(10, 50) {
+        let mut client = tokio::net::TcpStream::connect(address).await?;
+        client.write_all(&[0, 0, 0, 8, 4, 210, 22, 47]).await?;
+    }
+    let client = suite::connect(&uri, emulator.data()).await?;
+    ask(&client, 1).await?;
+    let data = emulator.data().to_owned();
+    assert_eq!(poolers(&data).len(), 1);
+    emulator.stop().await?;
+    assert_eq!(poolers(&data).len(), 0);
+    Ok(())
 }
 
 /// An old PgBouncer is not used unless a test insists: the address works all the

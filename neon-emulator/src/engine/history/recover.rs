@@ -10,7 +10,7 @@ use super::{Point, archive, bases};
 use crate::engine::Engine;
 use crate::engine::job_error::JobError;
 use crate::engine::jobs::blocking;
-use crate::engine::ports::free_port;
+use crate::engine::ports::port_for_a_run;
 use crate::lsn::Lsn;
 use crate::postgres::{Cluster, Listen, Recovery, RecoveryTarget, Server, clone_idle};
 use crate::storage::CloneMethod;
@@ -93,7 +93,7 @@ impl Engine {
             }),
             ..self.cluster(source)
         };
-        let listen = Listen::SocketOnly(free_port(|_| false)?);
+        let listen = Listen::SocketOnly(port_for_a_run()?);
         self.prepare(&cluster, listen, Default::default()).await?;
         let log = self.data.join("log").join(format!("{source}.past.log"));
         let server = Server::start(&cluster, listen, &log).await?;

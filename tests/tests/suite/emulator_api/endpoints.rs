@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 use neon_api::types::{
     EndpointCreateRequest, EndpointSettingsData, EndpointUpdate, EndpointUpdateRequest,
+    RoleCreateRequest,
 };
 use serde_json::{Value, json};
 use suite::{EmulatorProcess, Folder, Http};
@@ -89,6 +90,7 @@ async fn values_that_postgres_does_not_take_change_nothing() -> anyhow::Result<(
         ("statement_timeout", "-5", "outside the valid range"),
         ("timezone", "Mars/Olympus", "invalid value"),
         ("archive_command", "id", "cannot be changed"),
+        ("max_locks_per_transaction", "2000000000", "at most"),
     ] {
         let of_endpoint = settings(name, value);
         let of_branch = json!({
@@ -126,5 +128,39 @@ async fn values_that_postgres_does_not_take_change_nothing() -> anyhow::Result<(
     let after = http.expect(200, "GET", &project, Value::Null).await?;
     assert_eq!(after.body, before.body);
     emulator.connect(&main).await?;
+    emulator.stop().await
+}
+
+/// The emulator's own sessions do not obey what callers choose for theirs.
+#[tokio::test]
+async fn a_callers_settings_do_not_stop_the_emulators_own_work() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let emulator = EmulatorProcess::start(&folder.join("data")).await?;
+    let (client, project) = (emulator.client(), emulator.project());
+    let dev = emulator.branch("dev", None).await?;
+    let settings = [
+        ("default_transaction_read_only", "on"),
+        ("statement_timeout", "1ms"),
+        ("idle_session_timeout", "1ms"),
+        ("lock_timeout", "1ms"),
+    ];
+    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let request = EndpointUpdateRequest {
+        endpoint: EndpointUpdate {
+            settings: Some(EndpointSettingsData {
+                pg_settings: Some(BTreeMap::from(settings)),
+                ..EndpointSettingsData::default()
+            }),
+            ..EndpointUpdate::default()
+        },
+    };
+    let changed = client
+        .update_endpoint(project, &dev.endpoints[0].id, &request)
+        .await?;
+    emulator.finished(&changed.operations).await?;
+    let role = RoleCreateRequest::named("alice");
+    let made = client.create_role(project, &dev.branch.id, &role).await?;
+    emulator.finished(&made.operations).await?;
+    emulator.branch("child", Some(&dev.branch.id)).await?;
     emulator.stop().await
 }

@@ -1,6 +1,7 @@
 //! Operations that fail, endpoints that die.
 
-use neon_api::types::{BranchCreateRequest, OperationStatus};
+use anyhow::{Context, ensure};
+use neon_api::types::{BranchCreateRequest, EndpointState, OperationStatus};
 use serde_json::json;
 use suite::{EmulatorProcess, Faults, Folder};
 
@@ -79,5 +80,46 @@ async fn an_endpoint_dies_and_heals() -> anyhow::Result<()> {
         Ok(session.simple_query("SELECT 1").await?)
     })
     .await?;
+    emulator.stop().await
+}
+
+/// An endpoint that could not be suspended or deleted is there, and as it was:
+/// nothing waits for it for ever.
+#[tokio::test]
+async fn a_suspension_or_deletion_that_fails_changes_nothing() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let emulator = EmulatorProcess::start_with_admin(&folder.join("data")).await?;
+    let faults = Faults::of(&emulator);
+    let (client, project) = (emulator.client(), emulator.project());
+    let dev = emulator.branch("dev", None).await?;
+    let (branch, endpoint) = (&dev.branch.id, &dev.endpoints[0].id);
+    for is_deletion in [false, true] {
+        let fault = faults
+            .on_operation(
+                "suspend_compute",
+                json!({"fault": "operation_fails", "error": "not now"}),
+            )
+            .await?;
+        let operations = if is_deletion {
+            let deleted = client.delete_endpoint(project, endpoint).await?;
+            deleted.context("it was there")?.operations
+        } else {
+            client.suspend_endpoint(project, endpoint).await?.operations
+        };
+        faults.happened(fault).await?;
+        ensure!(emulator.finished(&operations).await.is_err(), "it fails");
+        let found = client.get_endpoint(project, endpoint).await?.endpoint;
+        assert_eq!(found.current_state, EndpointState::Active);
+        assert_eq!(found.pending_state, None);
+        emulator.connect(branch).await?;
+        // A clone of a branch that runs, not of a folder that changes.
+        emulator
+            .branch(&format!("child-{is_deletion}"), Some(branch))
+            .await?;
+    }
+    let deleted = client.delete_endpoint(project, endpoint).await?;
+    emulator
+        .finished(&deleted.context("it was there")?.operations)
+        .await?;
     emulator.stop().await
 }

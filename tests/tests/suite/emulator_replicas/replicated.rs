@@ -108,7 +108,8 @@ impl Replicated {
         let session = self.emulator.connect(&self.id).await?;
         let rows = session
             .query(
-                "SELECT slot_name::text FROM pg_replication_slots ORDER BY 1",
+                // Not those of clones that are being made.
+                "SELECT slot_name::text FROM pg_replication_slots WHERE NOT temporary ORDER BY 1",
                 &[],
             )
             .await?;
