@@ -10,7 +10,7 @@ use crate::storage::Storage;
 
 /// As `Cluster::create` asks initdb for.
 const SEGMENT_BYTES: u64 = 1 << 20;
-/// `TTTTTTTTXXXXXXXXYYYYYYYY`: timeline, and position in segments.
+/// In hexadecimal digits: 8 of the timeline, then 16 of the position in segments.
 const SEGMENT_NAME_BYTES: usize = 24;
 
 /// A segment: its file's name, timeline and first byte.
