@@ -20,10 +20,12 @@ mod ports;
 mod reaper;
 mod replicas;
 mod restore;
+mod resume;
 mod schema;
 mod servers;
 mod snapshots;
 mod template;
+mod worker;
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -32,24 +34,20 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use neon_api::types::{BranchState, EndpointState, EndpointType, OperationAction, OperationStatus};
-use neon_api::{BranchId, EndpointId, OperationId, ProjectId, SnapshotId};
+use neon_api::{BranchId, EndpointId, ProjectId};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info, warn};
-use uuid::Uuid;
+use tracing::warn;
 
 use crate::certificates::Certificates;
 use crate::faults::FaultQueue;
 use crate::gateway::Gateway;
 use crate::limits::Limits;
-use crate::operations;
 use crate::pooler::{Pooler, Program};
 use crate::postgres::{Installation, Server, ServerUser, values};
-use crate::state::{EndpointRecord, Job, OperationRecord, ProjectRecord, State, Store, StoreError};
+use crate::state::{EndpointRecord, ProjectRecord, State, Store, StoreError};
 use crate::storage::Storage;
-use crate::time::now;
 
 pub(crate) use history::Point;
 pub(crate) use ports::free_port;
@@ -61,8 +59,6 @@ const STOP_SECONDS_MAX: u64 = 60;
 pub(crate) const BRANCHES: &str = "branches";
 /// The folder of the snapshots' folders.
 const SNAPSHOTS: &str = "snapshots";
-/// How long a worker waits when the state cannot be written.
-const RECORD_RETRY_MS: u64 = 1_000;
 
 /// What is run, and as whom.
 #[derive(Debug)]
@@ -146,88 +142,6 @@ impl Engine {
             gateway: Arc::new(gateway),
             me: Weak::clone(me),
         }))
-    }
-
-    /// Takes up what an earlier run left: ends its processes, takes the
-    /// endpoints' addresses, starts those that were active, and goes on with its
-    /// operations.
-    pub(crate) async fn resume(self: &Arc<Self>) -> Result<(), StoreError> {
-        self.end_leftovers().await;
-        self.remove_strangers().await;
-        self.store.change(|state| {
-            for project in state.projects.values_mut() {
-                for record in &mut project.operations {
-                    if record.operation.status == OperationStatus::Running {
-                        record.operation.status = OperationStatus::Scheduling;
-                    }
-                }
-                finish_deletions(project);
-                for record in project.endpoints.values_mut() {
-                    record.endpoint.pooler_enabled = self.programs.pooler.is_some();
-                }
-                give_pooled_ports(project);
-            }
-            Ok::<_, StoreError>(())
-        })?;
-        self.hold_addresses();
-        // A replica whose branch has a writer is cloned from it while it runs.
-        self.start_all(self.were_active(EndpointType::ReadWrite))
-            .await;
-        self.start_all(self.were_active(EndpointType::ReadOnly))
-            .await;
-        let projects: Vec<ProjectId> = self
-            .store
-            .read(|state| state.projects.keys().cloned().collect());
-        for project in projects {
-            self.spawn_worker(project);
-        }
-        self.tasks.spawn(Arc::clone(self).reap());
-        self.tasks.spawn(Arc::clone(self).suspend_idle());
-        self.tasks.spawn(Arc::clone(self).keep_histories());
-        Ok(())
-    }
-
-    /// The endpoints that an earlier run had, or wanted to have, active.
-    fn were_active(&self, endpoint_type: EndpointType) -> Vec<(ProjectId, EndpointId)> {
-        self.store.read(|state| {
-            projects_with_endpoints(state)
-                .filter(|(_, record)| record.endpoint.endpoint_type == endpoint_type)
-                .filter(|(project, record)| {
-                    let endpoint = &record.endpoint;
-                    // Its data are being exchanged; it is started after that.
-                    if project
-                        .branch(&endpoint.branch_id)
-                        .is_some_and(|branch| branch.branch.current_state == BranchState::Resetting)
-                    {
-                        return false;
-                    }
-                    // Idle and pending: it was to run, and could not.
-                    endpoint.current_state == EndpointState::Active
-                        || (endpoint.current_state == EndpointState::Idle
-                            && endpoint.pending_state == Some(EndpointState::Active))
-                })
-                .map(|(project, record)| (project.project.id.clone(), record.endpoint.id.clone()))
-                .collect()
-        })
-    }
-
-    async fn start_all(self: &Arc<Self>, active: Vec<(ProjectId, EndpointId)>) {
-        let mut starts = tokio::task::JoinSet::new();
-        for (project, endpoint) in active {
-            let engine = Arc::clone(self);
-            starts.spawn(async move {
-                let started = engine.start_again(&project, &endpoint).await;
-                if let Err(error) = started {
-                    // This endpoint alone is out of service.
-                    error!(%endpoint, error = chain(&error), "an endpoint could not be started");
-                    let pending = Some(EndpointState::Active);
-                    if let Err(error) = engine.set_endpoint_idle(&project, &endpoint, pending) {
-                        error!(%endpoint, error = chain(&error), "could not record it");
-                    }
-                }
-            });
-        }
-        while starts.join_next().await.is_some() {}
     }
 
     /// Waits for what is being done, then stops every server, cleanly. The state
@@ -318,123 +232,6 @@ impl Engine {
     pub(crate) fn folder(&self, branch: &BranchId) -> PathBuf {
         self.storage.root().join(BRANCHES).join(branch.as_str())
     }
-
-    async fn work(self: Arc<Self>, project: ProjectId) {
-        let mut changes = self.changes.subscribe();
-        let mut stopping = self.stopping.subscribe();
-        loop {
-            changes.mark_unchanged();
-            let next = self.store.read(|state| {
-                let project = state.projects.get(&project)?;
-                Some(project.next_operation().cloned())
-            });
-            match next {
-                // The project was deleted.
-                None => return,
-                Some(Some(record)) => {
-                    if let Err(error) = self.perform(&project, record).await {
-                        // The disk is full, say. The job is done again.
-                        error!(%project, error = chain(&error), "an operation could not be recorded");
-                        tokio::time::sleep(Duration::from_millis(RECORD_RETRY_MS)).await;
-                    }
-                }
-                Some(None) => {
-                    tokio::select! {
-                        changed = changes.changed() => if changed.is_err() { return },
-                        _ = stopping.wait_for(|stopping| *stopping) => return,
-                    }
-                }
-            }
-            if *stopping.borrow() {
-                return;
-            }
-        }
-    }
-
-    async fn perform(
-        self: &Arc<Self>,
-        project: &ProjectId,
-        record: OperationRecord,
-    ) -> Result<(), StoreError> {
-        let id = record.operation.id;
-        self.set_status(project, id, OperationStatus::Running, None)?;
-        let started = std::time::Instant::now();
-        let result = self.run_with_fault(project, &record).await;
-        if *self.stopping.borrow() && result.is_err() {
-            // The next run does it again.
-            return self.set_status(project, id, OperationStatus::Scheduling, None);
-        }
-        let milliseconds = started.elapsed().as_millis();
-        match result {
-            Ok(()) => {
-                info!(operation = %id, action = %record.operation.action, milliseconds, "finished");
-                self.set_status(project, id, OperationStatus::Finished, None)
-            }
-            Err(error) => {
-                let message = chain(&error);
-                warn!(operation = %id, action = %record.operation.action, error = message, "failed");
-                self.discard_half_made(project, &record.job).await;
-                self.set_status(project, id, OperationStatus::Failed, Some(message))?;
-                self.change(|state| {
-                    if let Some(project) = state.projects.get_mut(project) {
-                        project.cancel_chain(record.chain);
-                    }
-                    Ok(())
-                })
-            }
-        }
-    }
-
-    fn set_status(
-        &self,
-        project: &ProjectId,
-        id: OperationId,
-        status: OperationStatus,
-        error: Option<String>,
-    ) -> Result<(), StoreError> {
-        self.change(|state| {
-            let operation = state
-                .projects
-                .get_mut(project)
-                .and_then(|project| {
-                    project
-                        .operations
-                        .iter_mut()
-                        .find(|record| record.operation.id == id)
-                })
-                .map(|record| &mut record.operation);
-            if let Some(operation) = operation {
-                let at = now();
-                operation.failures_count += i64::from(status == OperationStatus::Failed);
-                operation.total_duration_ms = (at - operation.created_at)
-                    .total(jiff::Unit::Millisecond)
-                    .unwrap_or_default() as i64;
-                operation.updated_at = at;
-                operation.status = status;
-                operation.error = error;
-            }
-            Ok(())
-        })
-    }
-}
-
-/// Endpoints of a state that was written without pooled addresses get theirs.
-fn give_pooled_ports(project: &mut ProjectRecord) {
-    let ports = |record: &EndpointRecord| [record.port, record.pooled_port];
-    let mut taken: Vec<u16> = project.endpoints.values().flat_map(ports).collect();
-    for record in project.endpoints.values_mut() {
-        if record.pooled_port == 0 {
-            match free_port(|port| taken.contains(&port)) {
-                Ok(port) => {
-                    record.pooled_port = port;
-                    taken.push(port);
-                }
-                Err(error) => {
-                    error!(endpoint = %record.endpoint.id, error = chain(&error), "it has no pooled address");
-                }
-            }
-        }
-    }
 }
 
 fn projects_with_endpoints(
@@ -457,53 +254,4 @@ pub(crate) fn chain(error: &dyn Error) -> String {
         source = cause.source();
     }
     text
-}
-
-/// Deletions that failed are tried again: their records are still there.
-fn finish_deletions(project: &mut ProjectRecord) {
-    if project.deleted {
-        let is_scheduled = project
-            .operations
-            .iter()
-            .any(|record| record.job == Job::DeleteProject && !record.operation.status.is_final());
-        if !is_scheduled {
-            project.schedule(vec![operations::record(
-                &project.project.id.clone(),
-                None,
-                None,
-                OperationAction::DeleteTimeline,
-                Job::DeleteProject,
-                Uuid::new_v4(),
-            )]);
-        }
-        return;
-    }
-    let snapshots: Vec<SnapshotId> = project
-        .snapshots
-        .iter()
-        .filter(|(id, record)| record.deleted && !project.is_snapshot_busy(id))
-        .map(|(id, _)| id.clone())
-        .collect();
-    for snapshot in snapshots {
-        operations::delete_snapshot(project, &snapshot);
-    }
-    let left: Vec<BranchId> = project
-        .branches
-        .values()
-        .filter(|record| record.deleted && !project.is_busy(&record.branch.id))
-        .map(|record| record.branch.id.clone())
-        .collect();
-    for branch in left {
-        let operation = operations::record(
-            &project.project.id,
-            Some(&branch),
-            None,
-            OperationAction::DeleteTimeline,
-            Job::DeleteBranch {
-                branch: branch.clone(),
-            },
-            Uuid::new_v4(),
-        );
-        project.schedule(vec![operation]);
-    }
 }
