@@ -3,20 +3,14 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use thiserror::Error;
-use tokio::process::Command;
-use tokio::sync::{oneshot, watch};
-use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::configuration::Settings;
 use super::program::Program;
+use crate::postgres::child::{Child, Started};
 use crate::postgres::{ServerUser, log};
 
 const START_SECONDS_MAX: u64 = 10;
@@ -27,10 +21,9 @@ const READY: &str = "process up: PgBouncer";
 /// does.
 #[derive(Debug)]
 pub(crate) struct Pooler {
-    pid: Pid,
+    child: Child,
     port: u16,
     server_port: u16,
-    exited: watch::Receiver<bool>,
 }
 
 /// Why there is no PgBouncer.
@@ -83,43 +76,22 @@ impl Pooler {
         command
             .arg(settings.folder.join("pgbouncer.ini"))
             // By this it is found when the emulator was killed.
-            .current_dir(settings.folder)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        let mut child = Command::from(command)
-            .spawn()
-            .map_err(|source| PoolerError::Spawn {
-                program: program.path.clone(),
-                source,
-            })?;
-        let pid = child.id().map_or(Pid::from_raw(0), |id| {
-            Pid::from_raw(id.try_into().unwrap_or_default())
-        });
-        let (ready, is_ready) = oneshot::channel();
-        let last = Arc::new(Mutex::new(String::new()));
-        if let Some(stderr) = child.stderr.take() {
-            let is_ready = |line: &str| line.contains(READY);
-            tokio::spawn(log::copy(stderr, file, is_ready, ready, Arc::clone(&last)));
-        }
-        let (exit, exited) = watch::channel(false);
-        tokio::spawn(async move {
-            let _ = child.wait().await;
-            exit.send_replace(true);
-        });
+            .current_dir(settings.folder);
+        let is_ready = |line: &str| line.contains(READY);
+        let spawned = Child::spawn(command, file, is_ready);
+        let (child, start) = spawned.map_err(|source| PoolerError::Spawn {
+            program: program.path.clone(),
+            source,
+        })?;
         let pooler = Self {
-            pid,
+            child,
             port: settings.port,
             server_port: settings.server_port,
-            exited,
         };
-        match timeout(Duration::from_secs(START_SECONDS_MAX), is_ready).await {
-            Ok(Ok(())) => Ok(pooler),
-            Ok(Err(_)) => {
-                let message = last.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                Err(PoolerError::Ended { message })
-            }
-            Err(_) => {
+        match start.wait(START_SECONDS_MAX).await {
+            Started::Ready => Ok(pooler),
+            Started::Ended(message) => Err(PoolerError::Ended { message }),
+            Started::Slow => {
                 pooler.end().await;
                 let log = settings.log.to_owned();
                 Err(PoolerError::NotReady { log })
@@ -134,22 +106,15 @@ impl Pooler {
 
     /// True while it runs, and leads to the server of this port.
     pub(crate) fn serves(&self, server_port: u16) -> bool {
-        !*self.exited.borrow() && self.server_port == server_port
+        self.child.is_running() && self.server_port == server_port
     }
 
     /// Ends it at once: its clients see a closed socket, as on Neon. It keeps
     /// nothing that a kill could harm.
     pub(crate) async fn end(&self) {
-        if !*self.exited.borrow() && self.pid.as_raw() > 0 {
-            let _ = kill(self.pid, Signal::SIGKILL);
-        }
-        let mut exited = self.exited.clone();
-        let end = exited.wait_for(|exited| *exited);
-        if timeout(Duration::from_secs(END_SECONDS_MAX), end)
-            .await
-            .is_err()
-        {
-            warn!(pid = self.pid.as_raw(), "PgBouncer does not end");
+        self.child.signal(Signal::SIGKILL);
+        if !self.child.ends_within(END_SECONDS_MAX).await {
+            warn!(pid = self.child.pid(), "PgBouncer does not end");
         }
     }
 }

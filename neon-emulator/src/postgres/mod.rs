@@ -4,6 +4,7 @@
 
 pub(crate) mod admin;
 mod archive;
+pub(crate) mod child;
 mod cluster;
 mod copy;
 pub(crate) mod empty;

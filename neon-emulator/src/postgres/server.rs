@@ -1,22 +1,14 @@
 //! One running Postgres server.
-//!
-//! Its stderr is a pipe that is read here: the line that says it is ready ends
-//! the start, without polling, and every line goes to the endpoint's log file.
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use thiserror::Error;
-use tokio::process::{Child, Command};
-use tokio::sync::{oneshot, watch};
-use tokio::time::timeout;
+use tokio::sync::watch;
 use tracing::warn;
 
+use super::child::{Child, Started};
 use super::cluster::{Cluster, Listen};
 use super::{log, replica};
 
@@ -37,9 +29,8 @@ const READY: [&str; 2] = [
 /// does.
 #[derive(Debug)]
 pub(crate) struct Server {
-    pid: Pid,
+    child: Child,
     listen: Listen,
-    exited: watch::Receiver<bool>,
     standstill: watch::Receiver<bool>,
 }
 
@@ -81,56 +72,35 @@ impl Server {
         command
             .arg("-D")
             .arg(&cluster.data)
-            .current_dir(&cluster.data)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
+            .current_dir(&cluster.data);
         let log_file = log::open(log_path)
             .await
             .map_err(|source| ServerError::Log {
                 path: log_path.to_owned(),
                 source,
             })?;
-        let mut child = Command::from(command)
-            .spawn()
-            .map_err(|source| ServerError::Spawn { program, source })?;
-        let pid = child.id().map_or(Pid::from_raw(0), |id| {
-            Pid::from_raw(id.try_into().unwrap_or_default())
-        });
-        let (ready, is_ready) = oneshot::channel();
-        let last = Arc::new(Mutex::new(String::new()));
         let (stop_short, standstill) = watch::channel(false);
-        if let Some(stderr) = child.stderr.take() {
-            let last = Arc::clone(&last);
-            let is_ready = move |line: &str| {
-                if replica::cannot_go_on(line) {
-                    stop_short.send_replace(true);
-                }
-                READY.iter().any(|ready| line.ends_with(ready))
-            };
-            tokio::spawn(log::copy(stderr, log_file, is_ready, ready, last));
-        }
-        let (exit, exited) = watch::channel(false);
-        tokio::spawn(reap(child, exit));
-
+        let is_ready = move |line: &str| {
+            if replica::cannot_go_on(line) {
+                stop_short.send_replace(true);
+            }
+            READY.iter().any(|ready| line.ends_with(ready))
+        };
+        let (child, start) = Child::spawn(command, log_file, is_ready)
+            .map_err(|source| ServerError::Spawn { program, source })?;
         let server = Self {
-            pid,
+            child,
             listen,
-            exited,
             standstill,
         };
-        match timeout(Duration::from_secs(START_SECONDS_MAX), is_ready).await {
-            Ok(Ok(())) => Ok(server),
-            // The log ended without the line.
-            Ok(Err(_)) => {
-                let message = last.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                if message.contains("Address already in use") {
-                    let port = listen.port();
-                    return Err(ServerError::PortTaken { port });
-                }
-                Err(ServerError::Ended { message })
+        match start.wait(START_SECONDS_MAX).await {
+            Started::Ready => Ok(server),
+            Started::Ended(message) if message.contains("Address already in use") => {
+                let port = listen.port();
+                Err(ServerError::PortTaken { port })
             }
-            Err(_) => {
+            Started::Ended(message) => Err(ServerError::Ended { message }),
+            Started::Slow => {
                 server.stop().await?;
                 Err(ServerError::NotReady {
                     log: log_path.to_owned(),
@@ -146,12 +116,12 @@ impl Server {
 
     /// True until the process has ended, by whatever cause.
     pub(crate) fn is_running(&self) -> bool {
-        !*self.exited.borrow()
+        self.child.is_running()
     }
 
-    /// Resolves when the process has ended.
+    /// True when the process has ended.
     pub(crate) fn exited(&self) -> watch::Receiver<bool> {
-        self.exited.clone()
+        self.child.exited()
     }
 
     /// True when it is a replica that cannot go on.
@@ -166,36 +136,20 @@ impl Server {
             (Signal::SIGQUIT, QUIT_SECONDS_MAX),
             (Signal::SIGKILL, QUIT_SECONDS_MAX),
         ] {
-            self.signal(signal);
-            let mut exited = self.exited.clone();
-            // An error means that the reaper is gone, and so is the process.
-            let end = exited.wait_for(|exited| *exited);
-            if timeout(Duration::from_secs(seconds_max), end).await.is_ok() {
+            self.child.signal(signal);
+            if self.child.ends_within(seconds_max).await {
                 return Ok(());
             }
-            warn!(pid = self.pid.as_raw(), %signal, "Postgres does not end");
+            warn!(pid = self.child.pid(), %signal, "Postgres does not end");
         }
         Err(ServerError::NotStopped {
-            pid: self.pid.as_raw(),
+            pid: self.child.pid(),
         })
     }
 
     /// Kills it, as a crash would, and waits for the end.
     pub(crate) async fn kill(&self) {
-        self.signal(Signal::SIGKILL);
-        // An error means that the reaper is gone, and so is the process.
-        let _ = self.exited.clone().wait_for(|exited| *exited).await;
+        self.child.signal(Signal::SIGKILL);
+        self.child.end().await;
     }
-
-    fn signal(&self, signal: Signal) {
-        // Pid 0 would be our own process group.
-        if self.is_running() && self.pid.as_raw() > 0 {
-            let _ = kill(self.pid, signal);
-        }
-    }
-}
-
-async fn reap(mut child: Child, exit: watch::Sender<bool>) {
-    let _ = child.wait().await;
-    exit.send_replace(true);
 }
