@@ -45,6 +45,11 @@ impl Engine {
         preserve: Option<&BranchId>,
     ) -> Result<(), JobError> {
         let folders = self.folders(branch, preserve);
+        if !self.is_being_restored(project, branch)? {
+            // Killed before its end was recorded.
+            self.tidy_restore(branch, folders).await;
+            return Ok(());
+        }
         {
             let folders = folders.clone();
             blocking(move || folders.take_back_if_lost()).await?;
@@ -52,6 +57,12 @@ impl Engine {
         let fork = match self.restored_from(project, branch)? {
             Some(fork) if folders.is_cloned() => fork,
             _ => {
+                // What an earlier restore left would be taken for this one's.
+                self.tidy_history(branch).await?;
+                {
+                    let folders = folders.clone();
+                    blocking(move || folders.remove(&folders.old)).await?;
+                }
                 let _held = self.hold(source).await;
                 let new = folders.new.clone();
                 self.clone_for_restore(project, branch, source, point, new)
@@ -62,16 +73,37 @@ impl Engine {
         for endpoint in self.endpoints_of(project, branch) {
             self.stop_endpoint(project, &endpoint).await?;
         }
-        if source != branch || point.is_none() {
-            // Its past is the old data's. To its own head it is restored on the
-            // same timeline, which the old data go on with.
-            match preserve {
-                Some(preserve) => self.move_history(branch, preserve).await?,
-                None => self.forget_history(branch).await?,
-            }
+        {
+            let folders = folders.clone();
+            blocking(move || folders.exchange()).await?;
         }
-        blocking(move || folders.exchange()).await?;
-        self.restore_is_done(project, branch, preserve, fork)
+        // The history follows the data, and nothing of either is removed before
+        // the state has the branch as it is now: until then all can be undone.
+        match source == branch {
+            true => {
+                let point = fork.0.parse().map_err(JobError::History)?;
+                self.go_on_with_history(branch, point).await?;
+            }
+            false => self.set_history_aside(branch, preserve).await?,
+        }
+        self.restore_is_done(project, branch, preserve, fork)?;
+        self.tidy_restore(branch, folders).await;
+        Ok(())
+    }
+
+    /// Removes what a restore that is done has no more use for. What cannot be
+    /// removed goes at the next start.
+    async fn tidy_restore(&self, branch: &BranchId, folders: Folders) {
+        let tidied = async {
+            self.tidy_history(branch).await?;
+            match folders.keep_old {
+                true => Ok(()),
+                false => blocking(move || folders.remove(&folders.old)).await,
+            }
+        };
+        if let Err(error) = tidied.await {
+            warn!(%branch, error = super::chain(&error), "old data of a restore are left");
+        }
     }
 
     /// Clones the source beside the branch, and notes where it stood.
@@ -89,10 +121,7 @@ impl Engine {
                 ((copied.lsn, now()), copied.cloned_by, None)
             }
             Some(point) => {
-                let past = self.copy_past(project, source, point, new.clone()).await?;
-                if source == branch {
-                    self.go_on_with_history(branch, new, past.lsn).await?;
-                }
+                let past = self.copy_past(project, source, point, new).await?;
                 let time = past.time.unwrap_or_else(now);
                 (
                     (past.lsn.to_string(), time),
@@ -129,9 +158,13 @@ impl Engine {
         let branch = &before.branch.id;
         let _held = self.hold(branch).await;
         let folders = self.folders(branch, preserve);
-        blocking(move || folders.undo()).await?;
-        if let Some(preserve) = preserve {
-            self.move_history(preserve, branch).await?;
+        // Without its mark, only a clone may lie beside the data.
+        match self.restored_from(project, branch)? {
+            Some(_) => {
+                self.take_history_back(branch, preserve).await?;
+                blocking(move || folders.undo()).await?;
+            }
+            None => blocking(move || folders.remove(&folders.new)).await?,
         }
         self.change(|state| {
             let Some(project) = state.projects.get_mut(project) else {
@@ -141,7 +174,9 @@ impl Engine {
                 project.branches.remove(preserve);
                 project.move_children(preserve, branch);
             }
-            project.branches.insert(branch.clone(), before.clone());
+            if let Some(record) = project.branches.get_mut(branch) {
+                put_back(record, before);
+            }
             Ok(())
         })
     }
@@ -197,6 +232,18 @@ impl Engine {
         }
     }
 
+    fn is_being_restored(
+        &self,
+        project: &ProjectId,
+        branch: &BranchId,
+    ) -> Result<bool, JobError> {
+        self.store().read(|state| {
+            let project = state.projects.get(project).ok_or(JobError::Gone)?;
+            let record = project.branch(branch).ok_or(JobError::Gone)?;
+            Ok(record.branch.current_state == BranchState::Resetting)
+        })
+    }
+
     fn restored_from(
         &self,
         project: &ProjectId,
@@ -242,6 +289,41 @@ impl Engine {
     }
 }
 
+/// What the restore changed is as it was before. The rest is as it is: the branch
+/// may have been renamed meanwhile, say.
+fn put_back(record: &mut BranchRecord, before: &BranchRecord) {
+    let BranchRecord {
+        branch: before_branch,
+        roles,
+        databases,
+        catalog_is_behind,
+        restored_from,
+        cloned_by,
+        // Nothing of the restore's.
+        annotation: _,
+        deleted: _,
+    } = before;
+    record.roles.clone_from(roles);
+    record.databases.clone_from(databases);
+    record.catalog_is_behind = *catalog_is_behind;
+    record.restored_from.clone_from(restored_from);
+    record.cloned_by = *cloned_by;
+    let branch = &mut record.branch;
+    branch.parent_id.clone_from(&before_branch.parent_id);
+    branch.parent_lsn.clone_from(&before_branch.parent_lsn);
+    branch.parent_timestamp = before_branch.parent_timestamp;
+    branch.current_state = before_branch.current_state.clone();
+    branch.pending_state.clone_from(&before_branch.pending_state);
+    branch.state_changed_at = before_branch.state_changed_at;
+    branch.last_reset_at = before_branch.last_reset_at;
+    branch.logical_size = before_branch.logical_size;
+    branch.updated_at = now();
+    // The restore began its time anew; another time is another request's.
+    if branch.ttl_interval_seconds == before_branch.ttl_interval_seconds {
+        branch.expires_at = before_branch.expires_at;
+    }
+}
+
 impl Folders {
     /// Whatever there is beside the branch itself.
     fn remove_beside(&self) -> Result<(), JobError> {
@@ -270,19 +352,7 @@ impl Folders {
             }
             self.rename(&self.new, &self.branch)?;
         }
-        match self.keep_old {
-            true => Ok(()),
-            false => {
-                // The new data are in place: what is left goes at the next start.
-                if let Err(error) = self.remove(&self.old) {
-                    warn!(
-                        error = super::chain(&error),
-                        "old data of a restore are left"
-                    );
-                }
-                Ok(())
-            }
-        }
+        Ok(())
     }
 
     fn undo(&self) -> Result<(), JobError> {
@@ -355,8 +425,8 @@ mod tests {
                         assert!(folders.is_cloned(), "{context}");
                         folders.exchange().unwrap();
                         assert_eq!(data(&folders.branch).unwrap(), "after", "{context}");
-                        let kept = keep_old.then(|| "before".to_owned());
-                        assert_eq!(data(&folders.old), kept, "{context}");
+                        // Until the restore is recorded as done.
+                        assert_eq!(data(&folders.old).unwrap(), "before", "{context}");
                     }
                     assert_eq!(data(&folders.new), None, "{context}");
                 }

@@ -1,6 +1,8 @@
 //! Points of the past: branches, restores and schemas, against a ledger that says
 //! what was true then.
 
+mod failed_restore;
+
 use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
