@@ -22,7 +22,7 @@ use crate::postgres::{Cluster, Server, remove_leftovers, slots};
 use crate::state::State;
 
 /// Below the root of the storage: they are cloned as branches are.
-const REPLICAS: &str = "replicas";
+pub(super) const REPLICAS: &str = "replicas";
 /// A replica that ends at once this often, one time after another, is left
 /// alone.
 const SHORT_LIVES_MAX: u32 = 10;
@@ -154,8 +154,7 @@ impl Engine {
         true
     }
 
-    /// Where the replicas of an earlier run were.
-    pub(super) fn replica_folders(&self, state: &State) -> impl Iterator<Item = PathBuf> {
+    fn replica_folders(&self, state: &State) -> impl Iterator<Item = PathBuf> {
         replicas_in(state).map(|endpoint| self.replica_folder(&endpoint.id))
     }
 
