@@ -2,6 +2,7 @@
 //! what was true then.
 
 mod failed_restore;
+mod head;
 
 use std::path::Path;
 
