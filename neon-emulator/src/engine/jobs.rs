@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use neon_api::types::{BranchState, EndpointState, OperationAction};
-use neon_api::{BranchId, EndpointId, ProjectId};
+use neon_api::{BranchId, EndpointId, ProjectId, SnapshotId};
 use tracing::error;
 use uuid::Uuid;
 
@@ -83,8 +83,8 @@ impl Engine {
             Job::CreateRoot { branch }
             | Job::CreateBranch { branch, .. }
             | Job::CreateSchemaBranch { branch, .. }
-            | Job::RestoreSnapshot { branch, .. } => self.delete_branch(project, branch).await,
-            Job::CreateSnapshot { snapshot, .. } => self.delete_snapshot(project, snapshot).await,
+            | Job::RestoreSnapshot { branch, .. } => self.discard_branch(project, branch).await,
+            Job::CreateSnapshot { snapshot, .. } => self.discard_snapshot(project, snapshot).await,
             Job::RestoreBranch {
                 before, preserve, ..
             } => self.undo_restore(project, before, preserve.as_ref()).await,
@@ -120,6 +120,43 @@ impl Engine {
                 "could not undo what failed"
             );
         }
+    }
+
+    /// One that cannot be removed now is tried again later, as any that was deleted.
+    async fn discard_branch(
+        &self,
+        project: &ProjectId,
+        branch: &BranchId,
+    ) -> Result<(), JobError> {
+        let deleted = self.delete_branch(project, branch).await;
+        if deleted.is_err() {
+            self.change(|state| {
+                let project = state.projects.get_mut(project);
+                if let Some(record) = project.and_then(|found| found.branches.get_mut(branch)) {
+                    record.deleted = true;
+                }
+                Ok::<_, StoreError>(())
+            })?;
+        }
+        deleted
+    }
+
+    async fn discard_snapshot(
+        &self,
+        project: &ProjectId,
+        snapshot: &SnapshotId,
+    ) -> Result<(), JobError> {
+        let deleted = self.delete_snapshot(project, snapshot).await;
+        if deleted.is_err() {
+            self.change(|state| {
+                let project = state.projects.get_mut(project);
+                if let Some(record) = project.and_then(|found| found.snapshots.get_mut(snapshot)) {
+                    record.deleted = true;
+                }
+                Ok::<_, StoreError>(())
+            })?;
+        }
+        deleted
     }
 
     /// An endpoint that was to stop, or to go, and did not: it is there, and as it

@@ -21,6 +21,7 @@ mod reaper;
 mod replicas;
 mod restore;
 mod resume;
+mod retries;
 mod schema;
 mod servers;
 mod snapshots;
