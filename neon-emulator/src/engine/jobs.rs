@@ -88,16 +88,7 @@ impl Engine {
             Job::RestoreBranch {
                 before, preserve, ..
             } => self.undo_restore(project, before, preserve.as_ref()).await,
-            Job::ApplyConfig { branch, change } => self.change(|state| -> Result<_, JobError> {
-                if let Some(record) = state
-                    .projects
-                    .get_mut(project)
-                    .and_then(|project| project.branches.get_mut(branch))
-                {
-                    change.clone().undo(record);
-                }
-                Ok(())
-            }),
+            Job::ApplyConfig { branch, change } => self.undo_change(project, branch, change).await,
             Job::StartCompute { endpoint } => {
                 if let Some((branch, false)) = self.served_by(project, endpoint) {
                     self.leave_replicas(project, &branch).await;

@@ -297,6 +297,7 @@ fn put_back(record: &mut BranchRecord, before: &BranchRecord) {
         roles,
         databases,
         catalog_is_behind,
+        undone,
         restored_from,
         cloned_by,
         // Nothing of the restore's.
@@ -306,6 +307,7 @@ fn put_back(record: &mut BranchRecord, before: &BranchRecord) {
     record.roles.clone_from(roles);
     record.databases.clone_from(databases);
     record.catalog_is_behind = *catalog_is_behind;
+    record.undone.clone_from(undone);
     record.restored_from.clone_from(restored_from);
     record.cloned_by = *cloned_by;
     let branch = &mut record.branch;

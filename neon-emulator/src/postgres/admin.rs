@@ -121,11 +121,7 @@ pub(crate) async fn ensure_database(
     owner: &str,
 ) -> Result<(), AdminError> {
     let attempt = || AdminError::at(format!("make the database {name}"));
-    let exists = client
-        .query_opt("SELECT FROM pg_database WHERE datname = $1", &[&name])
-        .await
-        .map_err(attempt())?
-        .is_some();
+    let exists = has_database(client, name).await?;
     let (database, role) = (escape_identifier(name), escape_identifier(owner));
     let statement = if exists {
         format!("ALTER DATABASE {database} OWNER TO {role}")
@@ -148,6 +144,15 @@ pub(crate) async fn ensure_database(
         )))
 }
 
+/// True when there is such a database.
+pub(crate) async fn has_database(client: &Client, name: &str) -> Result<bool, AdminError> {
+    client
+        .query_opt("SELECT FROM pg_database WHERE datname = $1", &[&name])
+        .await
+        .map(|found| found.is_some())
+        .map_err(AdminError::at(format!("look up the database {name}")))
+}
+
 /// Renames a database. Its sessions are ended: it could not be renamed under
 /// them.
 pub(crate) async fn rename_database(
@@ -163,12 +168,7 @@ pub(crate) async fn rename_database(
         )
         .await
         .map_err(attempt())?;
-    let exists = client
-        .query_opt("SELECT FROM pg_database WHERE datname = $1", &[&from])
-        .await
-        .map_err(attempt())?
-        .is_some();
-    if !exists {
+    if !has_database(client, from).await? {
         // It was renamed before the emulator was killed.
         return Ok(());
     }
@@ -235,6 +235,71 @@ pub(crate) async fn drop_role(
         .batch_execute(&format!("DROP ROLE {role}"))
         .await
         .map_err(attempt())
+}
+
+/// Drops a role whose making failed. One that owns something or may do something,
+/// or is gone, was there before, or is no more: it is left.
+pub(crate) async fn drop_unused_role(client: &Client, name: &str) -> Result<(), AdminError> {
+    let attempt = || AdminError::at(format!("take back the role {name}"));
+    let unused = client
+        .query_opt(
+            "SELECT FROM pg_roles AS role WHERE rolname = $1 AND NOT EXISTS \
+               (SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass \
+                  AND refobjid = role.oid)",
+            &[&name],
+        )
+        .await
+        .map_err(attempt())?;
+    if unused.is_none() {
+        return Ok(());
+    }
+    end_sessions(client, name).await?;
+    client
+        .batch_execute(&format!("DROP ROLE IF EXISTS {}", escape_identifier(name)))
+        .await
+        .map_err(attempt())
+}
+
+/// Drops a database whose making failed. One that has something in it was there
+/// before: it is left.
+pub(crate) async fn drop_empty_database(
+    client: &Client,
+    sockets: &Path,
+    port: u16,
+    name: &str,
+) -> Result<(), AdminError> {
+    let attempt = || AdminError::at(format!("take back the database {name}"));
+    let exists = client
+        .query_opt(
+            "SELECT FROM pg_database WHERE datname = $1 AND datallowconn",
+            &[&name],
+        )
+        .await
+        .map_err(attempt())?
+        .is_some();
+    if !exists {
+        return Ok(());
+    }
+    let is_used: bool = connect(sockets, port, name)
+        .await?
+        .query_one(
+            "SELECT EXISTS (SELECT FROM pg_class JOIN pg_namespace AS space ON space.oid = relnamespace \
+                             WHERE nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema') \
+                 OR EXISTS (SELECT FROM pg_namespace \
+                             WHERE nspname NOT LIKE 'pg\\_%' \
+                               AND nspname NOT IN ('public', 'information_schema')) \
+                 OR EXISTS (SELECT FROM pg_proc JOIN pg_namespace AS space ON space.oid = pronamespace \
+                             WHERE nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema') \
+                 OR EXISTS (SELECT FROM pg_largeobject_metadata)",
+            &[],
+        )
+        .await
+        .and_then(|row| row.try_get(0))
+        .map_err(attempt())?;
+    match is_used {
+        true => Ok(()),
+        false => drop_database(client, name).await,
+    }
 }
 
 /// Ends the sessions of a role, as Neon does when its password is reset.
