@@ -5,6 +5,11 @@ use clap::Args;
 /// Neon's default history window: a day.
 const HISTORY_SECONDS: i64 = 86_400;
 
+/// A day of a branch that writes 50 KB a second.
+const HISTORY_WAL_MEGABYTES: u64 = 4_096;
+/// An image makes a branch write some itself.
+const HISTORY_WAL_MEGABYTES_MIN: u64 = 16;
+
 /// Limits as a Neon plan has them. The defaults are those of Scale.
 #[derive(Debug, Clone, Args)]
 pub struct Limits {
@@ -95,6 +100,15 @@ pub struct Limits {
         value_parser = clap::value_parser!(i64).range(0..=2_592_000)
     )]
     pub history_retention_seconds: i64,
+    /// How many megabytes of WAL the history of a branch may have. Beyond it the
+    /// history begins later than the project asks for, and the log says so.
+    #[arg(
+        long,
+        value_name = "MB",
+        default_value_t = HISTORY_WAL_MEGABYTES,
+        value_parser = clap::value_parser!(u64).range(HISTORY_WAL_MEGABYTES_MIN..=1 << 30)
+    )]
+    pub history_wal_megabytes_max: u64,
 }
 
 impl Default for Limits {
@@ -111,6 +125,7 @@ impl Default for Limits {
             suspend_seconds_default: 300,
             unsafe_suspend_seconds_min: 60,
             history_retention_seconds: HISTORY_SECONDS,
+            history_wal_megabytes_max: HISTORY_WAL_MEGABYTES,
         }
     }
 }

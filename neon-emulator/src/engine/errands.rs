@@ -105,7 +105,7 @@ impl Engine {
             user: self.programs.user.clone(),
             sockets: self.sockets.clone(),
             durability: self.storage.durability(),
-            archive: self.archive(branch),
+            archive: Some(self.archive(branch)),
             recovery: None,
         }
     }

@@ -114,11 +114,7 @@ impl Engine {
     }
 
     /// One that cannot be removed now is tried again later, as any that was deleted.
-    async fn discard_branch(
-        &self,
-        project: &ProjectId,
-        branch: &BranchId,
-    ) -> Result<(), JobError> {
+    async fn discard_branch(&self, project: &ProjectId, branch: &BranchId) -> Result<(), JobError> {
         let deleted = self.delete_branch(project, branch).await;
         if deleted.is_err() {
             self.change(|state| {

@@ -19,7 +19,9 @@ impl Engine {
     /// a point of the past for one. None of this run has started yet.
     pub(super) async fn end_leftovers(&self) {
         let kinds = [BRANCHES, SNAPSHOTS, REPLICAS].map(|kind| self.storage.root().join(kind));
-        let folders = kinds.iter().flat_map(|kind| fs::read_dir(kind).into_iter().flatten());
+        let folders = kinds
+            .iter()
+            .flat_map(|kind| fs::read_dir(kind).into_iter().flatten());
         let folders = folders
             .flatten()
             .map(|entry| entry.path())

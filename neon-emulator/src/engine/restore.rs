@@ -232,11 +232,7 @@ impl Engine {
         }
     }
 
-    fn is_being_restored(
-        &self,
-        project: &ProjectId,
-        branch: &BranchId,
-    ) -> Result<bool, JobError> {
+    fn is_being_restored(&self, project: &ProjectId, branch: &BranchId) -> Result<bool, JobError> {
         self.store().read(|state| {
             let project = state.projects.get(project).ok_or(JobError::Gone)?;
             let record = project.branch(branch).ok_or(JobError::Gone)?;
@@ -315,7 +311,9 @@ fn put_back(record: &mut BranchRecord, before: &BranchRecord) {
     branch.parent_lsn.clone_from(&before_branch.parent_lsn);
     branch.parent_timestamp = before_branch.parent_timestamp;
     branch.current_state = before_branch.current_state.clone();
-    branch.pending_state.clone_from(&before_branch.pending_state);
+    branch
+        .pending_state
+        .clone_from(&before_branch.pending_state);
     branch.state_changed_at = before_branch.state_changed_at;
     branch.last_reset_at = before_branch.last_reset_at;
     branch.logical_size = before_branch.logical_size;

@@ -134,8 +134,7 @@ fn has_failed_deletions(project: &ProjectRecord) -> bool {
 
 fn is_deletion_scheduled(project: &ProjectRecord) -> bool {
     let mut operations = project.operations.iter();
-    operations
-        .any(|record| record.job == Job::DeleteProject && !record.operation.status.is_final())
+    operations.any(|record| record.job == Job::DeleteProject && !record.operation.status.is_final())
 }
 
 fn failed_branches(project: &ProjectRecord) -> impl Iterator<Item = &BranchId> {

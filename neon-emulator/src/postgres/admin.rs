@@ -380,6 +380,25 @@ pub(crate) async fn commit_something(client: &Client) -> Result<(), AdminError> 
         .map_err(AdminError::at("write to the log"))
 }
 
+/// Has the server read its settings again. They hold a moment later.
+pub(crate) async fn reload(client: &Client) -> Result<(), AdminError> {
+    client
+        .batch_execute("SELECT pg_reload_conf()")
+        .await
+        .map_err(AdminError::at("have the settings read again"))
+}
+
+/// Ends the segment that is being written, for the archiver, and names it.
+pub(crate) async fn end_segment(client: &Client) -> Result<String, AdminError> {
+    // One that is empty would not be ended.
+    commit_something(client).await?;
+    client
+        .query_one("SELECT pg_walfile_name(pg_switch_wal())", &[])
+        .await
+        .and_then(|row| row.try_get(0))
+        .map_err(AdminError::at("end a segment of the log"))
+}
+
 /// When what was recovered last was committed; `None` where nothing was.
 pub(crate) async fn last_replayed_commit(
     client: &Client,

@@ -3,6 +3,7 @@
 
 mod failed_restore;
 mod head;
+mod window;
 
 use std::path::Path;
 

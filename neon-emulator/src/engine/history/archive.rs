@@ -52,6 +52,11 @@ pub(super) fn segments(folder: &Path) -> Result<Vec<Segment>, JobError> {
         .collect())
 }
 
+/// How much these are.
+pub(super) fn bytes<'a>(segments: impl Iterator<Item = &'a Segment>) -> u64 {
+    segments.map(|_| SEGMENT_BYTES).sum()
+}
+
 /// Puts into a new branch's folder what the source's archive does not have yet:
 /// its latest segments, and its timelines.
 pub(super) fn copy_tail(

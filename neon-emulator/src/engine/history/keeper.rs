@@ -1,6 +1,7 @@
 //! Keeps the histories: makes images, and forgets what is older than the window.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,8 +39,11 @@ impl Engine {
         let mut stopping = self.stopping.subscribe();
         // When each is to be looked at next.
         let mut due: HashMap<BranchId, Instant> = HashMap::new();
+        // Of projects that keep none: whose history is gone.
+        let mut forgotten: HashSet<BranchId> = HashSet::new();
         loop {
             changes.mark_unchanged();
+            self.forget_unwanted(&mut forgotten).await;
             let branches = self.branches_with_history();
             due.retain(|known, _| branches.iter().any(|(_, branch, _)| branch == known));
             for (project, branch, retention_seconds) in branches {
@@ -60,6 +64,25 @@ impl Engine {
                 changed = changes.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep_until(next(&due).into()) => {}
                 _ = stopping.wait_for(|stopping| *stopping) => return,
+            }
+        }
+    }
+
+    async fn forget_unwanted(&self, forgotten: &mut HashSet<BranchId>) {
+        let branches = self.branches_without_history();
+        forgotten.retain(|known| branches.iter().any(|(_, branch, _)| branch == known));
+        for (project, branch, server) in branches {
+            let is_kept = server.is_some_and(|server| server.keeps_wal());
+            if forgotten.contains(&branch) && !is_kept {
+                continue;
+            }
+            match self.stop_to_keep(&project, &branch).await {
+                Ok(()) => {
+                    forgotten.insert(branch);
+                }
+                Err(error) => {
+                    debug!(%branch, error = chain(&error), "its history was not forgotten");
+                }
             }
         }
     }
@@ -104,7 +127,12 @@ impl Engine {
         retention_seconds: i64,
     ) -> Result<(), JobError> {
         let _held = self.hold_history(branch).await;
+        let server = self.writer_of(project, branch).ok_or(JobError::Gone)?;
+        if !server.keeps_wal() {
+            self.begin_to_keep(branch, &server).await?;
+        }
         let folder = self.history_folder(branch);
+        let wal_bytes_max = self.limits.history_wal_megabytes_max << 20;
         let is_due = {
             let (storage, folder) = (self.storage.clone(), folder.clone());
             let size = self.store.read(|state| {
@@ -112,10 +140,15 @@ impl Engine {
                 record.branch.logical_size
             });
             blocking(move || {
+                bases::remove_hidden(&folder, &storage)?;
                 let bases = bases::list(&folder)?;
                 let window = now() - retention_seconds.seconds();
-                prune(&storage, &folder, &bases, window)?;
-                is_due(&storage, &folder, bases.last(), size.unwrap_or_default())
+                prune(&storage, &folder, &bases, window, wal_bytes_max)?;
+                let copy_bytes = match storage.chosen().method {
+                    CloneMethod::Copy => size.unwrap_or_default().unsigned_abs(),
+                    CloneMethod::Btrfs | CloneMethod::Reflink => 0,
+                };
+                is_due(&folder, bases.last(), copy_bytes, wal_bytes_max)
             })
             .await?
         };
@@ -168,12 +201,12 @@ fn next(due: &HashMap<BranchId, Instant>) -> Instant {
 
 /// Whether an image is to be made: there is none, or what was written since the
 /// last would take long to replay. A copy is not worth it before it is smaller
-/// than that.
+/// than that; but without a later image no WAL can go.
 fn is_due(
-    storage: &Storage,
-    history: &std::path::Path,
+    history: &Path,
     last: Option<&Base>,
-    branch_bytes: i64,
+    copy_bytes: u64,
+    wal_bytes_max: u64,
 ) -> Result<bool, JobError> {
     let Some(last) = last else { return Ok(true) };
     let segments = archive::segments(&history.join("wal"))?;
@@ -185,32 +218,46 @@ fn is_due(
         .max()
         .unwrap_or_default();
     let is_old = now().duration_since(last.time) > SignedDuration::from_mins(IMAGE_MINUTES);
-    Ok(match storage.chosen().method {
-        CloneMethod::Copy => {
-            written > IMAGE_WAL_BYTES.max(u64::try_from(branch_bytes).unwrap_or_default())
-        }
-        CloneMethod::Btrfs | CloneMethod::Reflink => {
-            written > IMAGE_WAL_BYTES || (is_old && written > IDLE_WAL_BYTES)
-        }
-    })
+    Ok(match copy_bytes {
+        0 => written > IMAGE_WAL_BYTES || (is_old && written > IDLE_WAL_BYTES),
+        bytes => written > IMAGE_WAL_BYTES.max(bytes),
+    } || written > wal_bytes_max / 2)
 }
 
 /// Forgets images that no point of the window needs: all before the last that is
-/// older than the window.
+/// older than the window, and those whose WAL is more than there may be, which
+/// shortens the window.
 fn prune(
     storage: &Storage,
-    history: &std::path::Path,
+    history: &Path,
     bases: &[Base],
     window: jiff::Timestamp,
+    wal_bytes_max: u64,
 ) -> Result<(), JobError> {
-    let kept = bases
+    let archive = history.join("wal");
+    let segments = archive::segments(&archive)?;
+    let wal_bytes_from =
+        |base: &Base| archive::bytes(segments.iter().filter(|segment| segment.end() >= base.lsn));
+    let in_window = bases
         .iter()
         .rposition(|base| base.time <= window)
         .unwrap_or(0);
+    let mut kept = in_window;
+    while kept + 1 < bases.len() && wal_bytes_from(&bases[kept]) > wal_bytes_max {
+        kept += 1;
+    }
     for base in &bases[..kept] {
         if let Err(error) = storage.remove(&base.folder) {
             warn!(error = chain(&error), "an image that is not needed is left");
         }
+    }
+    if kept > in_window {
+        warn!(
+            history = %history.display(),
+            begin = %bases[kept].time,
+            "the WAL of a history is more than {} MB (--history-wal-megabytes-max): it begins later than the project asks for",
+            wal_bytes_max >> 20,
+        );
     }
     if bases.len() - kept > IMAGES_MAX
         && let Some(second) = bases.get(kept + 1)
@@ -219,7 +266,78 @@ fn prune(
         warn!(error = chain(&error), "an image too many is left");
     }
     match bases.get(kept) {
-        Some(oldest) if kept > 0 => archive::prune(&history.join("wal"), oldest.lsn),
+        Some(oldest) if kept > 0 => archive::prune(&archive, oldest.lsn),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::lsn::Lsn;
+
+    const MB: u64 = 1 << 20;
+
+    /// Images at these positions, each a minute after the one before, and a
+    /// segment for each MB up to the last.
+    fn history(images_mb: &[u64], end_mb: u64) -> (tempfile::TempDir, Vec<Base>, Timestamp) {
+        let root = tempfile::tempdir().unwrap();
+        let begin: Timestamp = "2026-11-21T06:00:00Z".parse().unwrap();
+        let wal = root.path().join("wal");
+        std::fs::create_dir(&wal).unwrap();
+        for segment in 1..end_mb {
+            let name = format!("{:08X}{:08X}{segment:08X}", 1, 0);
+            std::fs::write(wal.join(name), "").unwrap();
+        }
+        for (minute, mb) in (0..).zip(images_mb) {
+            let time = begin + SignedDuration::from_mins(minute);
+            let name = bases::name(Lsn(mb * MB), time, SignedDuration::ZERO);
+            std::fs::create_dir_all(bases::folder(root.path()).join(name)).unwrap();
+        }
+        let bases = bases::list(root.path()).unwrap();
+        (root, bases, begin)
+    }
+
+    fn left(root: &Path) -> (Vec<u64>, usize) {
+        let images = bases::list(root).unwrap();
+        let segments = archive::segments(&root.join("wal")).unwrap();
+        let images = images.iter().map(|base| base.lsn.0 / MB).collect();
+        (images, segments.len())
+    }
+
+    #[test]
+    fn what_the_window_does_not_need_goes() {
+        let (root, bases, begin) = history(&[2, 20, 40], 50);
+        let storage = Storage::plain(root.path());
+        let prune = |minutes: i64, mb| {
+            let window = begin + SignedDuration::from_secs(60 * minutes + 1);
+            prune(&storage, root.path(), &bases, window, mb * MB).unwrap();
+        };
+        prune(-1, 1_000);
+        assert_eq!(left(root.path()), (vec![2, 20, 40], 49));
+        prune(1, 1_000);
+        assert_eq!(left(root.path()), (vec![20, 40], 31));
+    }
+
+    #[test]
+    fn too_much_wal_shortens_the_window() {
+        let (root, bases, begin) = history(&[2, 20, 40], 50);
+        let storage = Storage::plain(root.path());
+        let window = begin - SignedDuration::from_hours(1);
+        prune(&storage, root.path(), &bases, window, 49 * MB).unwrap();
+        assert_eq!(left(root.path()), (vec![2, 20, 40], 49));
+        prune(&storage, root.path(), &bases, window, 31 * MB).unwrap();
+        assert_eq!(left(root.path()), (vec![20, 40], 31));
+        // The last image stays, whatever its WAL.
+        let bases = bases::list(root.path()).unwrap();
+        prune(&storage, root.path(), &bases, window, MB).unwrap();
+        assert_eq!(left(root.path()), (vec![40], 11));
+        // And another is made in time.
+        let last = bases.last();
+        assert!(!is_due(root.path(), last, 1_000 * MB, 21 * MB).unwrap());
+        assert!(is_due(root.path(), last, 1_000 * MB, 19 * MB).unwrap());
     }
 }

@@ -10,6 +10,7 @@
 //! project's `history_retention_seconds`.
 
 mod archive;
+mod archiving;
 mod bases;
 mod catalog;
 mod keeper;
@@ -69,14 +70,15 @@ impl Engine {
         })
     }
 
-    /// Where the branch's WAL goes; `None` where the project keeps no history.
-    pub(super) fn archive(&self, branch: &BranchId) -> Option<Archive> {
+    /// Where the branch's WAL goes: nowhere, where the project keeps no history.
+    pub(super) fn archive(&self, branch: &BranchId) -> Archive {
         let keeps_history = self.store.read(|state| {
             let mut projects = state.projects.values();
             let project = projects.find(|project| project.branches.contains_key(branch))?;
             Some(project.project.history_retention_seconds > 0)
         });
-        keeps_history.unwrap_or(false).then(|| Archive {
+        Archive {
+            is_kept: keeps_history.unwrap_or(false),
             folder: self.history_folder(branch).join("wal"),
             method: match self.storage.chosen().method {
                 // A subvolume's files cannot be linked from another.
@@ -84,7 +86,7 @@ impl Engine {
                 CloneMethod::Reflink | CloneMethod::Copy => ArchiveMethod::Link,
             },
             durability: self.storage.durability(),
-        })
+        }
     }
 
     /// Forgets a branch's past: it is deleted.

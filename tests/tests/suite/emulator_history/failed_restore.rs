@@ -1,9 +1,7 @@
 //! A restore to the branch's own past that fails: nothing of it remains.
 
 use anyhow::{Context, ensure};
-use neon_api::types::{
-    BranchRestoreRequest, BranchUpdate, BranchUpdateRequest, OperationStatus,
-};
+use neon_api::types::{BranchRestoreRequest, BranchUpdate, BranchUpdateRequest, OperationStatus};
 use serde_json::json;
 use suite::{EmulatorProcess, Faults, Folder, eventually};
 
@@ -23,7 +21,7 @@ async fn a_restore_that_fails_costs_no_history_and_no_rename() -> anyhow::Result
         .await?;
     let ledger = write(&session, 1..=30, 0).await?;
 
-    let delay = json!({"fault": "delay", "milliseconds": 2_000});
+    let delay = json!({"fault": "delay", "milliseconds": 2_000, "after": false});
     let faults = Faults::of(&emulator);
     let delayed = faults.on_operation("create_branch", delay).await?;
     let request = BranchRestoreRequest::from_branch(main.clone())

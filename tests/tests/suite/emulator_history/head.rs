@@ -22,7 +22,7 @@ async fn the_head_as_a_point_is_that_point() -> anyhow::Result<()> {
     let dev = emulator.branch("dev", Some(&main)).await?.branch.id;
     let head = write(&session, 1..=3, 0).await?.remove(2);
     let faults = Faults::of(&emulator);
-    let delay = json!({"fault": "delay", "milliseconds": 1_000, "count": 2});
+    let delay = json!({"fault": "delay", "milliseconds": 1_000, "after": false, "count": 2});
     let delayed = faults.on_operation("create_branch", delay).await?;
 
     let request = BranchCreateRequest::named("then")
