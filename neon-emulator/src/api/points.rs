@@ -57,7 +57,7 @@ impl Asked<'_> {
         let extent = engine
             .extent(project, branch)
             .await
-            .map_err(|error| ApiError::internal(&error))?;
+            .map_err(|error| ApiError::of_errand(&error))?;
         if let Point::Lsn(lsn) = point
             && lsn > extent.head
         {

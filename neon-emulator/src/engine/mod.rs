@@ -51,6 +51,7 @@ use crate::state::{EndpointRecord, ProjectRecord, State, Store, StoreError};
 use crate::storage::Storage;
 
 pub(crate) use history::Point;
+pub(crate) use job_error::JobError;
 pub(crate) use ports::free_port;
 pub(crate) use schema::SchemaError;
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 use thiserror::Error;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 
 use super::SUPERUSER;
@@ -27,7 +28,28 @@ impl AdminError {
         let attempt = attempt.into();
         |source| Self { attempt, source }
     }
+
+    /// True when the server was not there, or about to go, or had no room: the
+    /// same may go well a moment later.
+    pub(crate) fn is_passing(&self) -> bool {
+        match self.source.code() {
+            // The connection, not what was asked for.
+            None => true,
+            Some(code) => PASSING_CLASSES
+                .iter()
+                .any(|class| code.code().starts_with(class)),
+        }
+    }
+
+    /// True when there is no such database.
+    pub(crate) fn is_no_database(&self) -> bool {
+        self.source.code() == Some(&SqlState::INVALID_CATALOG_NAME)
+    }
 }
+
+/// Of SQLSTATE: the connection broke, too much is asked of the server, somebody
+/// else holds what is needed, the server stops or starts.
+const PASSING_CLASSES: [&str; 4] = ["08", "53", "55", "57"];
 
 /// Roles of the API may own the database, and callers choose settings of the
 /// server: nothing of theirs may come between a superuser's statement and
