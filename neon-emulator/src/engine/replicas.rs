@@ -126,6 +126,15 @@ impl Engine {
         Ok(())
     }
 
+    /// An endpoint that is deleted has no life any more.
+    pub(super) fn forget_lives(&self, endpoint: &EndpointId) {
+        let mut lives = self
+            .short_lives
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        lives.remove(endpoint);
+    }
+
     /// Counts the lives of a replica that were short, one after another. True
     /// when there were too many.
     pub(super) fn is_given_up(

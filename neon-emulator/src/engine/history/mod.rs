@@ -17,7 +17,6 @@ mod keeper;
 mod recover;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
 
 use jiff::Timestamp;
 use neon_api::{BranchId, ProjectId};
@@ -174,14 +173,7 @@ impl Engine {
     /// Holds a branch's images and archive. Who holds its folder as well took
     /// that first.
     async fn hold_history(&self, branch: &BranchId) -> OwnedMutexGuard<()> {
-        let lock = {
-            let mut locks = self
-                .histories
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(locks.entry(branch.clone()).or_default())
-        };
-        lock.lock_owned().await
+        self.histories.hold(branch).await
     }
 
     pub(super) fn history_folder(&self, branch: &BranchId) -> PathBuf {
