@@ -5,10 +5,16 @@ use clap::Args;
 /// Neon's default history window: a day.
 const HISTORY_SECONDS: i64 = 86_400;
 
+/// Neon's default in all plans.
+const ACTIVE_COMPUTES: u32 = 20;
 /// A day of a branch that writes 50 KB a second.
 const HISTORY_WAL_MEGABYTES: u64 = 4_096;
 /// An image makes a branch write some itself.
 const HISTORY_WAL_MEGABYTES_MIN: u64 = 16;
+
+/// As Neon says it, to who asks by the API and to who connects.
+pub(crate) const TOO_MANY_ACTIVE: &str = "You have exceeded the limit of concurrently active endpoints. \
+     Please suspend some endpoints and try again.";
 
 /// Limits as a Neon plan has them. The defaults are those of Scale.
 #[derive(Debug, Clone, Args)]
@@ -53,6 +59,15 @@ pub struct Limits {
         default_value_t = 20
     )]
     pub endpoints: u32,
+    /// Endpoints of a project that may be active at once, those of the default
+    /// branch not among them.
+    #[arg(
+        id = "active_computes_max",
+        long = "active-computes-max",
+        value_name = "COUNT",
+        default_value_t = ACTIVE_COMPUTES
+    )]
+    pub active_computes: u32,
     /// Roles that a branch may have, those made by SQL not among them.
     #[arg(
         id = "roles_max",
@@ -119,6 +134,7 @@ impl Default for Limits {
             root_branches: 25,
             protected_branches: 5,
             endpoints: 20,
+            active_computes: ACTIVE_COMPUTES,
             roles: 500,
             databases: 500,
             snapshots: 10,
