@@ -1,13 +1,13 @@
 //! What a new endpoint is asked to be: its type, its settings, its limits.
 
-use neon_api::{BranchId, EndpointId};
 use neon_api::types::{
     BranchCreateRequestEndpointOptions, ComputeUnit, Endpoint, EndpointSettingsData, EndpointType,
 };
+use neon_api::{BranchId, EndpointId};
 
 use super::error::{ApiError, ApiResult};
-use crate::limits::TOO_MANY_ACTIVE;
 use crate::limits::Limits;
+use crate::limits::TOO_MANY_ACTIVE;
 use crate::state::{EndpointRecord, ProjectRecord};
 use crate::{defaults, new};
 

@@ -292,8 +292,7 @@ async fn a_slow_pooler_holds_up_no_other_endpoint() -> anyhow::Result<()> {
     std::fs::set_permissions(&held, PermissionsExt::from_mode(0o666))?;
     let flags = ["--pgbouncer", wrapper.to_str().context("UTF-8")?];
     let data = folder.join("data");
-    let emulator =
-        EmulatorProcess::start_with(&data, &suite::free_address()?, &flags).await?;
+    let emulator = EmulatorProcess::start_with(&data, &suite::free_address()?, &flags).await?;
     let main = emulator.main_branch().await?;
     let dev = emulator.branch("dev", None).await?.branch.id;
     std::fs::write(&slow, emulator.endpoint(&dev).await?.id.as_str())?;
