@@ -27,6 +27,7 @@ mod servers;
 mod shared;
 mod snapshots;
 mod template;
+mod undo;
 mod worker;
 
 use std::collections::HashMap;

@@ -5,7 +5,9 @@
 //! again: where a killed emulator was is seen by which folders are there, and
 //! the state knows when the clone is whole.
 
-use std::path::{Path, PathBuf};
+mod folders;
+
+use std::path::PathBuf;
 
 use jiff::Timestamp;
 use neon_api::types::BranchState;
@@ -18,22 +20,8 @@ use super::job_error::JobError;
 use super::jobs::blocking;
 use crate::postgres::{admin, checkpoint_lsn};
 use crate::state::{BranchRecord, StoreError};
-use crate::storage::Storage;
 use crate::time::now;
-
-/// The folders that a restore works with.
-#[derive(Debug, Clone)]
-struct Folders {
-    /// Where the branch's data are.
-    branch: PathBuf,
-    /// Where the clone is made.
-    new: PathBuf,
-    /// Where the old data go.
-    old: PathBuf,
-    /// The old data are a branch's from then on.
-    keep_old: bool,
-    storage: Storage,
-}
+use folders::Folders;
 
 impl Engine {
     pub(super) async fn restore_branch(
@@ -321,126 +309,5 @@ fn put_back(record: &mut BranchRecord, before: &BranchRecord) {
     // The restore began its time anew; another time is another request's.
     if branch.ttl_interval_seconds == before_branch.ttl_interval_seconds {
         branch.expires_at = before_branch.expires_at;
-    }
-}
-
-impl Folders {
-    /// Whatever there is beside the branch itself.
-    fn remove_beside(&self) -> Result<(), JobError> {
-        self.remove(&self.new)?;
-        self.remove(&self.old)
-    }
-
-    /// The clone is whole: it waits, or is in place already.
-    fn is_cloned(&self) -> bool {
-        self.new.exists() || self.old.exists()
-    }
-
-    /// An undoing that was cut off leaves the old data alone.
-    fn take_back_if_lost(&self) -> Result<(), JobError> {
-        if !self.branch.exists() && !self.new.exists() && self.old.exists() {
-            self.rename(&self.old, &self.branch)?;
-        }
-        Ok(())
-    }
-
-    fn exchange(&self) -> Result<(), JobError> {
-        if self.new.exists() {
-            if self.branch.exists() {
-                self.remove(&self.old)?;
-                self.rename(&self.branch, &self.old)?;
-            }
-            self.rename(&self.new, &self.branch)?;
-        }
-        Ok(())
-    }
-
-    fn undo(&self) -> Result<(), JobError> {
-        let is_exchanged = !self.new.exists() || !self.branch.exists();
-        if is_exchanged && self.old.exists() {
-            self.remove(&self.branch)?;
-            self.rename(&self.old, &self.branch)?;
-        }
-        self.remove(&self.new)
-    }
-
-    fn remove(&self, path: &Path) -> Result<(), JobError> {
-        Ok(self.storage.remove(path)?)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> Result<(), JobError> {
-        Ok(self.storage.rename(from, to)?)
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-
-    /// Each folder holds a file that says whose data they are.
-    fn folders(root: &Path, keep_old: bool) -> Folders {
-        let folders = Folders {
-            branch: root.join("br"),
-            new: root.join("br.new"),
-            old: root.join(if keep_old { "kept" } else { "br.old" }),
-            keep_old,
-            storage: Storage::plain(root),
-        };
-        for (folder, data) in [(&folders.branch, "before"), (&folders.new, "after")] {
-            fs::create_dir(folder).unwrap();
-            fs::write(folder.join("data"), data).unwrap();
-        }
-        folders
-    }
-
-    fn data(folder: &Path) -> Option<String> {
-        fs::read_to_string(folder.join("data")).ok()
-    }
-
-    /// Cut off after any of its steps, an exchange that is done again, or
-    /// undone, ends as one that was not cut off.
-    #[test]
-    fn an_exchange_can_be_cut_off_anywhere() {
-        for keep_old in [false, true] {
-            for done in 0..3 {
-                for undo in [false, true] {
-                    let root = tempfile::tempdir().unwrap();
-                    let folders = folders(root.path(), keep_old);
-                    if done > 0 {
-                        folders.rename(&folders.branch, &folders.old).unwrap();
-                    }
-                    if done > 1 {
-                        folders.rename(&folders.new, &folders.branch).unwrap();
-                    }
-                    let context = format!("keep {keep_old}, done {done}, undo {undo}");
-                    if undo {
-                        folders.undo().unwrap();
-                        assert_eq!(data(&folders.branch).unwrap(), "before", "{context}");
-                        assert_eq!(data(&folders.old), None, "{context}");
-                    } else {
-                        folders.take_back_if_lost().unwrap();
-                        assert!(folders.is_cloned(), "{context}");
-                        folders.exchange().unwrap();
-                        assert_eq!(data(&folders.branch).unwrap(), "after", "{context}");
-                        // Until the restore is recorded as done.
-                        assert_eq!(data(&folders.old).unwrap(), "before", "{context}");
-                    }
-                    assert_eq!(data(&folders.new), None, "{context}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn an_undoing_that_was_cut_off_loses_nothing() {
-        let root = tempfile::tempdir().unwrap();
-        let folders = folders(root.path(), false);
-        folders.rename(&folders.branch, &folders.old).unwrap();
-        folders.remove(&folders.new).unwrap();
-        folders.take_back_if_lost().unwrap();
-        assert_eq!(data(&folders.branch).unwrap(), "before");
     }
 }

@@ -12,6 +12,7 @@
 mod archive;
 mod archiving;
 mod bases;
+mod bounds;
 mod catalog;
 mod keeper;
 mod recover;
