@@ -25,6 +25,7 @@ mod retries;
 mod schema;
 mod servers;
 mod shared;
+mod sizes;
 mod snapshots;
 mod template;
 mod undo;

@@ -124,21 +124,21 @@ impl Engine {
         }
         let folder = self.history_folder(branch);
         let wal_bytes_max = self.limits.history_wal_megabytes_max << 20;
+        // What it was when the server started says little of a copy made now.
+        let copy_bytes = match self.storage.chosen().method {
+            CloneMethod::Copy => {
+                let size = self.measure(project, branch, server.port()).await?;
+                size.unsigned_abs()
+            }
+            CloneMethod::Btrfs | CloneMethod::Reflink => 0,
+        };
         let is_due = {
             let (storage, folder) = (self.storage.clone(), folder.clone());
-            let size = self.store.read(|state| {
-                let record = state.projects.get(project)?.branches.get(branch)?;
-                record.branch.logical_size
-            });
             blocking(move || {
                 bases::remove_hidden(&folder, &storage)?;
                 let bases = bases::list(&folder)?;
                 let window = now() - retention_seconds.seconds();
                 prune(&storage, &folder, &bases, window, wal_bytes_max)?;
-                let copy_bytes = match storage.chosen().method {
-                    CloneMethod::Copy => size.unwrap_or_default().unsigned_abs(),
-                    CloneMethod::Btrfs | CloneMethod::Reflink => 0,
-                };
                 is_due(&folder, bases.last(), copy_bytes, wal_bytes_max)
             })
             .await?
