@@ -5,7 +5,7 @@ use neon_api::types::{BranchRestoreRequest, BranchUpdate, BranchUpdateRequest, O
 use serde_json::json;
 use suite::{EmulatorProcess, Faults, Folder, eventually};
 
-use super::{check_branch, has_history, state, write};
+use super::ledger::{check_branch, has_history, state, write};
 
 #[tokio::test]
 async fn a_restore_that_fails_costs_no_history_and_no_rename() -> anyhow::Result<()> {

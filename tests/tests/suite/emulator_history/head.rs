@@ -4,7 +4,7 @@ use neon_api::types::{BranchCreateRequest, BranchRestoreRequest};
 use serde_json::json;
 use suite::{EmulatorProcess, Faults, Folder};
 
-use super::{has_history, state, write};
+use super::ledger::{has_history, state, write};
 
 /// What is written before the operation is done is after the point.
 #[tokio::test]

@@ -7,7 +7,7 @@ use neon_api::types::BranchCreateRequest;
 use serde_json::json;
 use suite::{EmulatorProcess, Folder, Http, eventually};
 
-use super::{check_branch, has_history, write};
+use super::ledger::{check_branch, has_history, write};
 
 /// A history that is begun again has no hole, and nothing of the one before.
 #[tokio::test]
