@@ -234,10 +234,12 @@ impl EmulatorProcess {
     /// When it cannot be suspended.
     pub async fn suspend(&self, branch: &BranchId) -> anyhow::Result<()> {
         let endpoint = self.endpoint(branch).await?.id;
-        let suspended = self
-            .client
-            .suspend_endpoint(&self.project, &endpoint)
-            .await?;
+        // A client may be served before the start that it caused is recorded: 423.
+        let suspended = eventually("the endpoint can be suspended", async || {
+            let suspended = self.client.suspend_endpoint(&self.project, &endpoint);
+            Ok(suspended.await?)
+        })
+        .await?;
         self.finished(&suspended.operations).await
     }
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 use suite::{Bank, EmulatorProcess, Folder, Http, LoopImage, count, eventually};
 
 /// XFS wants 300 MB.
-const IMAGE_MB: u64 = 1_500;
+const IMAGE_MB: u64 = 3_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn branches_of_a_busy_parent_are_whole_on_btrfs() -> anyhow::Result<()> {
@@ -35,7 +35,9 @@ async fn branches_of_a_busy_parent_are_whole_on_ext4() -> anyhow::Result<()> {
 async fn branches_are_whole(file_system: &str, wish: &str, method: &str) -> anyhow::Result<()> {
     let folder = Folder::new()?;
     let image = LoopImage::new(folder.path(), file_system, IMAGE_MB)?;
-    let flags = ["--admin", "--storage", wish];
+    // As much as the image has room for: the bank is busy all the time.
+    let history = ["--history-wal-megabytes-max", "256"];
+    let flags = [&["--admin", "--storage", wish][..], &history].concat();
     let address = suite::free_address()?;
     let emulator = EmulatorProcess::start_with(&image.join("data"), &address, &flags).await?;
     let main = emulator.main_branch().await?;
