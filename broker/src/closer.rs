@@ -12,8 +12,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::bindings::Bindings;
-use crate::leases::{Ended, Leases};
+use crate::leases::Leases;
 use crate::logins::Logins;
+use crate::state::Ended;
 use crate::text::one_line;
 
 /// How often to look for leases that have ended, in milliseconds.

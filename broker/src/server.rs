@@ -25,6 +25,7 @@ use crate::bindings::Bindings;
 use crate::keeper::Keeper;
 use crate::leases::Leases;
 use crate::logins::Logins;
+use crate::state::State;
 
 /// Services that take calls before the world is as declared.
 pub const READY_AT_ONCE: [&str; 3] = [
@@ -36,6 +37,8 @@ pub const READY_AT_ONCE: [&str; 3] = [
 /// What the services work on.
 #[derive(Debug, Clone)]
 pub struct Broker {
+    /// What outlives the process.
+    pub state: Arc<State>,
     /// Keeps the world as declared.
     pub keeper: Arc<Keeper>,
     /// What each binding leads to.

@@ -37,15 +37,13 @@ async fn generation(bindings: &Bindings, spec: &BindingSpec, outcome: Outcome) -
 
 #[tokio::test]
 async fn a_generation_goes_up_when_the_connection_changes_and_outlives_the_broker() {
-    let folder = tempfile::tempdir().unwrap();
+    let state = Arc::new(State::in_memory());
     {
-        let state = Arc::new(State::open(folder.path()).unwrap());
         let (bindings, spec) = bindings(&state);
         assert_eq!(generation(&bindings, &spec, outcome("br-a", 1)).await, 1);
         assert_eq!(generation(&bindings, &spec, outcome("br-a", 1)).await, 1);
         assert_eq!(generation(&bindings, &spec, outcome("br-a", 2)).await, 2);
     }
-    let state = Arc::new(State::open(folder.path()).unwrap());
     let (bindings, spec) = bindings(&state);
     assert_eq!(generation(&bindings, &spec, outcome("br-a", 2)).await, 2);
     assert_eq!(generation(&bindings, &spec, outcome("br-b", 2)).await, 3);

@@ -2,12 +2,12 @@
 
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use neon_api::{ClientSetupError, IdError, NeonClient, ProjectId, Secret};
-use rpc::clock::ClockArgs;
+use rpc::clock::{Clock, ClockArgs};
 use rpc::health::Serving;
 use rpc::page::PageTokens;
 use rpc::reload::reload;
@@ -25,11 +25,10 @@ use crate::logins::Logins;
 use crate::neon::{self, Neon};
 use crate::reconcile;
 use crate::server::{self, Broker};
-use crate::state::{self, State};
+use crate::postgres::OwnerUri;
+use crate::state::{Database, DatabaseError, State};
 use crate::text::one_line;
 
-/// The file of the key that is made in the state folder.
-const KEY_FILE: &str = "key";
 /// Pauses between attempts to reach Neon for the first time, in milliseconds.
 const REACH_MS_MIN: u64 = 200;
 const REACH_MS_MAX: u64 = 10_000;
@@ -52,14 +51,20 @@ pub(super) struct Arguments {
         env = "BROKER_LISTEN"
     )]
     listen: SocketAddr,
-    /// Folder for leases and the key of their passwords. Without it both end
-    /// with the process.
-    #[arg(long, value_name = "FOLDER", env = "BROKER_STATE")]
-    state: Option<PathBuf>,
-    /// The key that passwords are derived from, in place of the one that is
-    /// made in the state folder: 32 bytes or more.
+    /// The key that passwords are derived from: 32 bytes or more. Brokers that
+    /// share a database have the same. Without a database it may be left out; it
+    /// then ends with the process.
     #[arg(long, value_name = "FILE", env = "BROKER_KEY_FILE")]
     key_file: Option<PathBuf>,
+    /// How far this machine's clock may be from the state database's, in
+    /// milliseconds. Beyond that nobody is served.
+    #[arg(
+        long,
+        value_name = "MILLISECONDS",
+        default_value_t = 5_000,
+        env = "BROKER_CLOCK_SKEW_MS_MAX"
+    )]
+    clock_skew_ms_max: u64,
     /// The Neon project.
     #[arg(long, value_name = "ID", env = "NEON_PROJECT_ID")]
     neon_project_id: Option<String>,
@@ -103,8 +108,13 @@ pub(super) enum Error {
     Security(#[from] SecurityError),
     #[error(transparent)]
     Bind(#[from] BindError),
-    #[error(transparent)]
-    State(#[from] state::Error),
+    #[error("open the state database of BROKER_DATABASE_URL")]
+    State(#[source] Box<DatabaseError>),
+    #[error(
+        "without BROKER_DATABASE_URL leases live in memory and nobody else can see them: such a \
+         broker listens on loopback only, not on {0}"
+    )]
+    NotLoopback(SocketAddr),
     #[error(transparent)]
     Key(#[from] KeyError),
     #[error(transparent)]
@@ -128,6 +138,8 @@ pub(super) async fn serve(arguments: Arguments) -> Result<(), Error> {
     if security.identifies() && config.grants.0.is_empty() {
         tracing::warn!("broker.toml has no [grants]: no caller may do anything");
     }
+    let database = database_of(&arguments, &clock)?;
+    let key = key_of(&arguments, database.is_some())?;
     let listener = Listener::bind(arguments.listen, security).await?;
     let reached = is_reached(neon.check().await)?;
     if reached {
@@ -137,12 +149,7 @@ pub(super) async fn serve(arguments: Arguments) -> Result<(), Error> {
             _ => {}
         }
     }
-    let key = arguments.key_file.as_deref().map(Key::read).transpose()?;
-    let state = state_of(&arguments)?;
-    let key = match key {
-        Some(key) => key,
-        None => key_made(arguments.state.as_deref())?,
-    };
+    let state = Arc::new(state_of(database).await?);
     tracing::info!(key = %key.id(), "deriving passwords of lease roles");
 
     let server = Server::new(proto::DESCRIPTORS);
@@ -155,7 +162,7 @@ pub(super) async fn serve(arguments: Arguments) -> Result<(), Error> {
         clock.clone(),
         config.leases,
     ));
-    let bindings = Arc::new(Bindings::new(state, clock.clone()));
+    let bindings = Arc::new(Bindings::new(Arc::clone(&state), clock.clone()));
     let page_tokens = PageTokens::new(&key.page_token_key());
     let logins = Arc::new(Logins::new(key, clock));
     let keeper = Arc::new(Keeper::new(
@@ -172,6 +179,7 @@ pub(super) async fn serve(arguments: Arguments) -> Result<(), Error> {
         Arc::clone(&logins),
     );
     let broker = Broker {
+        state: Arc::clone(&state),
         keeper: Arc::clone(&keeper),
         bindings,
         leases: Arc::clone(&leases),
@@ -188,13 +196,14 @@ pub(super) async fn serve(arguments: Arguments) -> Result<(), Error> {
     let serving = server::add_services(server, &broker).serve(listener, stop);
     tokio::select! {
         served = serving => Ok(served?),
-        error = keep(keeper, reached) => Err(error.into()),
+        error = keep(state, keeper, reached) => Err(error.into()),
     }
 }
 
 /// Makes the world match, for as long as that takes; ends only when Neon will
 /// not have us.
-async fn keep(keeper: Arc<Keeper>, mut reached: bool) -> neon::Error {
+async fn keep(state: Arc<State>, keeper: Arc<Keeper>, mut reached: bool) -> neon::Error {
+    state.is_open().await;
     let mut pause = Duration::from_millis(REACH_MS_MIN);
     while !reached {
         tokio::time::sleep(pause).await;
@@ -244,33 +253,50 @@ fn neon_of(arguments: &Arguments) -> Result<Neon, Error> {
     Ok(Neon::new(NeonClient::new(url, Secret::from(key))?, project))
 }
 
-fn state_of(arguments: &Arguments) -> Result<Arc<State>, Error> {
-    match &arguments.state {
-        Some(folder) => {
-            let state = State::open(folder)?;
-            let leases = state.read(|data| data.leases.len());
-            tracing::info!(folder = %folder.display(), leases, "keeping leases");
-            Ok(Arc::new(state))
-        }
-        None => {
-            tracing::warn!("without --state, leases live in memory and end with this process");
-            Ok(Arc::new(State::in_memory()))
-        }
+/// Where the state is to be. None: in memory.
+fn database_of(arguments: &Arguments, clock: &Clock) -> Result<Option<Database>, Error> {
+    // Not a flag: it is a credential, and a command line is for everybody to see.
+    let url = std::env::var("BROKER_DATABASE_URL").unwrap_or_default();
+    if !url.is_empty() {
+        return Ok(Some(Database {
+            uri: OwnerUri::new(url),
+            clock: clock.clone(),
+            clock_skew_max: Duration::from_millis(arguments.clock_skew_ms_max),
+        }));
+    }
+    match arguments.listen.ip().is_loopback() {
+        true => Ok(None),
+        false => Err(Error::NotLoopback(arguments.listen)),
     }
 }
 
-/// The key of a broker that was given none.
-fn key_made(state: Option<&Path>) -> Result<Key, Error> {
-    match state {
-        Some(folder) => Ok(Key::read_or_make(&folder.join(KEY_FILE))?),
-        None => {
-            tracing::warn!(
-                "without --key-file or --state, the key of lease passwords ends with this process: \
-                 the next one changes every password"
-            );
-            Ok(Key::random())
-        }
+fn key_of(arguments: &Arguments, is_stored: bool) -> Result<Key, Error> {
+    match &arguments.key_file {
+        Some(path) => Ok(Key::read(path)?),
+        // Another start, or another broker, would change every password.
+        None if is_stored => Err(Error::NotSet {
+            variable: "BROKER_KEY_FILE",
+            what: "leases that are stored need a key that stays; `openssl rand -hex 32 > key` \
+                   makes one",
+        }),
+        None => Ok(Key::random()),
     }
+}
+
+async fn state_of(database: Option<Database>) -> Result<State, Error> {
+    let Some(database) = database else {
+        tracing::warn!(
+            "without BROKER_DATABASE_URL nothing outlives this process: its leases end with it, \
+             and so does the key of their passwords unless there is a --key-file; its branches \
+             are found again, their lease roles end by themselves"
+        );
+        return Ok(State::in_memory());
+    };
+    let opened = State::open(database).await;
+    let state = opened.map_err(|error| Error::State(Box::new(error)))?;
+    let leases = state.read(|data| data.leases.len());
+    tracing::info!(leases, "keeping leases in the state database");
+    Ok(state)
 }
 
 /// The one line on stdout: where it listens.

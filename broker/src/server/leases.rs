@@ -6,7 +6,6 @@ use std::sync::Arc;
 use futures_util::Stream;
 use proto::broker::v1 as pb;
 use proto::broker::v1::lease_service_server::LeaseService;
-use rpc::caller::Caller;
 use secrecy::ExposeSecret as _;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -29,7 +28,10 @@ impl LeaseService for Broker {
         request: Request<pb::AcquireLeaseRequest>,
     ) -> Result<Response<pb::AcquireLeaseResponse>, Status> {
         let rights = self.rights(&request)?;
-        let (mut asked, request_id) = request::acquire(request.into_inner())?;
+        let request = request.into_inner();
+        let id = request::id(&request, rights.caller());
+        let (mut asked, ttl) = request::acquire(request)?;
+        let id = id.map_err(Error::from)?;
         rights.may_lease(&asked.binding, asked.access)?;
         if let Some(name) = rights.caller().name() {
             asked.holder = name.to_owned();
@@ -37,20 +39,18 @@ impl LeaseService for Broker {
         }
         let target = self.ready("binding", &asked.binding)?;
         // A repeated request is refused before a role is made.
-        self.leases
-            .repeated(request_id, &asked)
-            .map_err(Error::from)?;
+        self.leases.repeated(id.as_ref()).map_err(Error::from)?;
         let login = self.login(&target, &asked).await?;
         let mut lease = self
             .leases
-            .acquire(asked, request_id, login.grant.clone())
+            .acquire(asked, ttl, id, login.grant.clone())
             .await
             .map_err(Error::from)?;
         if lease.grant != login.grant {
             // A lease that this request was given before, on what the binding
             // led to then: it goes where its holder is sent now.
-            self.leases.moved(lease.id, login.grant.clone());
-            lease.grant = login.grant.clone();
+            let moved = self.leases.moved(lease.id, login.grant.clone()).await;
+            lease = moved.map_err(Error::from)?;
         }
         let leases::Request {
             binding: name,
@@ -71,18 +71,20 @@ impl LeaseService for Broker {
         let rights = self.rights(&request)?;
         let request = request.into_inner();
         let mut violations = rpc::status::FieldViolations::new();
-        let id = violations.take(request::name::<LeaseId>("name", &request.name));
+        let name = violations.take(request::name::<LeaseId>("name", &request.name));
         let ttl = violations.take(request::ttl(request.ttl));
-        let (Some(id), Some(ttl)) = (id, ttl) else {
+        let id = violations.take(request::id(&request, rights.caller()));
+        let (Some(name), Some(ttl), Some(id)) = (name, ttl, id) else {
             return Err(Error::from(violations).into());
         };
-        let lease = self.lease_of(rights.caller(), id)?;
+        let lease = self.lease_of(rights.caller(), name)?;
         rights.may_lease(&lease.request.binding, lease.request.access)?;
         let Some(binding) = self.bindings.get(&lease.request.binding) else {
             // broker.toml dropped the binding: nothing is left to renew.
-            return Err(Error::from(leases::Error::NotFound(id)).into());
+            return Err(Error::from(leases::Error::NotFound(name)).into());
         };
-        let lease = self.leases.renew(id, ttl).await.map_err(Error::from)?;
+        let renewed = self.leases.renew(name, ttl, id).await;
+        let lease = renewed.map_err(Error::from)?;
         self.prolong(&binding, &lease);
         Ok(Response::new(pb::RenewLeaseResponse {
             lease: Some(wire(&lease)),
@@ -94,12 +96,19 @@ impl LeaseService for Broker {
         request: Request<pb::ReleaseLeaseRequest>,
     ) -> Result<Response<pb::ReleaseLeaseResponse>, Status> {
         // Without a grant one can still give back what one has.
-        let caller = Caller::of(&request)?;
-        let id: LeaseId = request::name("name", &request.into_inner().name).map_err(Error::from)?;
+        let caller = self.caller(&request)?;
+        let request = request.into_inner();
+        let mut violations = rpc::status::FieldViolations::new();
+        let name = violations.take(request::name::<LeaseId>("name", &request.name));
+        let id = violations.take(request::id(&request, &caller));
+        let (Some(name), Some(id)) = (name, id) else {
+            return Err(Error::from(violations).into());
+        };
+        self.leases.repeated(id.as_ref()).map_err(Error::from)?;
         // Another's is as good as none, and that is no error.
-        let is_callers = self.lease_of(&caller, id).is_ok();
-        if is_callers && self.leases.release(id).await.map_err(Error::from)? {
-            tracing::info!(lease = %id, "lease released");
+        let is_callers = self.lease_of(&caller, name).is_ok();
+        if is_callers && self.leases.release(name, id).await.map_err(Error::from)? {
+            tracing::info!(lease = %name, "lease released");
         }
         Ok(Response::new(pb::ReleaseLeaseResponse {}))
     }

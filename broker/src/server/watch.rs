@@ -173,7 +173,8 @@ impl Watch {
                 let login = self.broker.login(target, &lease.request).await?;
                 connected = Some(connection(target, &login, lease.request.pooled));
                 if lease.grant != login.grant {
-                    self.broker.leases.moved(id, login.grant.clone());
+                    let moved = self.broker.leases.moved(id, login.grant.clone());
+                    moved.await.map_err(Error::from)?;
                 }
             }
             current = Some(pb::BindingTarget {
