@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use neon_api::BranchId;
 
 use crate::leases::Lease;
-use crate::names::{BindingName, LeaseId};
+use crate::names::{BindingName, LeaseId, ServiceName};
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,6 +53,40 @@ pub enum Action {
     Announced,
     /// A step of an apply was taken.
     Applied,
+}
+
+/// Which events are asked for. What is not said does not filter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Query {
+    /// Of bindings of this service.
+    pub service: Option<ServiceName>,
+    /// On this branch.
+    pub branch: Option<BranchId>,
+    /// Of this holder.
+    pub holder: Option<String>,
+    /// From then on.
+    pub start: Option<Timestamp>,
+    /// Before then.
+    pub end: Option<Timestamp>,
+    /// Those that came before the one of this number.
+    pub before: Option<i64>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+impl Query {
+    /// Whether an event is asked for, apart from how many are.
+    pub(crate) fn has(&self, event: &Event) -> bool {
+        let binding = event.binding.as_ref();
+        self.service
+            .as_ref()
+            .is_none_or(|service| binding.is_some_and(|binding| binding.service == *service))
+            && (self.branch.is_none() || self.branch == event.branch)
+            && self.holder.as_ref().is_none_or(|holder| event.holder == *holder)
+            && self.start.is_none_or(|start| event.time >= start)
+            && self.end.is_none_or(|end| event.time < end)
+            && self.before.is_none_or(|before| event.id < before)
+    }
 }
 
 /// A word that is no action.

@@ -143,18 +143,42 @@ impl Bindings {
 
     /// The binding's branch is as declared. Its generation goes up when it
     /// leads elsewhere than before, and is stored before this is told.
-    pub async fn ready(&self, spec: &BindingSpec, outcome: Outcome) -> Result<(), state::Error> {
-        let name = &spec.name;
-        let generation = self.generation(name, &outcome).await?;
+    /// `in_background`: nobody asked for it.
+    pub async fn ready(
+        &self,
+        spec: &BindingSpec,
+        outcome: Outcome,
+        in_background: bool,
+    ) -> Result<(), state::Error> {
+        let generation = self.generation(&spec.name, &outcome, in_background).await?;
+        self.announce(spec, generation, outcome.uris);
+        Ok(())
+    }
+
+    /// Another broker has given the binding that generation. One that is here
+    /// already is not told again.
+    pub fn follow(&self, spec: &BindingSpec, generation: Generation, uris: OwnerUris) {
+        let known = self.get(&spec.name).and_then(|binding| {
+            let target = binding.target.as_ref()?;
+            Some(target.generation)
+        });
+        if known.is_none_or(|known| known < generation.number) {
+            let Generation { number, reason, .. } = &generation;
+            tracing::info!(binding = %spec.name, generation = number, %reason, "follows");
+            self.announce(spec, generation, uris);
+        }
+    }
+
+    fn announce(&self, spec: &BindingSpec, generation: Generation, uris: OwnerUris) {
         let target = Target {
             spec: spec.clone(),
             generation: generation.number,
-            branch: outcome.branch,
-            uris: outcome.uris,
-            revision: outcome.revision,
+            branch: generation.branch,
+            uris,
+            revision: generation.revision,
             reason: generation.reason,
         };
-        self.modify(name, |binding| {
+        self.modify(&spec.name, |binding| {
             let same = binding.target.as_deref().is_some_and(|now| {
                 now.generation == target.generation
                     && now.revision == target.revision
@@ -167,7 +191,6 @@ impl Bindings {
             binding.target = Some(Arc::new(target));
             changed
         });
-        Ok(())
     }
 
     /// The binding's branch is not as declared. One that leads somewhere goes
@@ -198,6 +221,7 @@ impl Bindings {
         &self,
         binding: &BindingName,
         outcome: &Outcome,
+        in_background: bool,
     ) -> Result<Generation, state::Error> {
         let now = Timestamp::try_from(self.clock.now()).unwrap_or(Timestamp::MAX);
         let name = binding.clone();
@@ -234,7 +258,10 @@ impl Bindings {
             }
             (generation, is_new)
         };
-        let (generation, is_new) = self.state.change(change).await?;
+        let (generation, is_new) = match in_background {
+            true => self.state.change_in_background(change).await?,
+            false => self.state.change(change).await?,
+        };
         if is_new {
             let Generation { number, reason, .. } = &generation;
             tracing::info!(binding = %binding, generation = number, %reason, "ready");

@@ -6,7 +6,6 @@
 
 mod requests;
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,7 +19,7 @@ use crate::config::LeaseSettings;
 use crate::credentials::KeyId;
 use crate::names::{BindingName, LeaseId};
 use crate::roles::Access;
-use crate::state::{self, Draft, Ended, State};
+use crate::state::{self, Draft, Role, RoleKey, RoleStatus, State};
 pub use requests::{METHODS, RequestId};
 
 /// How often leases whose time is up are taken out, in milliseconds.
@@ -84,6 +83,33 @@ pub struct Grant {
     pub role: String,
     /// The key that the role's password is derived from.
     pub key: KeyId,
+}
+
+/// A lease as it is given.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Given {
+    /// The lease.
+    pub lease: Lease,
+    /// Whether its role was being closed, or was closed, since it was made: it has
+    /// to be made again.
+    pub was_closed: bool,
+}
+
+impl Lease {
+    /// Whether its connection is by that role.
+    pub(crate) fn has_role(&self, key: &RoleKey) -> bool {
+        self.grant.branch == key.branch && self.grant.role == key.role
+    }
+}
+
+impl Grant {
+    /// Its role, as the state names it.
+    pub fn role_key(&self) -> RoleKey {
+        RoleKey {
+            branch: self.branch.clone(),
+            role: self.role.clone(),
+        }
+    }
 }
 
 /// How a lease ended.
@@ -185,14 +211,16 @@ impl Leases {
     }
 
     /// Gives a lease, and returns once it is stored. The same request gives the
-    /// same lease, for as long as that lives.
+    /// same lease, for as long as that lives. `closings`: how often its role had
+    /// been closed when it was made.
     pub async fn acquire(
         &self,
         request: Request,
         ttl: Option<Duration>,
         id: Option<RequestId>,
         grant: Grant,
-    ) -> Result<Lease, Error> {
+        closings: i64,
+    ) -> Result<Given, Error> {
         let now = self.now();
         let lease = Lease {
             id: LeaseId::random(),
@@ -207,7 +235,9 @@ impl Leases {
             if let Some(before) = requests::repeated_in(draft, id.as_ref(), now)?
                 && let Some(lease) = draft.lease(before).filter(|one| one.expire_time > now)
             {
-                return Ok(lease.clone());
+                let lease = lease.clone();
+                let was_closed = role_open(draft, &lease, closings);
+                return Ok(Given { lease, was_closed });
             }
             if draft.leases_count() >= LEASES_MAX {
                 return Err(Error::TooMany);
@@ -216,7 +246,10 @@ impl Leases {
             draft.lease_put(lease.clone());
             let message = format!("until {}, as {}", lease.expire_time, lease.grant.role);
             draft.audit(Event::of_lease(&lease, Action::Acquired, now, message));
-            Ok(lease.clone())
+            Ok(Given {
+                was_closed: role_open(draft, &lease, closings),
+                lease: lease.clone(),
+            })
         };
         self.state.change(change).await?
     }
@@ -270,20 +303,10 @@ impl Leases {
         self.state.change(change).await?
     }
 
-    /// Roles that leases had which have ended since this was last asked.
-    pub fn take_ended(&self) -> BTreeSet<Ended> {
-        self.state.endings().take_ended()
-    }
-
-    /// Whether a live lease has that role on that branch.
-    pub fn is_used(&self, branch: &BranchId, role: &str) -> bool {
-        let now = self.now();
-        self.state.read(|data| {
-            let mut leases = data.leases.values();
-            leases.any(|lease| {
-                lease.expire_time > now && lease.grant.branch == *branch && lease.grant.role == role
-            })
-        })
+    /// How often a role has been closed.
+    pub fn closings(&self, key: &RoleKey) -> i64 {
+        let closings = |role: &Role| role.closings;
+        self.state.read(|data| data.roles.get(key).map_or(0, closings))
     }
 
     /// A live lease.
@@ -296,7 +319,7 @@ impl Leases {
     }
 
     /// Notes what a live lease leads to from now on, and says how it is then.
-    pub async fn moved(&self, id: LeaseId, grant: Grant) -> Result<Lease, Error> {
+    pub async fn moved(&self, id: LeaseId, grant: Grant, closings: i64) -> Result<Given, Error> {
         let now = self.now();
         let change = move |draft: &mut Draft<'_>| {
             let mut lease = live(draft, now, id)?;
@@ -306,7 +329,8 @@ impl Leases {
                 draft.audit(Event::of_lease(&lease, Action::Moved, now, message));
                 draft.lease_put(lease.clone());
             }
-            Ok(lease)
+            let was_closed = role_open(draft, &lease, closings);
+            Ok(Given { lease, was_closed })
         };
         self.state.change(change).await?
     }
@@ -330,7 +354,8 @@ impl Leases {
         }
     }
 
-    /// Takes out leases whose time is up now.
+    /// Takes out leases whose time is up now. Of brokers that share a database one
+    /// writes it down; each tells those who watch.
     pub async fn sweep_once(&self) -> Result<(), state::Error> {
         let now = self.now();
         let endings = self.state.endings();
@@ -341,8 +366,11 @@ impl Leases {
             ended.map(|lease| lease.id).collect()
         });
         // Who watches hears of it now, whether or not it can be stored.
-        ids.iter().for_each(|id| endings.expired(*id));
+        ids.iter().for_each(|id| endings.end(*id));
         self.state.forget_requests(now);
+        if self.state.leader().borrow().is_none() {
+            return Ok(());
+        }
         for some in ids.chunks(SWEPT_MAX) {
             let some = some.to_vec();
             let change = move |draft: &mut Draft<'_>| {
@@ -356,7 +384,7 @@ impl Leases {
                 }
                 ended
             };
-            for lease in self.state.change(change).await? {
+            for lease in self.state.change_in_background(change).await? {
                 let Request {
                     binding, holder, ..
                 } = &lease.request;
@@ -375,7 +403,8 @@ impl Leases {
         stored(now.checked_add(ttl).unwrap_or(Timestamp::MAX))
     }
 
-    fn now(&self) -> Timestamp {
+    /// The time that leases end by.
+    pub(crate) fn now(&self) -> Timestamp {
         // A clock that shows a year beyond 9999 ends every lease.
         stored(Timestamp::try_from(self.clock.now()).unwrap_or(Timestamp::MAX))
     }
@@ -396,6 +425,24 @@ fn stored(time: Timestamp) -> Timestamp {
 fn live(draft: &Draft<'_>, now: Timestamp, id: LeaseId) -> Result<Lease, Error> {
     let lease = draft.lease(id).filter(|lease| lease.expire_time > now);
     lease.cloned().ok_or(Error::NotFound(id))
+}
+
+/// Notes that a lease has its role. Says whether the role was closed since it was
+/// made for that lease.
+fn role_open(draft: &mut Draft<'_>, lease: &Lease, closings: i64) -> bool {
+    let key = lease.grant.role_key();
+    let found = draft.role(&key).cloned();
+    let (status, by_now) = found
+        .map_or((RoleStatus::Closed, 0), |role| (role.status, role.closings));
+    if status != RoleStatus::Open {
+        let role = Role {
+            binding: lease.request.binding.clone(),
+            status: RoleStatus::Open,
+            closings: by_now,
+        };
+        draft.role_put(key, role);
+    }
+    status == RoleStatus::Closing || by_now != closings
 }
 
 fn end(draft: &mut Draft<'_>, lease: Lease, reason: EndReason, time: Timestamp) {

@@ -15,35 +15,42 @@ mod clocks;
 mod data;
 mod database;
 mod endings;
+mod leader;
+mod listener;
 mod rows;
 mod schema;
 mod writer;
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use rpc::clock::Clock;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 
+use crate::audit::{Event, Query};
 use crate::postgres::OwnerUri;
 use crate::text::one_line;
 use data::Changes;
-use database::Head;
+use database::Session;
 use writer::{Change, Job, Writer};
 
-pub use data::{Answered, Data, Draft, Generation, RequestKey};
+pub use data::{Answered, Data, Draft, Generation, RequestKey, Role, RoleKey, RoleStatus};
 pub use database::Error as DatabaseError;
-pub use endings::{Ended, Endings};
+pub use endings::Endings;
 
+/// Sessions that may read audit events at once: what is looked up seldom is not
+/// kept in memory.
+const READERS_MAX: usize = 4;
 /// Changes that may wait for a transaction. More wait before they are asked.
 const WRITES_QUEUED_MAX: usize = 1_024;
 
 /// Why something is not stored, or not to be asked.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// The database takes no writes.
-    #[error("the state database takes no writes at the moment")]
+    /// The database is away, or takes no writes.
+    #[error("the state database cannot be used at the moment")]
     Away(#[source] Option<Arc<DatabaseError>>),
     /// Another broker works in the background by now.
     #[error("another broker has taken over the work in the background")]
@@ -77,8 +84,17 @@ impl Error {
 #[derive(Debug)]
 pub struct State {
     shared: Arc<Shared>,
-    /// Asked to write; without a database nobody is.
-    writer: Option<mpsc::Sender<Job>>,
+    /// None without a database.
+    stored: Option<Stored>,
+}
+
+/// What there is of a state that is stored.
+#[derive(Debug)]
+struct Stored {
+    uri: OwnerUri,
+    /// Asked to write.
+    writer: mpsc::Sender<Job>,
+    readers: Semaphore,
 }
 
 /// How to reach the state database.
@@ -99,6 +115,12 @@ struct Shared {
     endings: Endings,
     /// Told that another broker has written.
     told: Notify,
+    /// What memory has: all that was written up to this version.
+    seen: AtomicI64,
+    /// The epoch of this broker, while it works in the background.
+    leader: watch::Sender<Option<i64>>,
+    /// Told that bindings have new generations.
+    generations: watch::Sender<()>,
     gate: watch::Sender<Gate>,
     clock_skew_max: Duration,
 }
@@ -110,8 +132,6 @@ struct Gate {
     is_read: bool,
     /// How far the clocks are apart, if that is too far.
     apart_ms: Option<u64>,
-    /// Of the last write that was looked at.
-    epoch: i64,
 }
 
 impl State {
@@ -119,9 +139,10 @@ impl State {
     pub fn in_memory() -> State {
         let shared = Shared::new(Duration::MAX);
         shared.loaded();
+        shared.leads(Some(0));
         State {
             shared: Arc::new(shared),
-            writer: None,
+            stored: None,
         }
     }
 
@@ -134,7 +155,7 @@ impl State {
             clock_skew_max,
         } = database;
         let shared = Arc::new(Shared::new(clock_skew_max));
-        let opened = match writer::open(&uri, &shared, 0).await {
+        let opened = match writer::open(&uri, &shared).await {
             Ok(opened) => Some(opened),
             Err(error) if error.is_transient() => {
                 tracing::warn!(error = %one_line(&error), "the state database is away");
@@ -143,16 +164,17 @@ impl State {
             Err(error) => return Err(error),
         };
         let (writer, queue) = mpsc::channel(WRITES_QUEUED_MAX);
-        tokio::spawn(Writer::new(uri, clock, Arc::clone(&shared), queue, opened).run());
+        tokio::spawn(leader::stand(uri.clone(), Arc::clone(&shared)));
+        tokio::spawn(listener::listen(uri.clone(), Arc::clone(&shared)));
+        tokio::spawn(Writer::new(uri.clone(), clock, Arc::clone(&shared), queue, opened).run());
         Ok(State {
             shared,
-            writer: Some(writer),
+            stored: Some(Stored {
+                uri,
+                writer,
+                readers: Semaphore::new(READERS_MAX),
+            }),
         })
-    }
-
-    /// Whether it outlives this process.
-    pub fn is_durable(&self) -> bool {
-        self.writer.is_some()
     }
 
     /// Whether callers may be answered by what is in memory.
@@ -173,11 +195,28 @@ impl State {
 
     /// Returns when callers may be answered.
     pub async fn is_open(&self) {
-        let mut gate = self.shared.gate.subscribe();
-        // The sender lives as long as we do.
-        let _ = gate
-            .wait_for(|gate| gate.is_read && gate.apart_ms.is_none())
-            .await;
+        self.gate_is(|gate| gate.is_open()).await;
+    }
+
+    /// Returns when callers may not be answered.
+    pub async fn is_shut(&self) {
+        self.gate_is(|gate| !gate.is_open()).await;
+    }
+
+    /// Whether this broker works in the background, now and from now on: its epoch
+    /// while it does.
+    pub fn leader(&self) -> watch::Receiver<Option<i64>> {
+        self.shared.leader.subscribe()
+    }
+
+    /// Goes up with each change.
+    pub fn version(&self) -> i64 {
+        self.shared.seen()
+    }
+
+    /// Told when bindings have new generations, whoever gave them.
+    pub fn generations(&self) -> watch::Receiver<()> {
+        self.shared.generations.subscribe()
     }
 
     /// Reads.
@@ -203,10 +242,44 @@ impl State {
         self.change_of(None, change).await
     }
 
+    /// As [`State::change`], for the work in the background: refused when another
+    /// broker does that by now.
+    pub async fn change_in_background<T>(
+        &self,
+        change: impl FnMut(&mut Draft<'_>) -> T + Send + 'static,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+    {
+        let epoch = *self.shared.leader.borrow();
+        self.change_of(Some(epoch.ok_or(Error::Fenced)?), change)
+            .await
+    }
+
     /// Forgets in memory what needs no write to be forgotten.
     pub fn forget_requests(&self, now: Timestamp) {
         let mut data = self.shared.data();
-        data.requests.retain(|_, answered| answered.expire_time > now);
+        data.requests
+            .retain(|_, answered| answered.expire_time > now);
+    }
+
+    /// Audit events, newest first.
+    pub async fn audit(&self, query: Query) -> Result<Vec<Event>, Error> {
+        let Some(Stored { uri, readers, .. }) = &self.stored else {
+            let events = |data: &Data| {
+                let events = data.events.iter().rev().filter(|event| query.has(event));
+                events.take(query.limit).cloned().collect()
+            };
+            return Ok(self.read(events));
+        };
+        let _one_of_few = readers.acquire().await.map_err(|_| Error::Gone)?;
+        let asking = async { Session::open(uri).await?.events(&query).await };
+        asking.await.map_err(Error::away)
+    }
+
+    async fn gate_is(&self, wanted: impl FnMut(&Gate) -> bool) {
+        // The sender lives as long as we do.
+        let _ = self.shared.gate.subscribe().wait_for(wanted).await;
     }
 
     async fn change_of<T>(
@@ -217,7 +290,7 @@ impl State {
     where
         T: Send + 'static,
     {
-        let Some(writer) = &self.writer else {
+        let Some(Stored { writer, .. }) = &self.stored else {
             return Ok(self.shared.change_now(change));
         };
         let (waits, answer) = oneshot::channel();
@@ -233,12 +306,21 @@ impl State {
     }
 }
 
+impl Gate {
+    fn is_open(&self) -> bool {
+        self.is_read && self.apart_ms.is_none()
+    }
+}
+
 impl Shared {
     fn new(clock_skew_max: Duration) -> Shared {
         Shared {
             data: Mutex::default(),
             endings: Endings::default(),
             told: Notify::new(),
+            seen: AtomicI64::new(0),
+            leader: watch::Sender::new(None),
+            generations: watch::Sender::new(()),
             gate: watch::Sender::new(Gate::default()),
             clock_skew_max,
         }
@@ -251,20 +333,30 @@ impl Shared {
         changes
     }
 
-    /// What is stored is so in memory too.
-    fn apply(&self, changes: Changes) {
-        let ended = changes.apply(&mut self.data());
-        self.endings.tell(ended);
+    /// What is stored, as that version, is so in memory too.
+    fn apply(&self, changes: Changes, version: i64) {
+        let has_generations = !changes.generations.is_empty();
+        let ended = {
+            let mut data = self.data();
+            self.seen.store(version, Ordering::Relaxed);
+            changes.apply(&mut data)
+        };
+        ended.into_iter().for_each(|id| self.endings.end(id));
+        if has_generations {
+            self.generations.send_replace(());
+        }
     }
 
     fn change_now<T>(&self, mut change: impl FnMut(&mut Draft<'_>) -> T) -> T {
-        let mut data = self.data();
-        let mut changes = Changes::default();
-        let made = change(&mut Draft::new(&data, &mut changes));
-        data.events_keep(&mut changes.events);
-        let ended = changes.apply(&mut data);
-        drop(data);
-        self.endings.tell(ended);
+        let (made, ended) = {
+            let mut data = self.data();
+            let mut changes = Changes::default();
+            let made = change(&mut Draft::new(&data, &mut changes));
+            data.events_keep(&mut changes.events);
+            self.seen.fetch_add(1, Ordering::Relaxed);
+            (made, changes.apply(&mut data))
+        };
+        ended.into_iter().for_each(|id| self.endings.end(id));
         made
     }
 
@@ -273,13 +365,18 @@ impl Shared {
     }
 
     fn loaded(&self) {
-        self.gate.send_if_modified(|gate| !std::mem::replace(&mut gate.is_read, true));
+        self.gate
+            .send_if_modified(|gate| !std::mem::replace(&mut gate.is_read, true));
     }
 
-    fn note(&self, head: Head) {
-        self.gate.send_if_modified(|gate| {
-            std::mem::replace(&mut gate.epoch, head.epoch) != head.epoch
-        });
+    fn seen(&self) -> i64 {
+        self.seen.load(Ordering::Relaxed)
+    }
+
+    /// Says whether that is new.
+    fn leads(&self, epoch: Option<i64>) -> bool {
+        self.leader
+            .send_if_modified(|now| std::mem::replace(now, epoch) != epoch)
     }
 
     fn data(&self) -> MutexGuard<'_, Data> {

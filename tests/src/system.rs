@@ -140,7 +140,8 @@ impl System {
                 secrets.push(password(uri.expose())?);
             }
         }
-        let key = std::fs::read_to_string(self.folder.join(KEY_FILE)).context("the broker's key")?;
+        let key =
+            std::fs::read_to_string(self.folder.join(KEY_FILE)).context("the broker's key")?;
         secrets.push(key.trim().to_owned());
         let database = state_database(&self.emulator).await?;
         secrets.push(password(database.expose())?);
@@ -211,10 +212,7 @@ impl Broker {
                 "BROKER_DATABASE_URL".to_owned(),
                 database.expose().to_owned(),
             ),
-            (
-                "BROKER_KEY_FILE".to_owned(),
-                key.display().to_string(),
-            ),
+            ("BROKER_KEY_FILE".to_owned(), key.display().to_string()),
         ])
     }
 

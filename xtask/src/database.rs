@@ -22,7 +22,8 @@ pub(crate) fn connection_uri(api: &str, project: &str, key: &str) -> Result<Stri
 fn ask(api: &str, project: &str, key: &str) -> Result<String> {
     let rest = api.strip_prefix("http://").context("an http:// address")?;
     let (address, base) = rest.split_once('/').context("an address with a path")?;
-    let mut stream = TcpStream::connect(address).with_context(|| format!("connect to {address}"))?;
+    let mut stream =
+        TcpStream::connect(address).with_context(|| format!("connect to {address}"))?;
     let limit = Duration::from_secs(ANSWER_SECONDS_MAX);
     stream.set_read_timeout(Some(limit))?;
     write!(
@@ -41,7 +42,9 @@ fn uri_in(answer: &str) -> Result<String> {
     if !status.contains(" 200 ") {
         bail!("it answers {status:?}");
     }
-    let (_, rest) = answer.split_once("\"uri\":\"").context("a URI in its answer")?;
+    let (_, rest) = answer
+        .split_once("\"uri\":\"")
+        .context("a URI in its answer")?;
     let (uri, _) = rest.split_once('"').context("a URI in its answer")?;
     Ok(uri.to_owned())
 }
@@ -57,6 +60,9 @@ mod tests {
         assert_eq!(uri, "postgresql://o:p@127.0.0.1/neondb");
         let bad = "HTTP/1.0 401 Unauthorized\r\n\r\n{\"message\":\"no\"}";
         let error = uri_in(bad).map_err(|error| error.to_string());
-        assert_eq!(error, Err("it answers \"HTTP/1.0 401 Unauthorized\"".to_owned()));
+        assert_eq!(
+            error,
+            Err("it answers \"HTTP/1.0 401 Unauthorized\"".to_owned())
+        );
     }
 }

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use neon_api::{ClientSetupError, IdError, NeonClient, ProjectId, Secret};
 use rpc::clock::{Clock, ClockArgs};
-use rpc::health::Serving;
+use rpc::health::{Health, Serving, WHOLE_SERVER};
 use rpc::page::PageTokens;
 use rpc::reload::reload;
 use rpc::security::{SecurityArgs, SecurityError};
 use rpc::server::{BindError, Listener, ServeError, Server};
+use tokio::sync::watch;
 use url::Url;
 
 use crate::bindings::Bindings;
@@ -23,9 +24,9 @@ use crate::keeper::Keeper;
 use crate::leases::Leases;
 use crate::logins::Logins;
 use crate::neon::{self, Neon};
+use crate::postgres::OwnerUri;
 use crate::reconcile;
 use crate::server::{self, Broker};
-use crate::postgres::OwnerUri;
 use crate::state::{Database, DatabaseError, State};
 use crate::text::one_line;
 
@@ -154,9 +155,6 @@ pub(super) async fn serve(arguments: Arguments) -> Result<(), Error> {
 
     let server = Server::new(proto::DESCRIPTORS);
     let health = server.health();
-    for service in server::READY_AT_ONCE {
-        health.set(service, Serving::Serving).await;
-    }
     let leases = Arc::new(Leases::new(
         Arc::clone(&state),
         clock.clone(),
@@ -169,11 +167,12 @@ pub(super) async fn serve(arguments: Arguments) -> Result<(), Error> {
         neon,
         arguments.config.clone(),
         config,
+        Arc::clone(&state),
         Arc::clone(&bindings),
         Arc::clone(&leases),
-        health,
     ));
     let closer = Closer::new(
+        Arc::clone(&state),
         Arc::clone(&bindings),
         Arc::clone(&leases),
         Arc::clone(&logins),
@@ -191,18 +190,31 @@ pub(super) async fn serve(arguments: Arguments) -> Result<(), Error> {
         move || keeper.reload_grants().map_err(|error| one_line(&error))
     });
     tokio::spawn(async move { leases.sweep().await });
-    tokio::spawn(closer.run());
+    tokio::spawn(tell_health(
+        health,
+        Arc::clone(&state),
+        keeper.was_ready(),
+    ));
+    tokio::spawn({
+        let keeper = Arc::clone(&keeper);
+        async move { keeper.follow().await }
+    });
     announce(&listener);
     let serving = server::add_services(server, &broker).serve(listener, stop);
     tokio::select! {
         served = serving => Ok(served?),
-        error = keep(state, keeper, reached) => Err(error.into()),
+        error = keep(state, keeper, closer, reached) => Err(error.into()),
     }
 }
 
-/// Makes the world match, for as long as that takes; ends only when Neon will
-/// not have us.
-async fn keep(state: Arc<State>, keeper: Arc<Keeper>, mut reached: bool) -> neon::Error {
+/// Makes the world match and closes roles, while this broker is the one that works
+/// in the background; ends only when Neon will not have us.
+async fn keep(
+    state: Arc<State>,
+    keeper: Arc<Keeper>,
+    closer: Closer,
+    mut reached: bool,
+) -> neon::Error {
     state.is_open().await;
     let mut pause = Duration::from_millis(REACH_MS_MIN);
     while !reached {
@@ -213,7 +225,44 @@ async fn keep(state: Arc<State>, keeper: Arc<Keeper>, mut reached: bool) -> neon
             Err(error) => return error,
         }
     }
-    keeper.settle().await
+    let mut leader = state.leader();
+    loop {
+        // The state lives as long as we do.
+        let _ = leader.wait_for(Option::is_some).await;
+        tokio::select! {
+            error = keeper.settle() => return error,
+            () = closer.run() => {}
+            _ = leader.wait_for(Option::is_none) => {}
+        }
+    }
+}
+
+/// Says which services take calls, for ever: all once the world is as declared,
+/// and none while nobody may be answered.
+async fn tell_health(health: Health, state: Arc<State>, mut was_ready: watch::Receiver<bool>) {
+    loop {
+        state.is_open().await;
+        for service in server::READY_AT_ONCE {
+            health.set(service, Serving::Serving).await;
+        }
+        let ready = async {
+            // The keeper lives as long as we do.
+            let _ = was_ready.wait_for(|ready| *ready).await;
+        };
+        tokio::select! {
+            () = ready => {
+                for service in [WHOLE_SERVER, server::LEASE_SERVICE] {
+                    health.set(service, Serving::Serving).await;
+                }
+                state.is_shut().await;
+            }
+            () = state.is_shut() => {}
+        }
+        let all = server::READY_AT_ONCE.into_iter();
+        for service in all.chain([WHOLE_SERVER, server::LEASE_SERVICE]) {
+            health.set(service, Serving::NotServing).await;
+        }
+    }
 }
 
 /// Whether Neon has answered. That it will not have us, or that something else

@@ -31,9 +31,7 @@ pub(super) fn repeated(
 ) -> Result<Option<LeaseId>, Error> {
     match answered {
         Some((_, answered)) if answered.expire_time <= now => Ok(None),
-        Some((id, answered)) if answered.body != id.body => {
-            Err(Error::RequestIdReused(id.key.id))
-        }
+        Some((id, answered)) if answered.body != id.body => Err(Error::RequestIdReused(id.key.id)),
         // Written by us: it is a lease's name.
         Some((_, answered)) => Ok(answered.resource.parse().ok()),
         None => Ok(None),

@@ -37,8 +37,10 @@ impl Bench {
     }
 
     async fn acquire_as(&self, id: Option<&RequestId>) -> Result<Lease, Error> {
-        let leases = &self.leases;
-        leases.acquire(request("a"), None, id.cloned(), grant()).await
+        let acquiring = self
+            .leases
+            .acquire(request("a"), None, id.cloned(), grant(), 0);
+        acquiring.await.map(|given| given.lease)
     }
 
     async fn sweep(&self) {
@@ -150,21 +152,37 @@ async fn there_are_no_more_leases_than_there_may_be() {
     bench.acquire().await;
 }
 
+/// Closing a role and giving a lease that has it: whoever is later sees the other.
 #[tokio::test]
-async fn a_role_is_to_be_closed_when_its_last_lease_ends() {
+async fn a_lease_whose_role_was_closed_meanwhile_says_so() {
     let bench = Bench::new();
-    let (one, other) = (bench.acquire().await, bench.acquire().await);
-    let Grant { branch, role, .. } = &one.grant;
-    bench.leases.release(one.id, None).await.unwrap();
-    assert_eq!(bench.leases.take_ended().len(), 1);
-    assert!(bench.leases.is_used(branch, role), "by the other");
-    bench.clock(61);
-    bench.sweep().await;
-    let ended = bench.leases.take_ended();
-    let role = ended.first().map(|ended| &ended.role);
-    assert_eq!(role, Some(&other.grant.role));
-    assert!(!bench.leases.is_used(branch, &other.grant.role));
-    assert!(bench.leases.take_ended().is_empty());
+    let give = async |closings| {
+        let leases = &bench.leases;
+        let given = leases.acquire(request("a"), None, None, grant(), closings);
+        given.await.unwrap()
+    };
+    let first = give(0).await;
+    assert!(!first.was_closed);
+    let key = first.lease.grant.role_key();
+    let close = async |status, closings| {
+        let role = Role {
+            binding: request("a").binding,
+            status,
+            closings,
+        };
+        let key = key.clone();
+        let change = move |draft: &mut Draft<'_>| draft.role_put(key.clone(), role.clone());
+        bench.leases.state.change(change).await.unwrap();
+    };
+    close(RoleStatus::Closing, 1).await;
+    assert!(give(1).await.was_closed, "it is being closed");
+    assert!(!give(1).await.was_closed);
+    assert!(give(0).await.was_closed, "made before it was closed");
+    close(RoleStatus::Closed, 2).await;
+    assert_eq!(bench.leases.closings(&key), 2);
+    assert!(!give(2).await.was_closed, "made after it was closed");
+    let role = bench.leases.state.read(|data| data.roles[&key].clone());
+    assert_eq!((role.status, role.closings), (RoleStatus::Open, 2));
 }
 
 #[tokio::test]
@@ -210,9 +228,17 @@ async fn a_renewal_that_comes_again_renews_nothing() {
     let lease = bench.acquire().await;
     let same = Some(id("", "RenewLease", Uuid::new_v4(), "r"));
     bench.clock(10);
-    let once = bench.leases.renew(lease.id, None, same.clone()).await.unwrap();
+    let once = bench
+        .leases
+        .renew(lease.id, None, same.clone())
+        .await
+        .unwrap();
     bench.clock(20);
-    let again = bench.leases.renew(lease.id, None, same.clone()).await.unwrap();
+    let again = bench
+        .leases
+        .renew(lease.id, None, same.clone())
+        .await
+        .unwrap();
     assert_eq!(again, once);
     assert_eq!(again.renewals, 1);
     bench.leases.release(lease.id, None).await.unwrap();
@@ -233,8 +259,8 @@ async fn what_happens_to_a_lease_is_told_and_renewals_once_an_hour() {
         generation: 2,
         ..lease.grant.clone()
     };
-    bench.leases.moved(lease.id, moved.clone()).await.unwrap();
-    bench.leases.moved(lease.id, moved).await.unwrap();
+    bench.leases.moved(lease.id, moved.clone(), 0).await.unwrap();
+    bench.leases.moved(lease.id, moved, 0).await.unwrap();
     bench.leases.release(lease.id, None).await.unwrap();
     bench.leases.release(lease.id, None).await.unwrap();
     bench.acquire().await;

@@ -70,6 +70,12 @@ pub enum Error {
         #[source]
         source: logins::Error,
     },
+    /// A role was closed again and again while a lease was given.
+    #[error("the role {role} is being closed; ask again")]
+    RoleClosing {
+        /// The role.
+        role: String,
+    },
     /// Neon.
     #[error(transparent)]
     Neon(#[from] neon::Error),
@@ -138,6 +144,7 @@ impl From<Error> for Status {
             Error::Denied { .. } => Refusal::new(Code::PermissionDenied, "GRANT_MISSING", message),
             Error::Lease(error) => lease(error, message),
             Error::Login { source, .. } => login(source, message),
+            Error::RoleClosing { .. } => database(true, message),
             Error::Neon(error) => neon(&error, message),
             Error::State(error) => state(&error, message),
             Error::Keeper(error) => keeper(*error, message),

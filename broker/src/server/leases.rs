@@ -12,11 +12,16 @@ use tonic::{Request, Response, Status, Streaming};
 use super::branches::time;
 use super::{Broker, Error, request, watch};
 use crate::bindings::{Binding, Status as BindingStatus, Target};
-use crate::leases::{self, Lease};
+use crate::leases::{self, Given, Lease};
 use crate::logins::Login;
 use crate::names::{BindingName, BranchResource, LeaseId};
 use crate::roles::Access;
+use crate::state::RoleKey;
 use crate::text::one_line;
+
+/// How often a role that was closed meanwhile is made again for a lease that is
+/// given. While the lease lives nobody closes it, so once is enough.
+const SETTLE_TRIES_MAX: u32 = 4;
 
 #[tonic::async_trait]
 impl LeaseService for Broker {
@@ -41,17 +46,12 @@ impl LeaseService for Broker {
         // A repeated request is refused before a role is made.
         self.leases.repeated(id.as_ref()).map_err(Error::from)?;
         let login = self.login(&target, &asked).await?;
-        let mut lease = self
-            .leases
-            .acquire(asked, ttl, id, login.grant.clone())
-            .await
-            .map_err(Error::from)?;
-        if lease.grant != login.grant {
-            // A lease that this request was given before, on what the binding
-            // led to then: it goes where its holder is sent now.
-            let moved = self.leases.moved(lease.id, login.grant.clone()).await;
-            lease = moved.map_err(Error::from)?;
-        }
+        let (grant, closings) = (login.grant.clone(), login.closings);
+        let given = self.leases.acquire(asked, ttl, id, grant, closings).await;
+        let given = given.map_err(Error::from)?;
+        // A lease that this request was given before may be on what the binding led
+        // to then: it goes where its holder is sent now.
+        let (lease, login) = self.settled(&target, given, login).await?;
         let leases::Request {
             binding: name,
             holder,
@@ -147,6 +147,29 @@ impl Broker {
         }
     }
 
+    /// The lease on what its connection leads to, by a role that was not closed
+    /// meanwhile.
+    pub(super) async fn settled(
+        &self,
+        target: &Target,
+        mut given: Given,
+        mut login: Login,
+    ) -> Result<(Lease, Login), Error> {
+        for _ in 0..SETTLE_TRIES_MAX {
+            if given.was_closed {
+                login = self.login(target, &given.lease.request).await?;
+            } else if given.lease.grant == login.grant {
+                return Ok((given.lease, login));
+            }
+            let grant = login.grant.clone();
+            let moved = self.leases.moved(given.lease.id, grant, login.closings);
+            given = moved.await?;
+        }
+        Err(Error::RoleClosing {
+            role: login.grant.role.clone(),
+        })
+    }
+
     /// The connection that such a lease gets.
     pub(super) async fn login(
         &self,
@@ -154,8 +177,9 @@ impl Broker {
         asked: &leases::Request,
     ) -> Result<Login, Error> {
         let max_ttl = self.leases.max_ttl();
+        let closings = |key: &RoleKey| self.leases.closings(key);
         self.logins
-            .login(target, asked.access, asked.pooled, max_ttl)
+            .login(target, asked.access, asked.pooled, max_ttl, closings)
             .await
             .map_err(|source| Error::Login {
                 binding: asked.binding.clone(),

@@ -20,6 +20,8 @@ pub struct Data {
     pub leases: BTreeMap<LeaseId, Lease>,
     /// The newest generation of each binding that ever had one.
     pub generations: BTreeMap<BindingName, Generation>,
+    /// Login roles that leases had.
+    pub roles: BTreeMap<RoleKey, Role>,
     /// Requests that may come again.
     pub requests: BTreeMap<RequestKey, Answered>,
     /// Without a database: the newest audit events, oldest first.
@@ -42,6 +44,51 @@ pub struct Generation {
     pub since: Timestamp,
     /// Why it came to be, for people.
     pub reason: String,
+}
+
+/// A login role on a branch.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RoleKey {
+    /// The branch.
+    pub branch: BranchId,
+    /// The role.
+    pub role: String,
+}
+
+/// What is known of a login role.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Role {
+    /// The binding whose leases have it.
+    pub binding: BindingName,
+    /// Whether one logs in as it.
+    pub status: RoleStatus,
+    /// How often closing it was begun.
+    pub closings: i64,
+}
+
+/// Whether one logs in as a role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RoleStatus {
+    /// One does: leases have it, or had it.
+    Open,
+    /// It is being closed: no lease has it.
+    Closing,
+    /// One does not, or it was left to end by itself.
+    Closed,
+}
+
+impl RoleStatus {
+    pub(super) const ALL: [RoleStatus; 3] =
+        [RoleStatus::Open, RoleStatus::Closing, RoleStatus::Closed];
+
+    /// As it is stored.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            RoleStatus::Open => "open",
+            RoleStatus::Closing => "closing",
+            RoleStatus::Closed => "closed",
+        }
+    }
 }
 
 /// An id that a caller made for a request. Another caller's, and another
@@ -80,6 +127,7 @@ pub struct Draft<'a> {
 pub(super) struct Changes {
     pub(super) leases: BTreeMap<LeaseId, (Lease, Option<End>)>,
     pub(super) generations: BTreeMap<BindingName, Generation>,
+    pub(super) roles: BTreeMap<RoleKey, Role>,
     pub(super) requests: BTreeMap<RequestKey, Answered>,
     pub(super) events: Vec<Event>,
 }
@@ -132,6 +180,27 @@ impl<'a> Draft<'a> {
         self.changes.generations.insert(binding, generation);
     }
 
+    /// Whether a lease that has not ended by then has that role.
+    pub fn is_used(&self, key: &RoleKey, now: Timestamp) -> bool {
+        let has = |lease: &Lease| lease.has_role(key) && lease.expire_time > now;
+        let changed = self.changes.leases.values();
+        let mut changed = changed.filter(|(_, end)| end.is_none());
+        let as_it_was = |id: &LeaseId| !self.changes.leases.contains_key(id);
+        let mut others = self.data.leases.iter().filter(|(id, _)| as_it_was(id));
+        changed.any(|(lease, _)| has(lease)) || others.any(|(_, lease)| has(lease))
+    }
+
+    /// A login role, if a lease ever had it.
+    pub fn role(&self, key: &RoleKey) -> Option<&Role> {
+        let changed = self.changes.roles.get(key);
+        changed.or_else(|| self.data.roles.get(key))
+    }
+
+    /// Notes what becomes of a login role.
+    pub fn role_put(&mut self, key: RoleKey, role: Role) {
+        self.changes.roles.insert(key, role);
+    }
+
     /// What a request was answered with.
     pub fn request(&self, key: &RequestKey) -> Option<&Answered> {
         let changed = self.changes.requests.get(key);
@@ -161,29 +230,33 @@ impl Changes {
         let Changes {
             leases,
             generations,
+            roles,
             requests,
             events,
         } = self;
-        leases.is_empty() && generations.is_empty() && requests.is_empty() && events.is_empty()
+        leases.is_empty()
+            && generations.is_empty()
+            && roles.is_empty()
+            && requests.is_empty()
+            && events.is_empty()
     }
 
     /// Makes the changes. Says which leases have ended by them.
-    pub(super) fn apply(self, data: &mut Data) -> Vec<Lease> {
+    pub(super) fn apply(self, data: &mut Data) -> Vec<LeaseId> {
         let mut ended = Vec::new();
         for (id, (lease, end)) in self.leases {
             match end {
                 None => {
                     data.leases.insert(id, lease);
                 }
-                // One that was given and has ended since it was last looked has
-                // left a role all the same.
                 Some(_) => {
                     data.leases.remove(&id);
-                    ended.push(lease);
+                    ended.push(id);
                 }
             }
         }
         data.generations.extend(self.generations);
+        data.roles.extend(self.roles);
         data.requests.extend(self.requests);
         ended
     }

@@ -4,17 +4,19 @@ mod migration;
 
 use diesel::upsert::excluded;
 use diesel::{
-    BoolExpressionMethods as _, ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, SelectableHelper as _,
+    BoolExpressionMethods as _, ExpressionMethods as _, OptionalExtension as _, QueryDsl as _,
+    SelectableHelper as _, TextExpressionMethods as _,
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl as _, SimpleAsyncConnection as _};
+use futures_util::StreamExt as _;
 use jiff::Timestamp;
 
 use super::data::Changes;
 use super::rows::{
-    BadRow, EventRow, GenerationRow, LeaseRow, NewEventRow, RequestRow, time_in, time_out,
+    BadRow, EventRow, GenerationRow, LeaseRow, NewEventRow, RequestRow, RoleRow, time_in, time_out,
 };
-use super::schema::{audit_events, generations, head, leases, request_ids};
-use crate::audit::Event;
+use super::schema::{audit_events, generations, head, leases, request_ids, roles};
+use crate::audit::{Event, Query};
 use crate::postgres::{self, OwnerUri};
 
 /// How long one statement may take, in milliseconds.
@@ -136,7 +138,10 @@ impl Session {
     /// Begins a write: from here on until its end no other broker writes.
     pub(super) async fn begin(&mut self) -> Result<Begun, Error> {
         const WHAT: &str = "begin a write";
-        self.connection.batch_execute("BEGIN").await.attempted(WHAT)?;
+        self.connection
+            .batch_execute("BEGIN")
+            .await
+            .attempted(WHAT)?;
         let raised = diesel::update(head::table)
             .set(head::version.eq(head::version + 1))
             .returning((
@@ -163,9 +168,51 @@ impl Session {
 
     /// Ends a write, and tells the other brokers. An error does not say whether
     /// it is stored.
-    pub(super) async fn commit(&mut self) -> Result<(), Error> {
-        let commit = format!("NOTIFY {CHANNEL}; COMMIT");
-        self.connection.batch_execute(&commit).await.attempted("commit a write")
+    pub(super) async fn commit(&mut self, version: i64) -> Result<(), Error> {
+        let commit = format!("NOTIFY {CHANNEL}, '{version}'; COMMIT");
+        self.connection
+            .batch_execute(&commit)
+            .await
+            .attempted("commit a write")
+    }
+
+    /// Asks for the lock of the work in the background, which ends with this
+    /// session.
+    pub(super) async fn try_lock(&mut self) -> Result<bool, Error> {
+        let lock = diesel::dsl::sql::<diesel::sql_types::Bool>(
+            "pg_try_advisory_lock(hashtextextended('branch-broker background', 0))",
+        );
+        let asked = diesel::select(lock).get_result(&mut self.connection).await;
+        asked.attempted("ask for the lock of the work in the background")
+    }
+
+    /// Raises the epoch: whoever had the lock before writes in the background no
+    /// more.
+    pub(super) async fn take_over(&mut self) -> Result<i64, Error> {
+        let raised = diesel::update(head::table)
+            .set(head::epoch.eq(head::epoch + 1))
+            .returning(head::epoch)
+            .get_result(&mut self.connection)
+            .await
+            .optional()
+            .attempted("take over the work in the background")?;
+        raised.ok_or(Error::NoHead)
+    }
+
+    /// Listens to other brokers from now on.
+    pub(super) async fn listen(&mut self) -> Result<(), Error> {
+        let listen = format!("LISTEN {CHANNEL}");
+        let listening = self.connection.batch_execute(&listen).await;
+        listening.attempted("listen to other brokers")
+    }
+
+    /// The version of the next write that is heard of. None: the session has ended.
+    pub(super) async fn heard(&mut self) -> Result<Option<i64>, Error> {
+        let mut told = std::pin::pin!(self.connection.notifications_stream());
+        let next = told.next().await.transpose();
+        let next = next.attempted("listen to other brokers")?;
+        // What cannot be read is a reason to look.
+        Ok(next.map(|told| told.payload.parse().unwrap_or(i64::MAX)))
     }
 
     /// Whether a transaction whose end was not heard of is stored. None: it still
@@ -214,7 +261,10 @@ impl Session {
         self.connection.batch_execute(begin).await.attempted(WHAT)?;
         let (head, _) = self.look().await?;
         let changes = self.changes_since(version).await?;
-        self.connection.batch_execute("COMMIT").await.attempted(WHAT)?;
+        self.connection
+            .batch_execute("COMMIT")
+            .await
+            .attempted(WHAT)?;
         Ok((changes, head))
     }
 
@@ -243,6 +293,16 @@ impl Session {
             let (binding, generation) = row.read()?;
             changes.generations.insert(binding, generation);
         }
+        let rows: Vec<RoleRow> = roles::table
+            .filter(roles::version.gt(version))
+            .select(RoleRow::as_select())
+            .load(connection)
+            .await
+            .attempted(WHAT)?;
+        for row in rows {
+            let (key, role) = row.read()?;
+            changes.roles.insert(key, role);
+        }
         let rows: Vec<RequestRow> = request_ids::table
             .filter(request_ids::version.gt(version))
             .select(RequestRow::as_select())
@@ -268,6 +328,11 @@ impl Session {
             .map(|(binding, generation)| GenerationRow::new(binding, generation, version))
             .collect();
         self.write_generations(rows).await?;
+        let rows = changes.roles.iter();
+        let rows: Vec<RoleRow> = rows
+            .map(|(key, role)| RoleRow::new(key, role, version))
+            .collect();
+        self.write_roles(rows).await?;
         let rows = changes.requests.iter();
         let rows: Vec<RequestRow> = rows
             .map(|(key, answered)| RequestRow::new(key, answered, version))
@@ -325,6 +390,26 @@ impl Session {
         Ok(())
     }
 
+    async fn write_roles(&mut self, mut rows: Vec<RoleRow>) -> Result<(), Error> {
+        while !rows.is_empty() {
+            let some: Vec<RoleRow> = rows.drain(..rows.len().min(ROWS_MAX)).collect();
+            diesel::insert_into(roles::table)
+                .values(some)
+                .on_conflict((roles::branch, roles::role))
+                .do_update()
+                .set((
+                    roles::version.eq(excluded(roles::version)),
+                    roles::binding.eq(excluded(roles::binding)),
+                    roles::status.eq(excluded(roles::status)),
+                    roles::closings.eq(excluded(roles::closings)),
+                ))
+                .execute(&mut self.connection)
+                .await
+                .attempted("write roles")?;
+        }
+        Ok(())
+    }
+
     async fn write_requests(&mut self, mut rows: Vec<RequestRow>) -> Result<(), Error> {
         while !rows.is_empty() {
             let some: Vec<RequestRow> = rows.drain(..rows.len().min(ROWS_MAX)).collect();
@@ -355,6 +440,42 @@ impl Session {
                 .attempted("write audit events")?;
         }
         Ok(())
+    }
+
+    /// Audit events, newest first.
+    pub(super) async fn events(&mut self, query: &Query) -> Result<Vec<Event>, Error> {
+        let mut asked = audit_events::table
+            .select(EventRow::as_select())
+            .order(audit_events::id.desc())
+            .limit(i64::try_from(query.limit).unwrap_or(i64::MAX))
+            .into_boxed();
+        if let Some(service) = &query.service {
+            // An underscore in a pattern stands for any character.
+            let service = service.as_str().replace('_', "\\_");
+            let pattern = format!("services/{service}/versions/%");
+            asked = asked.filter(audit_events::binding.like(pattern));
+        }
+        if let Some(branch) = &query.branch {
+            asked = asked.filter(audit_events::branch.eq(branch.to_string()));
+        }
+        if let Some(holder) = &query.holder {
+            asked = asked.filter(audit_events::holder.eq(holder.clone()));
+        }
+        if let Some(start) = query.start {
+            asked = asked.filter(audit_events::event_time.ge(time_out(start)));
+        }
+        if let Some(end) = query.end {
+            asked = asked.filter(audit_events::event_time.lt(time_out(end)));
+        }
+        if let Some(before) = query.before {
+            asked = asked.filter(audit_events::id.lt(before));
+        }
+        let rows: Vec<EventRow> = asked
+            .load(&mut self.connection)
+            .await
+            .attempted("read audit events")?;
+        let events = rows.into_iter().map(EventRow::read);
+        Ok(events.collect::<Result<_, _>>()?)
     }
 
     /// Removes what nobody asks for any more: leases that ended before `ended`,

@@ -6,8 +6,8 @@ use diesel::{Insertable, Queryable, Selectable};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::data::{Answered, Generation, RequestKey};
-use super::schema::{audit_events, generations, leases, request_ids};
+use super::data::{Answered, Generation, RequestKey, Role, RoleKey, RoleStatus};
+use super::schema::{audit_events, generations, leases, request_ids, roles};
 use crate::audit::Event;
 use crate::leases::{End, EndReason, Grant, Lease, METHODS, Request};
 use crate::names::{BindingName, LeaseId};
@@ -57,6 +57,17 @@ pub(super) struct GenerationRow {
     revision: Option<String>,
     since: PgTimestamp,
     reason: String,
+}
+
+#[derive(Debug, Queryable, Selectable, Insertable)]
+#[diesel(table_name = roles, check_for_backend(Pg))]
+pub(super) struct RoleRow {
+    branch: String,
+    role: String,
+    version: i64,
+    binding: String,
+    status: String,
+    closings: i64,
 }
 
 #[derive(Debug, Queryable, Selectable, Insertable)]
@@ -183,6 +194,34 @@ impl GenerationRow {
             reason: self.reason,
         };
         Ok((parsed("generations", "binding", &self.binding)?, generation))
+    }
+}
+
+impl RoleRow {
+    pub(super) fn new(key: &RoleKey, role: &Role, version: i64) -> RoleRow {
+        RoleRow {
+            branch: key.branch.to_string(),
+            role: key.role.clone(),
+            version,
+            binding: role.binding.to_string(),
+            status: role.status.as_str().to_owned(),
+            closings: role.closings,
+        }
+    }
+
+    pub(super) fn read(self) -> Result<(RoleKey, Role), BadRow> {
+        let mut all = RoleStatus::ALL.into_iter();
+        let status = all.find(|status| status.as_str() == self.status);
+        let role = Role {
+            binding: parsed("roles", "binding", &self.binding)?,
+            status: status.ok_or_else(|| bad("roles", "status", &self.status))?,
+            closings: self.closings,
+        };
+        let key = RoleKey {
+            branch: parsed("roles", "branch", &self.branch)?,
+            role: self.role,
+        };
+        Ok((key, role))
     }
 }
 

@@ -43,6 +43,17 @@ diesel::table! {
 }
 
 diesel::table! {
+    broker.roles (branch, role) {
+        branch -> Text,
+        role -> Text,
+        version -> BigInt,
+        binding -> Text,
+        status -> Text,
+        closings -> BigInt,
+    }
+}
+
+diesel::table! {
     broker.request_ids (caller, method, id) {
         caller -> Text,
         method -> Text,

@@ -95,8 +95,6 @@ pub(super) struct Writer {
     session: Option<Session>,
     /// When to remove next what nobody asks for any more.
     purge_at: Instant,
-    /// What memory has: all that was written up to this version.
-    seen: i64,
 }
 
 /// How a write failed.
@@ -125,16 +123,14 @@ impl Writer {
         clock: Clock,
         shared: Arc<Shared>,
         queue: mpsc::Receiver<Job>,
-        opened: Option<(Session, Head)>,
+        opened: Option<Session>,
     ) -> Writer {
-        let seen = opened.as_ref().map_or(0, |(_, head)| head.version);
         Writer {
             uri,
             clock,
             shared,
             queue,
-            session: opened.map(|(session, _)| session),
-            seen,
+            session: opened,
             purge_at: Instant::now(),
         }
     }
@@ -163,12 +159,13 @@ impl Writer {
     /// Opens a session, for as long as that takes. Meanwhile whoever asks hears
     /// that nothing can be stored.
     async fn reach(&mut self) {
-        let (uri, seen) = (self.uri.clone(), self.seen);
+        let uri = self.uri.clone();
+        let was_read = self.shared.is_loaded();
         let shared = Arc::clone(&self.shared);
         let reaching = async move {
             let mut pause = Duration::from_millis(REACH_MS_MIN);
             loop {
-                match open(&uri, &shared, seen).await {
+                match open(&uri, &shared).await {
                     Ok(opened) => return opened,
                     Err(error) => {
                         tracing::warn!(error = %one_line(&error), "the state database is away");
@@ -182,12 +179,10 @@ impl Writer {
             opened = reaching => opened,
             () = refuse(&mut self.queue) => return,
         };
-        let (session, head) = opened;
-        if self.seen > 0 {
+        if was_read {
             tracing::info!("the state database is back");
         }
-        self.seen = head.version;
-        self.session = Some(session);
+        self.session = Some(opened);
     }
 
     /// Takes over what others have written.
@@ -202,20 +197,18 @@ impl Writer {
                 self.purge_at = Instant::now() + Duration::from_secs(PURGE_SECONDS);
                 let now = Timestamp::try_from(self.clock.now()).unwrap_or(Timestamp::MAX);
                 let ago = |hours| now - SignedDuration::from_hours(hours);
-                session.purge(now, ago(ENDED_HOURS), ago(TOLD_HOURS)).await?;
+                session
+                    .purge(now, ago(ENDED_HOURS), ago(TOLD_HOURS))
+                    .await?;
             }
-            match head.version == self.seen {
-                true => Ok::<_, database::Error>(None),
-                false => session.since(self.seen).await.map(Some),
+            if head.version != self.shared.seen() {
+                let (changes, head) = session.since(self.shared.seen()).await?;
+                self.shared.apply(changes, head.version);
             }
+            Ok::<_, database::Error>(())
         };
         match looked.await {
-            Ok(None) => {}
-            Ok(Some((changes, head))) => {
-                self.shared.apply(changes);
-                self.seen = head.version;
-                self.shared.note(head);
-            }
+            Ok(()) => {}
             Err(error) => {
                 tracing::warn!(error = %one_line(&error), "look at the state database");
                 self.session = None;
@@ -228,11 +221,8 @@ impl Writer {
         loop {
             tried += 1;
             if self.session.is_none() {
-                match open(&self.uri, &self.shared, self.seen).await {
-                    Ok((session, head)) => {
-                        self.session = Some(session);
-                        self.seen = head.version;
-                    }
+                match open(&self.uri, &self.shared).await {
+                    Ok(session) => self.session = Some(session),
                     Err(error) => return answer(jobs, Err(Error::away(error))),
                 }
             }
@@ -258,7 +248,7 @@ impl Writer {
                     self.session = None;
                     match self.is_stored(&transaction).await {
                         true => {
-                            self.stored(changes, version);
+                            self.shared.apply(changes, version);
                             return answer(jobs, Ok(()));
                         }
                         false if tried == TRIES_MAX => {
@@ -277,15 +267,17 @@ impl Writer {
         };
         let Begun { head, transaction } = session.begin().await?;
         let Head { version, epoch } = head;
-        if version - 1 > self.seen {
-            let missed = session.changes_since(self.seen).await?;
-            self.shared.apply(missed);
-            self.seen = version - 1;
+        if version - 1 > self.shared.seen() {
+            let missed = session.changes_since(self.shared.seen()).await?;
+            self.shared.apply(missed, version - 1);
         }
         let is_fenced = |job: &Job| job.epoch().is_some_and(|of| of != epoch);
         let (fenced, unfenced) = std::mem::take(jobs).into_iter().partition(is_fenced);
         *jobs = unfenced;
-        answer(fenced, Err(Error::Fenced));
+        if !fenced.is_empty() {
+            self.shared.leads(None);
+            answer(fenced, Err(Error::Fenced));
+        }
         let changes = self.shared.draft(|draft| {
             for job in jobs.iter_mut() {
                 job.make(draft);
@@ -295,9 +287,9 @@ impl Writer {
             return Ok(session.rollback().await?);
         }
         session.write(&changes, version).await?;
-        match session.commit().await {
+        match session.commit(version).await {
             Ok(()) => {
-                self.stored(changes, version);
+                self.shared.apply(changes, version);
                 Ok(())
             }
             Err(error) => Err(Failed::Unknown {
@@ -306,14 +298,6 @@ impl Writer {
                 version,
                 changes,
             }),
-        }
-    }
-
-    /// Others may have written since: what they did is not forgotten.
-    fn stored(&mut self, changes: Changes, version: i64) {
-        if self.seen < version {
-            self.shared.apply(changes);
-            self.seen = version;
         }
     }
 
@@ -344,22 +328,17 @@ impl Writer {
 }
 
 /// Opens a session, and brings memory up to what the database has.
-pub(super) async fn open(
-    uri: &OwnerUri,
-    shared: &Shared,
-    seen: i64,
-) -> Result<(Session, Head), database::Error> {
+pub(super) async fn open(uri: &OwnerUri, shared: &Shared) -> Result<Session, database::Error> {
     let mut session = Session::open(uri).await?;
     if !shared.is_loaded() {
         session = session.migrate().await?;
     }
     let (_, time) = session.look().await?;
     shared.compare_clocks(time);
-    let (changes, head) = session.since(seen).await?;
-    shared.apply(changes);
-    shared.note(head);
+    let (changes, head) = session.since(shared.seen()).await?;
+    shared.apply(changes, head.version);
     shared.loaded();
-    Ok((session, head))
+    Ok(session)
 }
 
 /// Answers who asks while nothing can be stored. Ends when nobody can ask any

@@ -46,6 +46,19 @@ CREATE TABLE broker.generations (
 );
 CREATE INDEX generations_version ON broker.generations (version);
 
+-- Login roles that leases had, on each branch. One that no lease has any more is
+-- closed, whichever broker gave the leases.
+CREATE TABLE broker.roles (
+    branch text NOT NULL,
+    role text NOT NULL,
+    version bigint NOT NULL,
+    binding text NOT NULL,
+    status text NOT NULL CHECK (status IN ('open', 'closing', 'closed')),
+    closings bigint NOT NULL,
+    PRIMARY KEY (branch, role)
+);
+CREATE INDEX roles_version ON broker.roles (version);
+
 -- Requests that may come again: what each was answered with. The body is a hash.
 CREATE TABLE broker.request_ids (
     caller text NOT NULL,
