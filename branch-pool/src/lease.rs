@@ -131,6 +131,7 @@ impl Broker {
         let request = wire::RenewLeaseRequest {
             name: name.to_owned(),
             ttl: self.ttl(),
+            ..Default::default()
         };
         let limit = self.options.call_timeout;
         let call = self.client.renew_lease(with_deadline(request, limit));
@@ -159,6 +160,7 @@ impl Broker {
     pub(crate) async fn release(&mut self, name: &str) -> Result<(), LeaseError> {
         let request = wire::ReleaseLeaseRequest {
             name: name.to_owned(),
+            ..Default::default()
         };
         let limit = self.options.call_timeout.min(RELEASE_TIMEOUT_MAX);
         let call = self.client.release_lease(with_deadline(request, limit));

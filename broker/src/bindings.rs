@@ -13,12 +13,13 @@ use neon_api::BranchId;
 use rpc::clock::Clock;
 use tokio::sync::watch;
 
+use crate::audit::{Action, Event};
 use crate::config::{BindingSpec, Config};
 use crate::connection;
 use crate::names::BindingName;
 use crate::neon::OwnerUris;
 use crate::reconcile::Outcome;
-use crate::state::{self, Generation, State};
+use crate::state::{self, Draft, Generation, State};
 
 /// A binding, as declared and as it is.
 #[derive(Debug, Clone)]
@@ -142,18 +143,42 @@ impl Bindings {
 
     /// The binding's branch is as declared. Its generation goes up when it
     /// leads elsewhere than before, and is stored before this is told.
-    pub async fn ready(&self, spec: &BindingSpec, outcome: Outcome) -> Result<(), state::Error> {
-        let name = &spec.name;
-        let generation = self.generation(name, &outcome).await?;
+    /// `in_background`: nobody asked for it.
+    pub async fn ready(
+        &self,
+        spec: &BindingSpec,
+        outcome: Outcome,
+        in_background: bool,
+    ) -> Result<(), state::Error> {
+        let generation = self.generation(&spec.name, &outcome, in_background).await?;
+        self.announce(spec, generation, outcome.uris);
+        Ok(())
+    }
+
+    /// Another broker has given the binding that generation. One that is here
+    /// already is not told again.
+    pub fn follow(&self, spec: &BindingSpec, generation: Generation, uris: OwnerUris) {
+        let known = self.get(&spec.name).and_then(|binding| {
+            let target = binding.target.as_ref()?;
+            Some(target.generation)
+        });
+        if known.is_none_or(|known| known < generation.number) {
+            let Generation { number, reason, .. } = &generation;
+            tracing::info!(binding = %spec.name, generation = number, %reason, "follows");
+            self.announce(spec, generation, uris);
+        }
+    }
+
+    fn announce(&self, spec: &BindingSpec, generation: Generation, uris: OwnerUris) {
         let target = Target {
             spec: spec.clone(),
             generation: generation.number,
-            branch: outcome.branch,
-            uris: outcome.uris,
-            revision: outcome.revision,
+            branch: generation.branch,
+            uris,
+            revision: generation.revision,
             reason: generation.reason,
         };
-        self.modify(name, |binding| {
+        self.modify(&spec.name, |binding| {
             let same = binding.target.as_deref().is_some_and(|now| {
                 now.generation == target.generation
                     && now.revision == target.revision
@@ -166,7 +191,6 @@ impl Bindings {
             binding.target = Some(Arc::new(target));
             changed
         });
-        Ok(())
     }
 
     /// The binding's branch is not as declared. One that leads somewhere goes
@@ -195,35 +219,67 @@ impl Bindings {
 
     async fn generation(
         &self,
-        name: &BindingName,
+        binding: &BindingName,
         outcome: &Outcome,
+        in_background: bool,
     ) -> Result<Generation, state::Error> {
-        let address = address(&outcome.uris);
-        let last = self.state.read(|data| data.generations.get(name).cloned());
-        let (number, reason) = match &last {
-            None => (1, format!("the branch {} is ready", outcome.branch)),
-            Some(last) if last.branch != outcome.branch => (
-                last.number + 1,
-                format!("moved to the branch {}", outcome.branch),
-            ),
-            Some(last) if last.address != address => (
-                last.number + 1,
-                format!("the branch {} has another address", outcome.branch),
-            ),
-            Some(last) => return Ok(last.clone()),
+        let now = Timestamp::try_from(self.clock.now()).unwrap_or(Timestamp::MAX);
+        let name = binding.clone();
+        let (branch, address) = (outcome.branch.clone(), address(&outcome.uris));
+        let revision = outcome.revision.clone();
+        let change = move |draft: &mut Draft<'_>| {
+            let last = draft.generation(&name).cloned();
+            let (number, reason) = match &last {
+                None => (1, format!("the branch {branch} is ready")),
+                Some(last) if last.branch != branch => {
+                    (last.number + 1, format!("moved to the branch {branch}"))
+                }
+                Some(last) if last.address != address => {
+                    let reason = format!("the branch {branch} has another address");
+                    (last.number + 1, reason)
+                }
+                Some(last) => (last.number, last.reason.clone()),
+            };
+            let is_new = last.as_ref().is_none_or(|last| last.number != number);
+            let since = last.as_ref().map_or(now, |last| last.since);
+            let generation = Generation {
+                number,
+                branch: branch.clone(),
+                address: address.clone(),
+                revision: revision.clone(),
+                since: if is_new { now } else { since },
+                reason,
+            };
+            if last.as_ref() != Some(&generation) {
+                draft.generation_put(name.clone(), generation.clone());
+            }
+            if is_new {
+                draft.audit(announced(&name, &generation));
+            }
+            (generation, is_new)
         };
-        let generation = Generation {
-            number,
-            branch: outcome.branch.clone(),
-            address,
-            since: Timestamp::try_from(self.clock.now()).unwrap_or(Timestamp::MAX),
-            reason,
+        let (generation, is_new) = match in_background {
+            true => self.state.change_in_background(change).await?,
+            false => self.state.change(change).await?,
         };
-        self.state
-            .change(|data| data.generations.insert(name.clone(), generation.clone()))
-            .await?;
-        tracing::info!(binding = %name, generation = number, reason = %generation.reason, "ready");
+        if is_new {
+            let Generation { number, reason, .. } = &generation;
+            tracing::info!(binding = %binding, generation = number, %reason, "ready");
+        }
         Ok(generation)
+    }
+}
+
+fn announced(binding: &BindingName, generation: &Generation) -> Event {
+    Event {
+        id: 0,
+        time: generation.since,
+        action: Action::Announced,
+        binding: Some(binding.clone()),
+        branch: Some(generation.branch.clone()),
+        lease: None,
+        holder: String::new(),
+        message: format!("generation {}: {}", generation.number, generation.reason),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The command line. `serve` is the broker; everything else asks one over gRPC
 //! and needs no key.
 
+mod audit;
 mod client;
 mod serve;
 mod tokens;
@@ -36,6 +37,8 @@ enum Command {
     Apply(client::Arguments),
     /// Ask whether a broker runs and the world is as declared.
     Health(client::HealthArguments),
+    /// Show who got, kept and lost what, newest first.
+    Audit(audit::Arguments),
     /// Make, show and revoke the tokens that callers may show.
     Tokens(tokens::Arguments),
 }
@@ -54,6 +57,7 @@ pub fn main() -> ExitCode {
             Command::Plan(arguments) => client::plan(arguments).await.map_err(boxed),
             Command::Apply(arguments) => client::apply(arguments).await.map_err(boxed),
             Command::Health(arguments) => client::health(arguments).await.map_err(boxed),
+            Command::Audit(arguments) => audit::audit(arguments).await.map_err(boxed),
             Command::Tokens(arguments) => tokens::run(&arguments).map_err(boxed),
         }
     });

@@ -3,8 +3,6 @@
 //! else. What is stored names the key by an id that gives nothing away.
 
 use std::fmt;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -30,8 +28,7 @@ pub struct Key {
 }
 
 /// Tells keys apart and says nothing about them.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(transparent)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyId(String);
 
 /// Why there is no key.
@@ -40,15 +37,6 @@ pub enum KeyError {
     /// The file could not be read.
     #[error("read the key file {}", path.display())]
     FailedRead {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The file could not be made.
-    #[error("write the key file {}", path.display())]
-    FailedWrite {
         /// The file.
         path: PathBuf,
         /// What the system said.
@@ -88,21 +76,6 @@ impl Key {
                 path: path.to_owned(),
                 bytes,
             }),
-        }
-    }
-
-    /// The key that a file holds; made, readable by its owner alone, when it is
-    /// not there.
-    pub fn read_or_make(path: &Path) -> Result<Key, KeyError> {
-        match path.try_exists() {
-            Ok(true) => Key::read(path),
-            _ => {
-                make(path).map_err(|source| KeyError::FailedWrite {
-                    path: path.to_owned(),
-                    source,
-                })?;
-                Key::read(path)
-            }
         }
     }
 
@@ -153,43 +126,21 @@ impl fmt::Debug for Key {
     }
 }
 
+impl From<String> for KeyId {
+    fn from(id: String) -> KeyId {
+        KeyId(id)
+    }
+}
+
 impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-/// Writes a new key beside the path and moves it there, so that a kill leaves
-/// no half of one. Of two that do so at once, the first stays.
-fn make(path: &Path) -> std::io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new()
-        .prefix(".key-")
-        .make_in(folder, |path| {
-            std::fs::OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(path)
-        })?;
-    let hex: String = rand::random::<[u8; KEY_BYTES]>()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    file.as_file_mut().write_all(hex.as_bytes())?;
-    file.as_file().sync_all()?;
-    match file.persist_noclobber(path) {
-        Ok(_) => Ok(()),
-        Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(error.error),
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     fn branch(id: &str) -> BranchId {
@@ -231,18 +182,21 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_made_once_and_for_its_owner_alone() {
+    fn a_key_is_read_without_white_space_and_is_long_enough() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
-        let made = Key::read_or_make(&path).unwrap();
-        assert_eq!(made.id(), Key::read_or_make(&path).unwrap().id());
-        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
+        let text = "0123456789abcdef0123456789abcdef";
+        std::fs::write(&path, format!("{text}\n")).unwrap();
+        let key = Key::read(&path).unwrap();
+        assert_eq!(key.id(), Key::of(text.into()).id());
         std::fs::write(&path, "short\n").unwrap();
         let error = Key::read(&path).unwrap_err();
         assert!(
             matches!(error, KeyError::TooShort { bytes: 5, .. }),
             "{error}"
         );
+        std::fs::remove_file(&path).unwrap();
+        let error = Key::read(&path).unwrap_err().to_string();
+        assert!(error.contains("key"), "{error}");
     }
 }

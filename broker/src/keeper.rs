@@ -2,20 +2,21 @@
 //! and whenever somebody asks for an apply.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use rpc::health::{Health, Serving, WHOLE_SERVER};
-use tokio::sync::{Mutex, MutexGuard, Notify};
+use jiff::Timestamp;
+use tokio::sync::{Mutex, MutexGuard, Notify, watch};
 
+use crate::audit::{Action, Event};
 use crate::bindings::Bindings;
 use crate::config::{BindingSpec, Config, ConfigError};
 use crate::leases::Leases;
 use crate::names::BindingName;
 use crate::neon::{self, Neon};
 use crate::reconcile::{self, Applied, Outcome, Report, Step};
-use crate::state;
+use crate::state::{self, Draft, State};
 use crate::text::one_line;
 
 /// Pauses between attempts to make the world match, in milliseconds.
@@ -26,8 +27,9 @@ const RETRY_MS_MAX: u64 = 15_000;
 /// Neon's failed in each: it may have been a bad moment, and may not.
 const OPERATION_FAILURES_MAX: u32 = 4;
 
-/// Takes calls when the whole server does.
-const LEASE_SERVICE: &str = "broker.v1.LeaseService";
+/// How often to look whether another broker has announced what could not be gone
+/// along with yet, in milliseconds.
+const FOLLOW_MS: u64 = 1_000;
 
 /// Why an apply or a plan came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -82,15 +84,15 @@ pub struct Keeper {
     neon: Neon,
     path: PathBuf,
     config: RwLock<Arc<Config>>,
+    state: Arc<State>,
     bindings: Arc<Bindings>,
     leases: Arc<Leases>,
-    health: Health,
     /// Held by the one apply that runs.
     applying: Mutex<()>,
     /// Told when an apply left what trying again may mend.
     unsettled: Notify,
     /// Whether the world has matched since this process began.
-    was_ready: AtomicBool,
+    was_ready: watch::Sender<bool>,
     /// Applies in a row in which an operation of Neon's failed.
     operation_failures: AtomicU32,
 }
@@ -101,21 +103,21 @@ impl Keeper {
         neon: Neon,
         path: PathBuf,
         config: Config,
+        state: Arc<State>,
         bindings: Arc<Bindings>,
         leases: Arc<Leases>,
-        health: Health,
     ) -> Keeper {
         bindings.declare(&config);
         Keeper {
             neon,
             path,
             config: RwLock::new(Arc::new(config)),
+            state,
             bindings,
             leases,
-            health,
             applying: Mutex::new(()),
             unsettled: Notify::new(),
-            was_ready: AtomicBool::new(false),
+            was_ready: watch::Sender::new(false),
             operation_failures: AtomicU32::new(0),
         }
     }
@@ -133,6 +135,51 @@ impl Keeper {
         if config.grants != new.grants {
             Arc::make_mut(&mut config).grants = new.grants;
             tracing::info!("broker.toml grants other rights");
+        }
+        Ok(())
+    }
+
+    /// Whether the world has matched since this process began.
+    pub fn was_ready(&self) -> watch::Receiver<bool> {
+        self.was_ready.subscribe()
+    }
+
+    /// Goes along with what other brokers have announced, for ever.
+    pub async fn follow(&self) {
+        let mut told = self.state.generations();
+        let mut interval = tokio::time::interval(Duration::from_millis(FOLLOW_MS));
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = interval.tick() => {}
+                // The state lives as long as we do.
+                _ = told.changed() => {}
+            }
+            let leads = self.state.leader().borrow().is_some();
+            // Who leads looks at the world first: what is stored may be true no more.
+            if leads && !*self.was_ready.borrow() {
+                continue;
+            }
+            for spec in &self.config().bindings {
+                if let Err(error) = self.follow_one(spec).await {
+                    let (binding, error) = (&spec.name, one_line(&error));
+                    tracing::warn!(%binding, error, "cannot go along with another broker yet");
+                }
+            }
+            self.note_ready();
+        }
+    }
+
+    async fn follow_one(&self, spec: &BindingSpec) -> Result<(), neon::Error> {
+        let stored = self.state.read(|data| data.generations.get(&spec.name).cloned());
+        let known = self.bindings.get(&spec.name);
+        let known = known.and_then(|binding| Some(binding.target.as_ref()?.generation));
+        if let Some(generation) = stored
+            && known.is_none_or(|known| known < generation.number)
+        {
+            let database = &spec.service.database;
+            let uris = self.neon.owner_uris(&generation.branch, database).await?;
+            self.bindings.follow(spec, generation, uris);
         }
         Ok(())
     }
@@ -160,10 +207,10 @@ impl Keeper {
         loop {
             let again = {
                 let alone = self.applying.lock().await;
-                match self.apply_config(self.config(), &alone).await {
+                match self.apply_config(self.config(), true, &alone).await {
                     Ok(applied) => self.is_unsettled(&applied),
                     Err(Error::Reconcile(reconcile::Error::Neon(error)))
-                        if error.is_fatal() && !self.was_ready.load(Ordering::Relaxed) =>
+                        if error.is_fatal() && !*self.was_ready.borrow() =>
                     {
                         return Err(error);
                     }
@@ -217,7 +264,7 @@ impl Keeper {
         let config = self.read_config()?;
         self.leases.configure(config.leases);
         self.bindings.declare(&config);
-        let applied = self.apply_config(config, &alone).await;
+        let applied = self.apply_config(config, false, &alone).await;
         let unsettled = match &applied {
             Ok(applied) => self.is_unsettled(applied),
             Err(error) => error.is_transient() || error.is_access_denied(),
@@ -243,13 +290,16 @@ impl Keeper {
     async fn apply_config(
         &self,
         config: Arc<Config>,
+        in_background: bool,
         _alone: &MutexGuard<'_, ()>,
     ) -> Result<Applied, Error> {
         let mut announcer = Announcer {
             keeper: self,
+            in_background,
             unstored: None,
         };
         let applied = reconcile::apply(&self.neon, &config, &mut announcer).await?;
+        self.tell(&applied.steps).await;
         if let Some(error) = announcer.unstored {
             return Err(Error::State(error));
         }
@@ -258,20 +308,54 @@ impl Keeper {
             true => self.operation_failures.fetch_add(1, Ordering::Relaxed),
             false => self.operation_failures.swap(0, Ordering::Relaxed),
         };
-        if applied.failures.is_empty() && self.bindings.are_ready() {
-            for service in [WHOLE_SERVER, LEASE_SERVICE] {
-                self.health.set(service, Serving::Serving).await;
-            }
-            self.was_ready.store(true, Ordering::Relaxed);
+        if applied.failures.is_empty() {
+            self.note_ready();
             tracing::info!("the world is as broker.toml declares it");
         }
         Ok(applied)
+    }
+
+    fn note_ready(&self) {
+        if self.bindings.are_ready() {
+            self.was_ready
+                .send_if_modified(|was| !std::mem::replace(was, true));
+        }
+    }
+
+    /// Writes down what was done. It is done, whether or not it is written down.
+    async fn tell(&self, steps: &[Step]) {
+        if steps.is_empty() {
+            return;
+        }
+        let time = self.leases.now();
+        let events: Vec<Event> = steps.iter().map(|step| applied(step, time)).collect();
+        let change = move |draft: &mut Draft<'_>| {
+            events.iter().for_each(|event| draft.audit(event.clone()));
+        };
+        if let Err(error) = self.state.change(change).await {
+            tracing::warn!(error = %one_line(&error), "an apply is missing from the audit events");
+        }
+    }
+}
+
+fn applied(step: &Step, time: Timestamp) -> Event {
+    Event {
+        id: 0,
+        time,
+        action: Action::Applied,
+        binding: Some(step.binding.clone()),
+        branch: None,
+        lease: None,
+        holder: String::new(),
+        message: step.to_string(),
     }
 }
 
 /// Tells the bindings' watchers of an apply as it goes on.
 struct Announcer<'a> {
     keeper: &'a Keeper,
+    /// Whether nobody asked for it.
+    in_background: bool,
     /// Why a binding that is ready could not be announced.
     unstored: Option<state::Error>,
 }
@@ -279,7 +363,7 @@ struct Announcer<'a> {
 impl Report for Announcer<'_> {
     async fn done(&mut self, spec: &BindingSpec, outcome: Outcome) {
         let bindings = &self.keeper.bindings;
-        if let Err(error) = bindings.ready(spec, outcome).await {
+        if let Err(error) = bindings.ready(spec, outcome, self.in_background).await {
             bindings.not_ready(&spec.name, one_line(&error), false);
             self.unstored = Some(error);
         }

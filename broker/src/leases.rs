@@ -6,50 +6,57 @@
 
 mod requests;
 
-use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{Timestamp, TimestampRound, Unit};
 use neon_api::BranchId;
 use rpc::clock::Clock;
-use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
+use crate::audit::{Action, Event};
 use crate::config::LeaseSettings;
 use crate::credentials::KeyId;
 use crate::names::{BindingName, LeaseId};
 use crate::roles::Access;
-use crate::state::{self, Data, State};
-use requests::{RequestIds, RequestKey};
+use crate::state::{self, Draft, Role, RoleKey, RoleStatus, State};
+pub use requests::{METHODS, RequestId};
 
 /// How often leases whose time is up are taken out, in milliseconds.
 const SWEEP_MS: u64 = 500;
 
-/// How many leases may be alive. Each is some hundreds of bytes, and all are in
-/// every write of the state.
+/// How many leases may be alive. Each is some hundreds of bytes, in memory and in
+/// a row.
 const LEASES_MAX: usize = 10_000;
 
+/// How many leases end in one transaction at most.
+const SWEPT_MAX: usize = 1_000;
+
+/// How long a lease may be renewed before another audit event says that it is, in
+/// seconds.
+const RENEWALS_UNTOLD_SECONDS_MAX: i64 = 3_600;
+
 /// A right to connect, until `expire_time`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Lease {
     /// Its name.
     pub id: LeaseId,
     /// What it was asked for.
     pub request: Request,
-    /// The caller's id of the request, which makes repeating it safe.
-    pub request_id: Option<Uuid>,
     /// What it leads to.
     pub grant: Grant,
+    /// When it was given.
+    pub create_time: Timestamp,
     /// When it ends unless it is renewed before.
     pub expire_time: Timestamp,
+    /// How often it was renewed.
+    pub renewals: i64,
+    /// When an audit event last told that it lives.
+    pub note_time: Timestamp,
 }
 
 /// What a lease is asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     /// The binding.
     pub binding: BindingName,
@@ -62,15 +69,11 @@ pub struct Request {
     pub holder: String,
     /// Whose the lease is: the caller's identity. Nobody else who has one can do
     /// anything with it.
-    #[serde(default)]
     pub owner: Option<String>,
-    /// For how long; the broker's default when not said.
-    pub ttl: Option<Duration>,
 }
 
 /// What a lease leads to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
     /// The branch.
     pub branch: BranchId,
@@ -82,6 +85,66 @@ pub struct Grant {
     pub key: KeyId,
 }
 
+/// A lease as it is given.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Given {
+    /// The lease.
+    pub lease: Lease,
+    /// Whether its role was being closed, or was closed, since it was made: it has
+    /// to be made again.
+    pub was_closed: bool,
+}
+
+impl Lease {
+    /// Whether its connection is by that role.
+    pub(crate) fn has_role(&self, key: &RoleKey) -> bool {
+        self.grant.branch == key.branch && self.grant.role == key.role
+    }
+}
+
+impl Grant {
+    /// Its role, as the state names it.
+    pub fn role_key(&self) -> RoleKey {
+        RoleKey {
+            branch: self.branch.clone(),
+            role: self.role.clone(),
+        }
+    }
+}
+
+/// How a lease ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// When.
+    pub time: Timestamp,
+    /// Why.
+    pub reason: EndReason,
+}
+
+/// Why a lease ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndReason {
+    /// Its holder gave it back.
+    Released,
+    /// Its time was up.
+    Expired,
+}
+
+impl EndReason {
+    /// As it is stored.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            EndReason::Released => "released",
+            EndReason::Expired => "expired",
+        }
+    }
+
+    pub(crate) fn of_stored(text: &str) -> Option<EndReason> {
+        let mut all = [EndReason::Released, EndReason::Expired].into_iter();
+        all.find(|reason| reason.as_str() == text)
+    }
+}
+
 /// Why a lease is not given or kept.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -90,10 +153,16 @@ pub enum Error {
     NotFound(LeaseId),
     /// The id was used for another request.
     #[error("the request id {0} was used with another request")]
-    RequestIdReused(Uuid),
+    RequestIdReused(uuid::Uuid),
     /// There are as many as there may be.
     #[error("there are {LEASES_MAX} leases already; release some, or wait until they expire")]
     TooMany,
+    /// As many requests are remembered as there may be.
+    #[error(
+        "{} requests with ids are remembered already; leave the id out, or wait",
+        requests::REMEMBERED_MAX
+    )]
+    TooManyRequests,
     /// It could not be stored, and was not given.
     #[error(transparent)]
     State(#[from] state::Error),
@@ -105,35 +174,15 @@ pub struct Leases {
     state: Arc<State>,
     clock: Clock,
     settings: Mutex<LeaseSettings>,
-    /// Cancelled when the lease ends: for those who follow one.
-    endings: Mutex<HashMap<LeaseId, CancellationToken>>,
-    requests: RequestIds,
-    /// Roles whose lease has ended, to be closed unless another has them.
-    ended: Mutex<BTreeSet<Ended>>,
-}
-
-/// A role that a lease of that binding had.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ended {
-    /// The lease's binding.
-    pub binding: BindingName,
-    /// The branch that the role is on.
-    pub branch: BranchId,
-    /// The role.
-    pub role: String,
 }
 
 impl Leases {
     /// Those that the state holds.
     pub fn new(state: Arc<State>, clock: Clock, settings: LeaseSettings) -> Leases {
-        let requests = state.read(|data| RequestIds::of(data.leases.values()));
         Leases {
             state,
             clock,
             settings: Mutex::new(settings),
-            endings: Mutex::default(),
-            requests,
-            ended: Mutex::default(),
         }
     }
 
@@ -147,106 +196,117 @@ impl Leases {
         *self.settings() = settings;
     }
 
-    /// The live lease that this request id was given. Another request under the
-    /// same id is an error.
-    pub fn repeated(&self, id: Option<Uuid>, request: &Request) -> Result<Option<Lease>, Error> {
+    /// The live lease that this request was given before. Another request under
+    /// the same id is an error.
+    pub fn repeated(&self, id: Option<&RequestId>) -> Result<Option<Lease>, Error> {
         let now = self.now();
-        self.state
-            .read(|data| repeated(data, &self.requests, now, id, request))
+        self.state.read(|data| {
+            let answered = id.and_then(|id| Some((id, data.requests.get(&id.key)?)));
+            let Some(id) = requests::repeated(answered, now)? else {
+                return Ok(None);
+            };
+            let lease = data.leases.get(&id);
+            Ok(lease.filter(|lease| lease.expire_time > now).cloned())
+        })
     }
 
-    /// Gives a lease, and returns once it is stored. The same request id gives
-    /// the same lease, for as long as that lives.
+    /// Gives a lease, and returns once it is stored. The same request gives the
+    /// same lease, for as long as that lives. `closings`: how often its role had
+    /// been closed when it was made.
     pub async fn acquire(
         &self,
         request: Request,
-        request_id: Option<Uuid>,
+        ttl: Option<Duration>,
+        id: Option<RequestId>,
         grant: Grant,
-    ) -> Result<Lease, Error> {
-        let flight = request_id.map(|id| self.requests.flight(RequestKey::of(id, &request)));
-        let _alone = match &flight {
-            Some(flight) => Some(flight.lock().await),
-            None => None,
-        };
+        closings: i64,
+    ) -> Result<Given, Error> {
         let now = self.now();
         let lease = Lease {
             id: LeaseId::random(),
-            expire_time: self.granted(now, request.ttl),
             request,
-            request_id,
             grant,
+            create_time: now,
+            expire_time: self.granted(now, ttl),
+            renewals: 0,
+            note_time: now,
         };
-        let id = lease.id;
-        let change = |data: &mut Data| {
-            let earlier = repeated(data, &self.requests, now, request_id, &lease.request)?;
-            if let Some(earlier) = earlier {
-                return Ok(earlier);
+        let change = move |draft: &mut Draft<'_>| {
+            if let Some(before) = requests::repeated_in(draft, id.as_ref(), now)?
+                && let Some(lease) = draft.lease(before).filter(|one| one.expire_time > now)
+            {
+                let lease = lease.clone();
+                let was_closed = role_open(draft, &lease, closings);
+                return Ok(Given { lease, was_closed });
             }
-            if data.leases.len() >= LEASES_MAX {
+            if draft.leases_count() >= LEASES_MAX {
                 return Err(Error::TooMany);
             }
-            self.requests.note(&lease);
-            data.leases.insert(id, lease.clone());
-            Ok(lease)
+            requests::remember(draft, id.as_ref(), lease.id, now)?;
+            draft.lease_put(lease.clone());
+            let message = format!("until {}, as {}", lease.expire_time, lease.grant.role);
+            draft.audit(Event::of_lease(&lease, Action::Acquired, now, message));
+            Ok(Given {
+                was_closed: role_open(draft, &lease, closings),
+                lease: lease.clone(),
+            })
         };
-        match self.state.change(change).await {
-            Ok(given) => given,
-            Err(error) => {
-                // Nobody hears of it, so nobody may hold it.
-                let taken = self.state.change_unstored(|data| data.leases.remove(&id));
-                if let Some(lease) = &taken {
-                    self.requests.forget(lease);
-                }
-                Err(error.into())
-            }
-        }
+        self.state.change(change).await?
     }
 
-    /// Moves a lease's end to now plus what is granted of `ttl`.
-    pub async fn renew(&self, id: LeaseId, ttl: Option<Duration>) -> Result<Lease, Error> {
+    /// Moves a lease's end to now plus what is granted of `ttl`. The same request
+    /// does so once.
+    pub async fn renew(
+        &self,
+        name: LeaseId,
+        ttl: Option<Duration>,
+        id: Option<RequestId>,
+    ) -> Result<Lease, Error> {
         let now = self.now();
         let until = self.granted(now, ttl);
-        self.state
-            .change(|data| {
-                let lease = live(data, now, id)?;
-                lease.expire_time = until;
-                Ok(lease.clone())
-            })
-            .await?
+        let change = move |draft: &mut Draft<'_>| {
+            let before = requests::repeated_in(draft, id.as_ref(), now)?;
+            let mut lease = live(draft, now, name)?;
+            if before.is_some() {
+                return Ok(lease);
+            }
+            requests::remember(draft, id.as_ref(), name, now)?;
+            lease.expire_time = until;
+            lease.renewals += 1;
+            let untold = now.duration_since(lease.note_time).as_secs();
+            if untold >= RENEWALS_UNTOLD_SECONDS_MAX {
+                lease.note_time = now;
+                let message = format!("until {until}, for the {}. time", lease.renewals);
+                draft.audit(Event::of_lease(&lease, Action::Renewed, now, message));
+            }
+            draft.lease_put(lease.clone());
+            Ok(lease)
+        };
+        self.state.change(change).await?
     }
 
     /// Ends a lease; false when it had ended already. On an error it lives on,
     /// here as after a restart.
-    pub async fn release(&self, id: LeaseId) -> Result<bool, Error> {
+    pub async fn release(&self, name: LeaseId, id: Option<RequestId>) -> Result<bool, Error> {
         let now = self.now();
-        let mut taken = None;
-        let stored = self
-            .state
-            .change(|data| taken = data.leases.remove(&id))
-            .await;
-        if let Err(error) = stored {
-            self.state
-                .change_unstored(|data| data.leases.extend(taken.map(|lease| (id, lease))));
-            return Err(error.into());
-        }
-        self.end(id, taken.as_ref());
-        Ok(taken.is_some_and(|lease| lease.expire_time > now))
+        let change = move |draft: &mut Draft<'_>| {
+            if requests::repeated_in(draft, id.as_ref(), now)?.is_some() {
+                return Ok(false);
+            }
+            requests::remember(draft, id.as_ref(), name, now)?;
+            let Ok(lease) = live(draft, now, name) else {
+                return Ok(false);
+            };
+            end(draft, lease, EndReason::Released, now);
+            Ok(true)
+        };
+        self.state.change(change).await?
     }
 
-    /// Roles that leases had which have ended since this was last asked.
-    pub fn take_ended(&self) -> BTreeSet<Ended> {
-        std::mem::take(&mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Whether a live lease has that role on that branch.
-    pub fn is_used(&self, branch: &BranchId, role: &str) -> bool {
-        let now = self.now();
-        self.state.read(|data| {
-            let mut leases = data.leases.values();
-            leases.any(|lease| {
-                lease.expire_time > now && lease.grant.branch == *branch && lease.grant.role == role
-            })
-        })
+    /// How often a role has been closed.
+    pub fn closings(&self, key: &RoleKey) -> i64 {
+        let closings = |role: &Role| role.closings;
+        self.state.read(|data| data.roles.get(key).map_or(0, closings))
     }
 
     /// A live lease.
@@ -258,20 +318,27 @@ impl Leases {
             .ok_or(Error::NotFound(id))
     }
 
-    /// Notes what a live lease leads to from now on. Not waited for: a broker
-    /// that starts again tells its watchers again.
-    pub fn moved(&self, id: LeaseId, grant: Grant) {
-        self.state.change_unstored(|data| {
-            if let Some(lease) = data.leases.get_mut(&id) {
-                lease.grant = grant;
+    /// Notes what a live lease leads to from now on, and says how it is then.
+    pub async fn moved(&self, id: LeaseId, grant: Grant, closings: i64) -> Result<Given, Error> {
+        let now = self.now();
+        let change = move |draft: &mut Draft<'_>| {
+            let mut lease = live(draft, now, id)?;
+            if lease.grant != grant {
+                lease.grant = grant.clone();
+                let message = format!("to generation {} of its binding", grant.generation);
+                draft.audit(Event::of_lease(&lease, Action::Moved, now, message));
+                draft.lease_put(lease.clone());
             }
-        });
+            let was_closed = role_open(draft, &lease, closings);
+            Ok(Given { lease, was_closed })
+        };
+        self.state.change(change).await?
     }
 
     /// Resolves when the lease ends. To be asked for before the lease is looked
     /// at, so that no end is missed.
     pub fn ending(&self, id: LeaseId) -> CancellationToken {
-        self.endings().entry(id).or_default().clone()
+        self.state.endings().of(id)
     }
 
     /// Takes out leases whose time is up, for ever.
@@ -280,52 +347,51 @@ impl Leases {
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
-            self.sweep_once();
-        }
-    }
-
-    /// Takes out leases whose time is up now. In memory alone: a broker that
-    /// starts again does the same by itself.
-    pub fn sweep_once(&self) {
-        let now = self.now();
-        let ended: Vec<Lease> = self.state.change_unstored(|data| {
-            let ended = |_: &LeaseId, lease: &mut Lease| lease.expire_time <= now;
-            data.leases
-                .extract_if(.., ended)
-                .map(|(_, lease)| lease)
-                .collect()
-        });
-        for lease in ended {
-            let Request {
-                binding, holder, ..
-            } = &lease.request;
-            tracing::info!(lease = %lease.id, %binding, %holder, "a lease has expired");
-            self.end(lease.id, Some(&lease));
-        }
-        // Asked for by a name that no lease has, or has any more.
-        self.endings().retain(|id, ending| {
-            let lives = self.state.read(|data| data.leases.contains_key(id));
-            if !lives {
-                ending.cancel();
+            if let Err(error) = self.sweep_once().await {
+                // They have ended all the same; the next sweep writes it down.
+                tracing::debug!(%error, "leases that have expired cannot be taken out yet");
             }
-            lives
-        });
+        }
     }
 
-    fn end(&self, id: LeaseId, lease: Option<&Lease>) {
-        if let Some(ending) = self.endings().remove(&id) {
-            ending.cancel();
+    /// Takes out leases whose time is up now. Of brokers that share a database one
+    /// writes it down; each tells those who watch.
+    pub async fn sweep_once(&self) -> Result<(), state::Error> {
+        let now = self.now();
+        let endings = self.state.endings();
+        let ids: Vec<LeaseId> = self.state.read(|data| {
+            endings.forget_unknown(data);
+            let leases = data.leases.values();
+            let ended = leases.filter(|lease| lease.expire_time <= now);
+            ended.map(|lease| lease.id).collect()
+        });
+        // Who watches hears of it now, whether or not it can be stored.
+        ids.iter().for_each(|id| endings.end(*id));
+        self.state.forget_requests(now);
+        if self.state.leader().borrow().is_none() {
+            return Ok(());
         }
-        if let Some(lease) = lease {
-            self.requests.forget(lease);
-            let ended = Ended {
-                binding: lease.request.binding.clone(),
-                branch: lease.grant.branch.clone(),
-                role: lease.grant.role.clone(),
+        for some in ids.chunks(SWEPT_MAX) {
+            let some = some.to_vec();
+            let change = move |draft: &mut Draft<'_>| {
+                let mut ended = Vec::new();
+                for id in &some {
+                    let lease = draft.lease(*id).filter(|lease| lease.expire_time <= now);
+                    if let Some(lease) = lease.cloned() {
+                        end(draft, lease.clone(), EndReason::Expired, now);
+                        ended.push(lease);
+                    }
+                }
+                ended
             };
-            let mut all = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-            all.insert(ended);
+            for lease in self.state.change_in_background(change).await? {
+                let Request {
+                    binding, holder, ..
+                } = &lease.request;
+                tracing::info!(lease = %lease.id, %binding, %holder, "a lease has expired");
+            }
         }
+        Ok(())
     }
 
     fn granted(&self, now: Timestamp, ttl: Option<Duration>) -> Timestamp {
@@ -334,49 +400,65 @@ impl Leases {
             max_ttl,
         } = *self.settings();
         let ttl = ttl.unwrap_or(default_ttl).min(max_ttl);
-        now.checked_add(ttl).unwrap_or(Timestamp::MAX)
+        stored(now.checked_add(ttl).unwrap_or(Timestamp::MAX))
     }
 
-    fn now(&self) -> Timestamp {
+    /// The time that leases end by.
+    pub(crate) fn now(&self) -> Timestamp {
         // A clock that shows a year beyond 9999 ends every lease.
-        Timestamp::try_from(self.clock.now()).unwrap_or(Timestamp::MAX)
+        stored(Timestamp::try_from(self.clock.now()).unwrap_or(Timestamp::MAX))
     }
 
     fn settings(&self) -> MutexGuard<'_, LeaseSettings> {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn endings(&self) -> MutexGuard<'_, HashMap<LeaseId, CancellationToken>> {
-        self.endings.lock().unwrap_or_else(PoisonError::into_inner)
+/// A time as it comes back from where it is stored: in microseconds.
+fn stored(time: Timestamp) -> Timestamp {
+    let down = TimestampRound::new()
+        .smallest(Unit::Microsecond)
+        .mode(jiff::RoundMode::Trunc);
+    time.round(down).unwrap_or(time)
+}
+
+fn live(draft: &Draft<'_>, now: Timestamp, id: LeaseId) -> Result<Lease, Error> {
+    let lease = draft.lease(id).filter(|lease| lease.expire_time > now);
+    lease.cloned().ok_or(Error::NotFound(id))
+}
+
+/// Notes that a lease has its role. Says whether the role was closed since it was
+/// made for that lease.
+fn role_open(draft: &mut Draft<'_>, lease: &Lease, closings: i64) -> bool {
+    let key = lease.grant.role_key();
+    let found = draft.role(&key).cloned();
+    let (status, by_now) = found
+        .map_or((RoleStatus::Closed, 0), |role| (role.status, role.closings));
+    if status != RoleStatus::Open {
+        let role = Role {
+            binding: lease.request.binding.clone(),
+            status: RoleStatus::Open,
+            closings: by_now,
+        };
+        draft.role_put(key, role);
     }
+    status == RoleStatus::Closing || by_now != closings
 }
 
-fn live(data: &mut Data, now: Timestamp, id: LeaseId) -> Result<&mut Lease, Error> {
-    data.leases
-        .get_mut(&id)
-        .filter(|lease| lease.expire_time > now)
-        .ok_or(Error::NotFound(id))
-}
-
-fn repeated(
-    data: &Data,
-    requests: &RequestIds,
-    now: Timestamp,
-    request_id: Option<Uuid>,
-    request: &Request,
-) -> Result<Option<Lease>, Error> {
-    let Some(request_id) = request_id else {
-        return Ok(None);
+fn end(draft: &mut Draft<'_>, lease: Lease, reason: EndReason, time: Timestamp) {
+    let action = match reason {
+        EndReason::Released => Action::Released,
+        EndReason::Expired => Action::Expired,
     };
-    let found = requests
-        .get(&RequestKey::of(request_id, request))
-        .and_then(|id| data.leases.get(&id))
-        .filter(|lease| lease.expire_time > now);
-    match found {
-        None => Ok(None),
-        Some(lease) if lease.request == *request => Ok(Some(lease.clone())),
-        Some(_) => Err(Error::RequestIdReused(request_id)),
-    }
+    let message = match lease.renewals {
+        0 => format!("was never renewed; its time is up at {}", lease.expire_time),
+        times => format!(
+            "was renewed {times} times; its time is up at {}",
+            lease.expire_time
+        ),
+    };
+    draft.audit(Event::of_lease(&lease, action, time, message));
+    draft.lease_end(lease, End { time, reason });
 }
 
 #[cfg(test)]

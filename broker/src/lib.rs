@@ -7,8 +7,9 @@
 //! [`neon`] and [`postgres`]; [`bindings`] and [`leases`] are what callers see,
 //! [`closer`] ends what leases leave,
 //! [`grants`] says who may do what,
-//! and [`state`] is what outlives the process.
+//! [`state`] is what outlives the process, and [`audit`] tells of it.
 
+pub mod audit;
 pub mod bindings;
 pub mod cli;
 pub mod closer;

@@ -19,6 +19,7 @@ use crate::credentials::Key;
 use crate::leases::Grant;
 use crate::postgres::{self, OwnerUri};
 use crate::roles::{self, Access};
+use crate::state::RoleKey;
 
 /// How long making or closing a role may take, in seconds, connecting to a
 /// branch that wakes included.
@@ -36,6 +37,8 @@ pub struct Login {
     pub grant: Grant,
     /// The URI to connect with.
     pub uri: SecretString,
+    /// How often its role had been closed before it was made.
+    pub closings: i64,
     _open: OwnedRwLockReadGuard<()>,
 }
 
@@ -96,11 +99,16 @@ impl Logins {
         access: Access,
         pooled: bool,
         max_ttl: Duration,
+        closings: impl Fn(&RoleKey) -> i64,
     ) -> Result<Login, Error> {
         let asked = Instant::now();
         let role = roles::login_name(&target.spec.name, access);
         let place = self.place(&target.branch, &role);
         let open = Arc::clone(&place.open).read_owned().await;
+        let closings = closings(&RoleKey {
+            branch: target.branch.clone(),
+            role: role.clone(),
+        });
         let mut made = place.made.lock().await;
         // Begun after we asked: it is for us too.
         if made.is_none_or(|made| made.begun < asked) {
@@ -114,6 +122,7 @@ impl Logins {
         };
         Ok(Login {
             uri: connection::lease_uri(owner, &role, &password)?,
+            closings,
             grant: Grant {
                 branch: target.branch.clone(),
                 generation: target.generation,
@@ -143,29 +152,25 @@ impl Logins {
         Ok(())
     }
 
-    /// Closes a role on a branch unless `is_used` says that a lease has it,
-    /// which is asked when no lease can be given meanwhile. False: it is used.
+    /// Closes a role on a branch if `may_close` says so, which is asked when
+    /// nobody can make the role meanwhile. False: it did not.
     pub async fn close(
         &self,
         owner: &OwnerUri,
         service: &ServiceSpec,
         branch: &BranchId,
         role: &str,
-        is_used: impl FnOnce() -> bool,
+        may_close: impl Future<Output = bool>,
     ) -> Result<bool, roles::Error> {
         let place = self.place(branch, role);
         let _closed = place.open.write().await;
-        if is_used() {
-            return Ok(false);
-        }
         *place.made.lock().await = None;
         let closing = async {
             let mut client = postgres::session(owner).await?;
-            roles::login_close(&mut client, service, role).await
+            roles::login_close(&mut client, service, role, may_close).await
         };
         let limit = Duration::from_secs(ROLE_SECONDS_MAX);
-        postgres::bounded(limit, format!("close the role {role}"), closing).await?;
-        Ok(true)
+        postgres::bounded(limit, format!("close the role {role}"), closing).await
     }
 
     async fn make(

@@ -25,7 +25,7 @@ use crate::config::{Revision, ServiceSpec};
 use crate::postgres::{self, Attempted as _, OwnerUri, escape_identifier, escape_literal};
 
 pub use error::Error;
-use error::is_transient;
+pub(crate) use error::is_transient;
 
 /// Diesel's table.
 pub const HISTORY_TABLE: &str = "__diesel_schema_migrations";

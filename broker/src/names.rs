@@ -5,7 +5,6 @@ use std::fmt;
 use std::str::FromStr;
 
 use neon_api::BranchId;
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// The longest name of a service or a version, in bytes. Role names are built
@@ -81,8 +80,7 @@ simple_name!(
 );
 
 /// What a consumer asks for: `services/{service}/versions/{version}`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BindingName {
     /// The service.
     pub service: ServiceName,
@@ -115,14 +113,22 @@ impl fmt::Display for BindingName {
 }
 
 /// A lease: `leases/{uuid}`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseId(Uuid);
 
 impl LeaseId {
     /// A new one, random.
     pub fn random() -> Self {
         LeaseId(Uuid::new_v4())
+    }
+
+    /// As it is stored.
+    pub(crate) fn uuid(self) -> Uuid {
+        self.0
+    }
+
+    pub(crate) fn of_stored(id: Uuid) -> Self {
+        LeaseId(id)
     }
 }
 
@@ -202,28 +208,6 @@ impl fmt::Display for BranchName {
         f.write_str(&self.0)
     }
 }
-
-macro_rules! serde_as_text {
-    ($($name:ident),+) => {
-        $(
-            impl TryFrom<String> for $name {
-                type Error = InvalidName;
-
-                fn try_from(text: String) -> Result<Self, InvalidName> {
-                    text.parse()
-                }
-            }
-
-            impl From<$name> for String {
-                fn from(name: $name) -> String {
-                    name.to_string()
-                }
-            }
-        )+
-    };
-}
-
-serde_as_text!(BindingName, LeaseId);
 
 const SIMPLE_NAME: &str =
     "a lower-case letter, then lower-case letters, digits, _ or -, at most 48 characters";

@@ -47,8 +47,8 @@ pub struct OwnerUri(SecretString);
 /// Why a database did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// What Neon gave is no URI that this broker understands.
-    #[error("read the connection URI that Neon gave")]
+    /// It is no URI that this broker understands.
+    #[error("read the connection URI")]
     BadUri(#[source] tokio_postgres::Error),
     /// TLS could not be set up.
     #[error("set up TLS")]
@@ -140,8 +140,22 @@ pub async fn session(uri: &OwnerUri) -> Result<Client, Error> {
     Ok(client)
 }
 
-/// Opens a session for a caller that drives it.
+/// Opens a session for a caller that drives it. What may pass is tried some more
+/// times.
 pub(crate) async fn open(uri: &OwnerUri) -> Result<(Client, Driven), Error> {
+    let backoff = ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(CONNECT_BACKOFF_MS_MIN))
+        .with_max_delay(Duration::from_millis(CONNECT_BACKOFF_MS_MAX))
+        .with_max_times(CONNECT_RETRIES_MAX)
+        .with_jitter();
+    (|| open_once(uri))
+        .retry(backoff)
+        .when(Error::is_transient)
+        .await
+}
+
+/// As [`open`], tried once.
+pub(crate) async fn open_once(uri: &OwnerUri) -> Result<(Client, Driven), Error> {
     let mut config: tokio_postgres::Config = uri.expose().parse().map_err(Error::BadUri)?;
     config
         .keepalives(true)
@@ -150,15 +164,7 @@ pub(crate) async fn open(uri: &OwnerUri) -> Result<(Client, Driven), Error> {
         .keepalives_retries(KEEPALIVE_RETRIES)
         .tcp_user_timeout(Duration::from_secs(UNACKNOWLEDGED_SECONDS_MAX));
     let tls = tls::connector().map_err(Error::FailedTls)?;
-    let backoff = ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(CONNECT_BACKOFF_MS_MIN))
-        .with_max_delay(Duration::from_millis(CONNECT_BACKOFF_MS_MAX))
-        .with_max_times(CONNECT_RETRIES_MAX)
-        .with_jitter();
-    (|| connect_once(&config, tls.clone()))
-        .retry(backoff)
-        .when(Error::is_transient)
-        .await
+    connect(&config, tls).await
 }
 
 /// Gives work on a database that long and no longer: a server that hangs keeps
@@ -178,7 +184,7 @@ pub(crate) async fn bounded<T, E: From<Error>>(
     }
 }
 
-async fn connect_once(
+async fn connect(
     config: &tokio_postgres::Config,
     tls: tls::Connector,
 ) -> Result<(Client, Driven), Error> {

@@ -14,7 +14,6 @@ mod password;
 mod rights;
 
 use neon_api::BranchId;
-use serde::{Deserialize, Serialize};
 use tokio_postgres::{Client, Transaction};
 
 use crate::config::ServiceSpec;
@@ -30,8 +29,7 @@ pub use rights::are_granted;
 const LOCK_TIMEOUT_MS: u64 = 30_000;
 
 /// What a connection may do with the service's tables.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Access {
     /// SELECT.
     ReadOnly,
@@ -41,6 +39,19 @@ pub enum Access {
 
 impl Access {
     const ALL: [Access; 2] = [Access::ReadOnly, Access::ReadWrite];
+
+    /// As grants name it, and as it is stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Access::ReadOnly => "read_only",
+            Access::ReadWrite => "read_write",
+        }
+    }
+
+    pub(crate) fn of_stored(text: &str) -> Option<Access> {
+        let mut all = Access::ALL.into_iter();
+        all.find(|access| access.as_str() == text)
+    }
 
     fn suffix(self) -> &'static str {
         match self {

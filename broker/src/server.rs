@@ -1,6 +1,7 @@
 //! The gRPC API: one module a service. Requests are decoded where they arrive;
 //! behind that, a name is a name and what is required is there.
 
+mod audit;
 mod bindings;
 mod branches;
 mod config;
@@ -12,6 +13,7 @@ mod watch;
 
 use std::sync::Arc;
 
+use proto::broker::v1::audit_service_server::AuditServiceServer;
 use proto::broker::v1::binding_service_server::BindingServiceServer;
 use proto::broker::v1::branch_service_server::BranchServiceServer;
 use proto::broker::v1::config_service_server::ConfigServiceServer;
@@ -25,17 +27,24 @@ use crate::bindings::Bindings;
 use crate::keeper::Keeper;
 use crate::leases::Leases;
 use crate::logins::Logins;
+use crate::state::State;
 
 /// Services that take calls before the world is as declared.
-pub const READY_AT_ONCE: [&str; 3] = [
+pub const READY_AT_ONCE: [&str; 4] = [
+    "broker.v1.AuditService",
     "broker.v1.BindingService",
     "broker.v1.BranchService",
     "broker.v1.ConfigService",
 ];
 
+/// Takes calls when the whole server does.
+pub const LEASE_SERVICE: &str = "broker.v1.LeaseService";
+
 /// What the services work on.
 #[derive(Debug, Clone)]
 pub struct Broker {
+    /// What outlives the process.
+    pub state: Arc<State>,
     /// Keeps the world as declared.
     pub keeper: Arc<Keeper>,
     /// What each binding leads to.
@@ -56,4 +65,5 @@ pub fn add_services(server: Server, broker: &Broker) -> Server {
         .add_service(BindingServiceServer::new(broker.clone()))
         .add_service(LeaseServiceServer::new(broker.clone()))
         .add_service(ConfigServiceServer::new(broker.clone()))
+        .add_service(AuditServiceServer::new(broker.clone()))
 }

@@ -1,205 +1,382 @@
 //! What is stored here, and who may change it.
 //!
-//! Leases and the generations of bindings: what has to outlive the process, so
-//! that a broker that was stopped goes on where it was. leases.rs changes the
-//! leases, bindings.rs the generations, and nobody else changes anything. No
-//! password and no connection string is in it: what is stored names a role, a
-//! branch and a key, and opens nothing.
+//! Leases, the generations of bindings, request ids and audit events: what has to
+//! outlive the process, so that a broker that was stopped, or another one, goes on
+//! where it was. leases.rs changes the leases, bindings.rs the generations, and
+//! nobody else changes anything. No password and no connection string is in it:
+//! what is stored names a role, a branch and a key, and opens nothing.
 //!
-//! With a folder it lies in `leases.json`, replaced whole at each change, which
-//! is on disk before [`State::change`] returns; changes that come together
-//! share a write. The folder is locked: one broker at a time. Without a folder
-//! it lives in memory and ends with the process.
+//! It is read from memory. A change is decided and made inside one transaction of
+//! the state database, and memory follows once it is stored. Brokers that share a
+//! database see each other's changes. Without a database it lives in memory alone
+//! and ends with the process.
 
-use std::collections::BTreeMap;
-use std::fs::{File, TryLockError};
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+mod clocks;
+mod data;
+mod database;
+mod endings;
+mod leader;
+mod listener;
+mod rows;
+mod schema;
+mod writer;
+
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
-use neon_api::BranchId;
-use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
+use rpc::clock::Clock;
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 
-use crate::leases::Lease;
-use crate::names::{BindingName, LeaseId};
+use crate::audit::{Event, Query};
+use crate::postgres::OwnerUri;
+use crate::text::one_line;
+use data::Changes;
+use database::Session;
+use writer::{Change, Job, Writer};
 
-/// The file in the state folder.
-const FILE: &str = "leases.json";
-/// The file whose lock says that a broker uses the folder.
-const LOCK_FILE: &str = "lock";
-/// How the names begin of files that are moved into place once they are whole:
-/// the state's, and the key's.
-const HALVES: [&str; 2] = [".tmp", ".key-"];
-/// The layout of the file. One that is newer is not read.
-const FORMAT: u32 = 1;
-/// Changes that may wait for a write. More wait before they are made.
+pub use data::{Answered, Data, Draft, Generation, RequestKey, Role, RoleKey, RoleStatus};
+pub use database::Error as DatabaseError;
+pub use endings::Endings;
+
+/// Sessions that may read audit events at once: what is looked up seldom is not
+/// kept in memory.
+const READERS_MAX: usize = 4;
+/// Changes that may wait for a transaction. More wait before they are asked.
 const WRITES_QUEUED_MAX: usize = 1_024;
 
-/// What is stored.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Data {
-    format: u32,
-    /// Leases that have not ended.
-    pub leases: BTreeMap<LeaseId, Lease>,
-    /// The newest generation of each binding that ever had one.
-    pub generations: BTreeMap<BindingName, Generation>,
-}
-
-/// What a generation of a binding leads to. When that changes, the generation
-/// goes up.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Generation {
-    /// 1 or more.
-    pub number: i64,
-    /// The branch.
-    pub branch: BranchId,
-    /// Host, port and database, direct and pooled.
-    pub address: String,
-    /// Since when.
-    pub since: Timestamp,
-    /// Why it came to be, for people.
-    pub reason: String,
-}
-
-/// Why what is stored cannot be used.
-#[derive(Debug, thiserror::Error)]
+/// Why something is not stored, or not to be asked.
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// The folder could not be made or opened.
-    #[error("open the state folder {}", path.display())]
-    FailedOpen {
-        /// The folder.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
+    /// The database is away, or takes no writes.
+    #[error("the state database cannot be used at the moment")]
+    Away(#[source] Option<Arc<DatabaseError>>),
+    /// Another broker works in the background by now.
+    #[error("another broker has taken over the work in the background")]
+    Fenced,
+    /// The task that writes is gone.
+    #[error("nothing is stored any more: the broker is stopping")]
+    Gone,
+    /// What is stored has not been read yet.
+    #[error("the state database could not be read yet")]
+    NotRead,
+    /// Leases would end too early or too late.
+    #[error(
+        "this machine's clock is {apart_ms} ms from the state database's, and may be \
+         {max_ms} ms from it at most; set the clock right"
+    )]
+    ClockSkewed {
+        /// How far, either way.
+        apart_ms: u64,
+        /// How far it may be.
+        max_ms: u64,
     },
-    /// Another broker has it.
-    #[error("the state folder {} is in use by another broker; stop it, or name another folder with --state", path.display())]
-    InUse {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// The file could not be read.
-    #[error("read {}", path.display())]
-    FailedRead {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// The file is not one of ours.
-    #[error("{} is not a state file of this broker; move it away to start without leases", path.display())]
-    Malformed {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// The file is of a later broker.
-    #[error("{} is of a newer broker (format {format}); run that one", path.display())]
-    TooNew {
-        /// The file.
-        path: PathBuf,
-        /// Its format.
-        format: u32,
-    },
-    /// A change could not be written.
-    #[error("write {}", path.display())]
-    FailedWrite {
-        /// The file.
-        path: PathBuf,
-        /// What the system said; shared by the changes that were written
-        /// together.
-        #[source]
-        source: Arc<io::Error>,
-    },
+}
+
+impl Error {
+    fn away(error: DatabaseError) -> Error {
+        Error::Away(Some(Arc::new(error)))
+    }
 }
 
 /// Where [`Data`] lives.
 #[derive(Debug)]
 pub struct State {
-    data: Arc<Mutex<Data>>,
-    disk: Option<Disk>,
+    shared: Arc<Shared>,
+    /// None without a database.
+    stored: Option<Stored>,
 }
 
+/// What there is of a state that is stored.
 #[derive(Debug)]
-struct Disk {
-    path: PathBuf,
-    writes: mpsc::Sender<Written>,
-    /// Held for as long as the state is used.
-    _lock: File,
+struct Stored {
+    uri: OwnerUri,
+    /// Asked to write.
+    writer: mpsc::Sender<Job>,
+    readers: Semaphore,
 }
 
-type Written = oneshot::Sender<Result<(), Arc<io::Error>>>;
+/// How to reach the state database.
+#[derive(Debug, Clone)]
+pub struct Database {
+    /// Its URI.
+    pub uri: OwnerUri,
+    /// The time that leases end by.
+    pub clock: Clock,
+    /// How far its clock may be from this machine's.
+    pub clock_skew_max: Duration,
+}
+
+/// What the writer and the readers share.
+#[derive(Debug)]
+struct Shared {
+    data: Mutex<Data>,
+    endings: Endings,
+    /// Told that another broker has written.
+    told: Notify,
+    /// What memory has: all that was written up to this version.
+    seen: AtomicI64,
+    /// The epoch of this broker, while it works in the background.
+    leader: watch::Sender<Option<i64>>,
+    /// Told that bindings have new generations.
+    generations: watch::Sender<()>,
+    gate: watch::Sender<Gate>,
+    clock_skew_max: Duration,
+}
+
+/// Whether anybody may be answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Gate {
+    /// Whether memory has what is stored.
+    is_read: bool,
+    /// How far the clocks are apart, if that is too far.
+    apart_ms: Option<u64>,
+}
 
 impl State {
     /// In memory.
     pub fn in_memory() -> State {
+        let shared = Shared::new(Duration::MAX);
+        shared.loaded();
+        shared.leads(Some(0));
         State {
-            data: Arc::default(),
-            disk: None,
+            shared: Arc::new(shared),
+            stored: None,
         }
     }
 
-    /// In that folder, which is made, for its owner alone, if it is not there.
-    /// Needs a tokio runtime.
-    pub fn open(folder: &Path) -> Result<State, Error> {
-        let lock = lock(folder)?;
-        sweep(folder);
-        let path = folder.join(FILE);
-        let data = Arc::new(Mutex::new(read(&path)?));
-        let (writes, queue) = mpsc::channel(WRITES_QUEUED_MAX);
-        tokio::spawn(write_all(path.clone(), Arc::clone(&data), queue));
+    /// In that database, whose tables are made or migrated. One that cannot be
+    /// reached now is tried until it can be; an error is what does not pass.
+    pub async fn open(database: Database) -> Result<State, DatabaseError> {
+        let Database {
+            uri,
+            clock,
+            clock_skew_max,
+        } = database;
+        let shared = Arc::new(Shared::new(clock_skew_max));
+        let opened = match writer::open(&uri, &shared).await {
+            Ok(opened) => Some(opened),
+            Err(error) if error.is_transient() => {
+                tracing::warn!(error = %one_line(&error), "the state database is away");
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        let (writer, queue) = mpsc::channel(WRITES_QUEUED_MAX);
+        tokio::spawn(leader::stand(uri.clone(), Arc::clone(&shared)));
+        tokio::spawn(listener::listen(uri.clone(), Arc::clone(&shared)));
+        tokio::spawn(Writer::new(uri.clone(), clock, Arc::clone(&shared), queue, opened).run());
         Ok(State {
-            data,
-            disk: Some(Disk {
-                path,
-                writes,
-                _lock: lock,
+            shared,
+            stored: Some(Stored {
+                uri,
+                writer,
+                readers: Semaphore::new(READERS_MAX),
             }),
         })
     }
 
+    /// Whether callers may be answered by what is in memory.
+    pub fn check(&self) -> Result<(), Error> {
+        let gate = *self.shared.gate.borrow();
+        match gate {
+            Gate { is_read: false, .. } => Err(Error::NotRead),
+            Gate {
+                apart_ms: Some(apart_ms),
+                ..
+            } => Err(Error::ClockSkewed {
+                apart_ms,
+                max_ms: milliseconds(self.shared.clock_skew_max),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns when callers may be answered.
+    pub async fn is_open(&self) {
+        self.gate_is(|gate| gate.is_open()).await;
+    }
+
+    /// Returns when callers may not be answered.
+    pub async fn is_shut(&self) {
+        self.gate_is(|gate| !gate.is_open()).await;
+    }
+
+    /// Whether this broker works in the background, now and from now on: its epoch
+    /// while it does.
+    pub fn leader(&self) -> watch::Receiver<Option<i64>> {
+        self.shared.leader.subscribe()
+    }
+
+    /// Goes up with each change.
+    pub fn version(&self) -> i64 {
+        self.shared.seen()
+    }
+
+    /// Told when bindings have new generations, whoever gave them.
+    pub fn generations(&self) -> watch::Receiver<()> {
+        self.shared.generations.subscribe()
+    }
+
     /// Reads.
     pub fn read<T>(&self, read: impl FnOnce(&Data) -> T) -> T {
-        read(&self.data())
+        read(&self.shared.data())
     }
 
-    /// Changes, and returns once the change is stored. On an error it is made
-    /// in memory and not on disk: the caller takes it back or lets it be.
-    pub async fn change<T>(&self, change: impl FnOnce(&mut Data) -> T) -> Result<T, Error> {
-        let changed = change(&mut self.data());
-        self.store().await?;
-        Ok(changed)
+    /// The ends of leases.
+    pub fn endings(&self) -> &Endings {
+        &self.shared.endings
     }
 
-    /// Changes in memory. For what the next start would do by itself, and for
-    /// taking back what could not be stored.
-    pub fn change_unstored<T>(&self, change: impl FnOnce(&mut Data) -> T) -> T {
-        change(&mut self.data())
+    /// Changes, and returns once the change is stored. On an error nothing is
+    /// changed. What `change` does it may be asked to do again, on what is true by
+    /// then.
+    pub async fn change<T>(
+        &self,
+        change: impl FnMut(&mut Draft<'_>) -> T + Send + 'static,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+    {
+        self.change_of(None, change).await
     }
 
-    async fn store(&self) -> Result<(), Error> {
-        let Some(disk) = &self.disk else {
-            return Ok(());
-        };
-        let (written, answer) = oneshot::channel();
-        let gone = || Arc::new(io::Error::other("the writer has stopped"));
-        let failed = |source| Error::FailedWrite {
-            path: disk.path.clone(),
-            source,
-        };
-        disk.writes
-            .send(written)
+    /// As [`State::change`], for the work in the background: refused when another
+    /// broker does that by now.
+    pub async fn change_in_background<T>(
+        &self,
+        change: impl FnMut(&mut Draft<'_>) -> T + Send + 'static,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+    {
+        let epoch = *self.shared.leader.borrow();
+        self.change_of(Some(epoch.ok_or(Error::Fenced)?), change)
             .await
-            .map_err(|_| failed(gone()))?;
-        answer.await.map_err(|_| failed(gone()))?.map_err(failed)
+    }
+
+    /// Forgets in memory what needs no write to be forgotten.
+    pub fn forget_requests(&self, now: Timestamp) {
+        let mut data = self.shared.data();
+        data.requests
+            .retain(|_, answered| answered.expire_time > now);
+    }
+
+    /// Audit events, newest first.
+    pub async fn audit(&self, query: Query) -> Result<Vec<Event>, Error> {
+        let Some(Stored { uri, readers, .. }) = &self.stored else {
+            let events = |data: &Data| {
+                let events = data.events.iter().rev().filter(|event| query.has(event));
+                events.take(query.limit).cloned().collect()
+            };
+            return Ok(self.read(events));
+        };
+        let _one_of_few = readers.acquire().await.map_err(|_| Error::Gone)?;
+        let asking = async { Session::open(uri).await?.events(&query).await };
+        asking.await.map_err(Error::away)
+    }
+
+    async fn gate_is(&self, wanted: impl FnMut(&Gate) -> bool) {
+        // The sender lives as long as we do.
+        let _ = self.shared.gate.subscribe().wait_for(wanted).await;
+    }
+
+    async fn change_of<T>(
+        &self,
+        epoch: Option<i64>,
+        mut change: impl FnMut(&mut Draft<'_>) -> T + Send + 'static,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+    {
+        let Some(Stored { writer, .. }) = &self.stored else {
+            return Ok(self.shared.change_now(change));
+        };
+        let (waits, answer) = oneshot::channel();
+        let job = Change {
+            epoch,
+            change: move |draft: &mut Draft<'_>| change(draft),
+            made: None,
+            waits,
+        };
+        let asked = writer.send(Box::new(job)).await;
+        asked.map_err(|_| Error::Gone)?;
+        answer.await.map_err(|_| Error::Gone)?
+    }
+}
+
+impl Gate {
+    fn is_open(&self) -> bool {
+        self.is_read && self.apart_ms.is_none()
+    }
+}
+
+impl Shared {
+    fn new(clock_skew_max: Duration) -> Shared {
+        Shared {
+            data: Mutex::default(),
+            endings: Endings::default(),
+            told: Notify::new(),
+            seen: AtomicI64::new(0),
+            leader: watch::Sender::new(None),
+            generations: watch::Sender::new(()),
+            gate: watch::Sender::new(Gate::default()),
+            clock_skew_max,
+        }
+    }
+
+    /// What a change would do.
+    fn draft(&self, change: impl FnOnce(&mut Draft<'_>)) -> Changes {
+        let mut changes = Changes::default();
+        change(&mut Draft::new(&self.data(), &mut changes));
+        changes
+    }
+
+    /// What is stored, as that version, is so in memory too.
+    fn apply(&self, changes: Changes, version: i64) {
+        let has_generations = !changes.generations.is_empty();
+        let ended = {
+            let mut data = self.data();
+            self.seen.store(version, Ordering::Relaxed);
+            changes.apply(&mut data)
+        };
+        ended.into_iter().for_each(|id| self.endings.end(id));
+        if has_generations {
+            self.generations.send_replace(());
+        }
+    }
+
+    fn change_now<T>(&self, mut change: impl FnMut(&mut Draft<'_>) -> T) -> T {
+        let (made, ended) = {
+            let mut data = self.data();
+            let mut changes = Changes::default();
+            let made = change(&mut Draft::new(&data, &mut changes));
+            data.events_keep(&mut changes.events);
+            self.seen.fetch_add(1, Ordering::Relaxed);
+            (made, changes.apply(&mut data))
+        };
+        ended.into_iter().for_each(|id| self.endings.end(id));
+        made
+    }
+
+    fn is_loaded(&self) -> bool {
+        self.gate.borrow().is_read
+    }
+
+    fn loaded(&self) {
+        self.gate
+            .send_if_modified(|gate| !std::mem::replace(&mut gate.is_read, true));
+    }
+
+    fn seen(&self) -> i64 {
+        self.seen.load(Ordering::Relaxed)
+    }
+
+    /// Says whether that is new.
+    fn leads(&self, epoch: Option<i64>) -> bool {
+        self.leader
+            .send_if_modified(|now| std::mem::replace(now, epoch) != epoch)
     }
 
     fn data(&self) -> MutexGuard<'_, Data> {
@@ -207,101 +384,6 @@ impl State {
     }
 }
 
-/// Writes when asked to, once for all who have asked meanwhile. Ends with the
-/// state.
-async fn write_all(path: PathBuf, data: Arc<Mutex<Data>>, mut queue: mpsc::Receiver<Written>) {
-    let mut waiting = Vec::new();
-    while queue.recv_many(&mut waiting, WRITES_QUEUED_MAX).await > 0 {
-        let (path, data) = (path.clone(), Arc::clone(&data));
-        let written = tokio::task::spawn_blocking(move || write(&path, &data)).await;
-        let result = written
-            .unwrap_or_else(|error| Err(io::Error::other(error)))
-            .map_err(Arc::new);
-        for asked in waiting.drain(..) {
-            // Who asked may have gone away meanwhile; the write stands.
-            let _ = asked.send(result.clone());
-        }
-    }
-}
-
-fn write(path: &Path, data: &Mutex<Data>) -> io::Result<()> {
-    let text = {
-        let mut data = data.lock().unwrap_or_else(PoisonError::into_inner);
-        data.format = FORMAT;
-        serde_json::to_vec_pretty(&*data).map_err(io::Error::other)?
-    };
-    let folder = path.parent().unwrap_or(Path::new("."));
-    // Readable by its owner alone, as tempfile makes them.
-    let mut file = tempfile::Builder::new()
-        .prefix(HALVES[0])
-        .tempfile_in(folder)?;
-    file.write_all(&text)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    File::open(folder)?.sync_all()
-}
-
-fn read(path: &Path) -> Result<Data, Error> {
-    let text = match std::fs::read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Data::default()),
-        Err(source) => {
-            return Err(Error::FailedRead {
-                path: path.to_owned(),
-                source,
-            });
-        }
-    };
-    #[derive(Deserialize)]
-    struct Head {
-        format: u32,
-    }
-    let malformed = |source| Error::Malformed {
-        path: path.to_owned(),
-        source,
-    };
-    let Head { format } = serde_json::from_slice(&text).map_err(malformed)?;
-    if format > FORMAT {
-        return Err(Error::TooNew {
-            path: path.to_owned(),
-            format,
-        });
-    }
-    serde_json::from_slice(&text).map_err(malformed)
-}
-
-/// Removes what a broker that was killed in a write has left. The folder is
-/// ours alone by now.
-fn sweep(folder: &Path) {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    for entry in entries {
-        let name = entry.file_name();
-        let is_half = |prefix: &&str| name.as_encoded_bytes().starts_with(prefix.as_bytes());
-        if HALVES.iter().any(is_half)
-            && let Err(error) = std::fs::remove_file(entry.path())
-        {
-            tracing::warn!(file = %entry.path().display(), %error, "cannot be removed");
-        }
-    }
-}
-
-fn lock(folder: &Path) -> Result<File, Error> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    let failed = |source| Error::FailedOpen {
-        path: folder.to_owned(),
-        source,
-    };
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
-        .map_err(failed)?;
-    let file = File::create(folder.join(LOCK_FILE)).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::InUse {
-            path: folder.to_owned(),
-        }),
-        Err(TryLockError::Error(source)) => Err(failed(source)),
-    }
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -157,11 +157,23 @@ impl EmulatorProcess {
     /// # Errors
     /// When one fails.
     pub async fn finished(&self, operations: &[Operation]) -> anyhow::Result<()> {
+        self.finished_in(&self.project, operations).await
+    }
+
+    /// As [`EmulatorProcess::finished`], for another project's operations.
+    ///
+    /// # Errors
+    /// When one fails.
+    pub async fn finished_in(
+        &self,
+        project: &ProjectId,
+        operations: &[Operation],
+    ) -> anyhow::Result<()> {
         for operation in operations {
             let last = eventually("an operation is final", async || {
                 let found = self
                     .client
-                    .get_operation(&self.project, operation.id)
+                    .get_operation(project, operation.id)
                     .await?
                     .operation;
                 if found.status.is_final() {

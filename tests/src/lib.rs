@@ -28,6 +28,7 @@ mod postgres;
 mod process;
 mod psql;
 mod secured;
+mod state_database;
 mod system;
 pub mod tools;
 mod wait;
@@ -50,6 +51,7 @@ pub use postgres::connect;
 pub use process::Process;
 pub use psql::{Printed, Psql};
 pub use secured::{Clients, Secured};
+pub use state_database::state_database;
 pub use system::{Broker, System, UserService, channel, example_config};
 pub use wait::eventually;
 

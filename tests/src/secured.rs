@@ -51,7 +51,7 @@ impl Secured {
         let tokens = folder.join("tokens");
         token(&folder, "nobody").await?;
         rpc::tokens::revoke(&tokens, "nobody", None)?;
-        let mut environment = Broker::environment(&folder, &emulator);
+        let mut environment = Broker::environment(&folder, &emulator).await?;
         for (name, path) in [
             ("TLS_CERT_FILE", &certificate),
             ("TLS_KEY_FILE", &key),

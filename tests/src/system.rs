@@ -15,8 +15,11 @@ use tonic::transport::Channel;
 use crate::emulator::{API_KEY, EmulatorProcess};
 use crate::folder::Folder;
 use crate::process::Process;
+use crate::state_database::state_database;
 
 const READY_SECONDS_MAX: u64 = 120;
+/// The broker's key, in a test's folder.
+const KEY_FILE: &str = "broker.key";
 
 /// All three, running and healthy.
 #[derive(Debug)]
@@ -138,8 +141,10 @@ impl System {
             }
         }
         let key =
-            std::fs::read_to_string(self.folder.join("broker/key")).context("the broker's key")?;
+            std::fs::read_to_string(self.folder.join(KEY_FILE)).context("the broker's key")?;
         secrets.push(key.trim().to_owned());
+        let database = state_database(&self.emulator).await?;
+        secrets.push(password(database.expose())?);
         let mut leases = self.broker.leases().await?;
         for version in ["v1", "v2"] {
             let lease = leases
@@ -181,23 +186,34 @@ impl Broker {
         emulator: &EmulatorProcess,
         config: &Path,
     ) -> anyhow::Result<Self> {
-        let environment = Self::environment(folder, emulator);
+        let environment = Self::environment(folder, emulator).await?;
         let log = folder.join("broker.log");
         Self::launch(listen, config, environment, &log).await
     }
 
     /// What a broker needs to know of the emulator and of its own state.
-    #[must_use]
-    pub fn environment(folder: &Folder, emulator: &EmulatorProcess) -> Vec<(String, String)> {
-        vec![
+    ///
+    /// # Errors
+    /// When its state database or its key cannot be made.
+    pub async fn environment(
+        folder: &Folder,
+        emulator: &EmulatorProcess,
+    ) -> anyhow::Result<Vec<(String, String)>> {
+        let database = state_database(emulator).await?;
+        let key = folder.join(KEY_FILE);
+        if !key.exists() {
+            std::fs::write(&key, uuid::Uuid::new_v4().simple().to_string())?;
+        }
+        Ok(vec![
             ("NEON_API_KEY".to_owned(), API_KEY.to_owned()),
             ("NEON_PROJECT_ID".to_owned(), emulator.project().to_string()),
             ("NEON_API_URL".to_owned(), emulator.url()),
             (
-                "BROKER_STATE".to_owned(),
-                folder.join("broker").display().to_string(),
+                "BROKER_DATABASE_URL".to_owned(),
+                database.expose().to_owned(),
             ),
-        ]
+            ("BROKER_KEY_FILE".to_owned(), key.display().to_string()),
+        ])
     }
 
     async fn launch(

@@ -8,6 +8,7 @@ mod bench;
 mod binaries;
 mod check;
 mod codegen;
+mod database;
 mod neon;
 mod npm;
 mod process;

@@ -5,8 +5,10 @@
 //! log/NAME.log       standard error of each service
 //! emulator/api-key   the emulator's API key, made once
 //! emulator/data/     the emulator's own
-//! emulator/broker/   the broker's own, when it talks to the emulator
-//! neon-PROJECT/broker/   the broker's own, when it talks to that project
+//! emulator/state/    the second emulator's own: the broker's state database
+//! emulator/broker.key    what the broker derives passwords from, made once
+//! neon-PROJECT/      the same three for a project of Neon's: api-key, state/,
+//!                    broker.key
 //! ```
 //!
 //! The folder lets everybody through (0711), because the emulator runs Postgres
@@ -73,31 +75,26 @@ impl State {
         Ok(self.world(&World::Emulator)?.join("data"))
     }
 
-    /// Where the broker keeps its leases.
-    pub(crate) fn broker(&self, world: &World) -> Result<PathBuf> {
-        let folder = self.world(world)?.join("broker");
-        make_folder(&folder, PRIVATE_FOLDER)?;
-        Ok(folder)
+    /// Where the second emulator keeps the broker's state database.
+    pub(crate) fn database(&self, world: &World) -> Result<PathBuf> {
+        Ok(self.world(world)?.join("state"))
+    }
+
+    /// The key of the broker's passwords; made at the first call, then kept.
+    pub(crate) fn broker_key_file(&self, world: &World) -> Result<PathBuf> {
+        let path = self.world(world)?.join("broker.key");
+        key(&path, "")?;
+        Ok(path)
     }
 
     /// The file with the emulator's API key.
-    pub(crate) fn emulator_key_file(&self) -> Result<PathBuf> {
-        Ok(self.world(&World::Emulator)?.join("api-key"))
+    pub(crate) fn emulator_key_file(&self, world: &World) -> Result<PathBuf> {
+        Ok(self.world(world)?.join("api-key"))
     }
 
-    /// The emulator's API key; made at the first call, then kept.
-    pub(crate) fn emulator_key(&self) -> Result<String> {
-        let path = self.emulator_key_file()?;
-        match fs::read_to_string(&path) {
-            Ok(key) => Ok(key.trim().to_owned()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let key = new_key().context("read /dev/urandom")?;
-                write_private(&path, &key)
-                    .with_context(|| format!("write the file {}", path.display()))?;
-                Ok(key)
-            }
-            Err(error) => Err(error).with_context(|| format!("read the file {}", path.display())),
-        }
+    /// The emulators' API key; made at the first call, then kept.
+    pub(crate) fn emulator_key(&self, world: &World) -> Result<String> {
+        key(&self.emulator_key_file(world)?, "napi_")
     }
 
     /// Forgets everything that is kept for one world, and the logs.
@@ -231,11 +228,25 @@ fn lock(folder: &Path) -> Result<File> {
     Ok(file)
 }
 
-fn new_key() -> io::Result<String> {
+/// The key that a file holds; made when it is not there.
+fn key(path: &Path, prefix: &str) -> Result<String> {
+    match fs::read_to_string(path) {
+        Ok(key) => Ok(key.trim().to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let key = new_key(prefix).context("read /dev/urandom")?;
+            write_private(path, &key)
+                .with_context(|| format!("write the file {}", path.display()))?;
+            Ok(key)
+        }
+        Err(error) => Err(error).with_context(|| format!("read the file {}", path.display())),
+    }
+}
+
+fn new_key(prefix: &str) -> io::Result<String> {
     let mut bytes = [0_u8; KEY_BYTES];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(format!("napi_{hex}"))
+    Ok(format!("{prefix}{hex}"))
 }
 
 /// Writes a file that only its owner reads, whole or not at all.
@@ -322,14 +333,14 @@ mod tests {
     fn the_key_is_private_and_stays_until_the_world_is_cleared() -> Result<()> {
         let top = tempfile::tempdir()?;
         let state = State::open(Some(&top.path().join("state")))?;
-        let key = state.emulator_key()?;
+        let key = state.emulator_key(&World::Emulator)?;
         assert_eq!(key.len(), "napi_".len() + 48);
-        assert_eq!(state.emulator_key()?, key);
-        assert_eq!(mode(&state.emulator_key_file()?)?, 0o600);
+        assert_eq!(state.emulator_key(&World::Emulator)?, key);
+        assert_eq!(mode(&state.emulator_key_file(&World::Emulator)?)?, 0o600);
         assert_eq!(mode(state.folder())?, 0o711);
         assert_eq!(mode(&state.logs())?, 0o700);
         state.clear(&World::Emulator)?;
-        assert_ne!(state.emulator_key()?, key);
+        assert_ne!(state.emulator_key(&World::Emulator)?, key);
         Ok(())
     }
 }

@@ -1,11 +1,13 @@
 //! `up`: the whole system, until Ctrl-C.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 
 use crate::binaries::Binaries;
+use crate::database::connection_uri;
 use crate::neon::World;
 use crate::process;
 use crate::repository;
@@ -118,7 +120,8 @@ impl Start<'_> {
             World::Emulator => Some(self.emulator(supervisor)?),
             World::Neon(_) => None,
         };
-        let broker = self.broker(supervisor, emulator.as_ref())?;
+        let database = self.database(supervisor)?;
+        let broker = self.broker(supervisor, emulator.as_ref(), &database)?;
         let user_service = self.user_service(supervisor, &broker)?;
         Ok(Running {
             emulator,
@@ -133,23 +136,53 @@ impl Start<'_> {
         command
             .args(["serve", "--listen", &self.up.emulator_listen])
             .arg("--data")
-            .arg(self.state.emulator_data()?)
-            .env("NEON_API_KEY", self.state.emulator_key()?);
-        supervisor.start("neon-emulator", command)?;
-        let url = supervisor.line(&step, EMULATOR_READY_SECONDS_MAX)?;
-        let project = supervisor.line(&step, LISTENING_SECONDS_MAX)?;
-        let emulator = Emulator {
-            url: after("Neon API", &url)?,
-            project: after("project", &project)?,
-        };
+            .arg(self.state.emulator_data()?);
+        let emulator = self.start_emulator(supervisor, &step, "neon-emulator", command)?;
         step.done();
         Ok(emulator)
+    }
+
+    /// The broker's own database, on an emulator of its own: no branch of the
+    /// project holds it, so none that is forked, reset or deleted takes it along.
+    /// It is never suspended, and what it acknowledges is on the disk.
+    fn database(&self, supervisor: &mut Supervisor) -> Result<String, End> {
+        let step = Step::start("start the broker's state database");
+        let mut command = process::command(self.binaries.path("neon-emulator"));
+        command
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(["--durability", "machine"])
+            .args(["--suspend-seconds-default", "-1"])
+            .arg("--data")
+            .arg(self.state.database(self.world)?);
+        let emulator = self.start_emulator(supervisor, &step, "state-database", command)?;
+        let key = self.state.emulator_key(self.world)?;
+        let uri = connection_uri(&emulator.url, &emulator.project, &key)?;
+        step.done();
+        Ok(uri)
+    }
+
+    fn start_emulator(
+        &self,
+        supervisor: &mut Supervisor,
+        step: &Step,
+        name: &'static str,
+        mut command: Command,
+    ) -> Result<Emulator, End> {
+        command.env("NEON_API_KEY", self.state.emulator_key(self.world)?);
+        supervisor.start(name, command)?;
+        let url = supervisor.line(step, EMULATOR_READY_SECONDS_MAX)?;
+        let project = supervisor.line(step, LISTENING_SECONDS_MAX)?;
+        Ok(Emulator {
+            url: after("Neon API", &url)?,
+            project: after("project", &project)?,
+        })
     }
 
     fn broker(
         &self,
         supervisor: &mut Supervisor,
         emulator: Option<&Emulator>,
+        database: &str,
     ) -> Result<String, End> {
         let step = Step::start("start broker: branches, revisions, seeds");
         let program = self.binaries.path("broker");
@@ -158,13 +191,14 @@ impl Start<'_> {
             .args(["serve", "--listen", &self.up.broker_listen])
             .arg("--config")
             .arg(repository::root().join("broker.toml"))
-            .arg("--state")
-            .arg(self.state.broker(self.world)?);
+            .arg("--key-file")
+            .arg(self.state.broker_key_file(self.world)?)
+            .env("BROKER_DATABASE_URL", database);
         match (self.world, emulator) {
             (World::Neon(account), _) => account.give_to(&mut command),
             (World::Emulator, Some(emulator)) => {
                 command
-                    .env("NEON_API_KEY", self.state.emulator_key()?)
+                    .env("NEON_API_KEY", self.state.emulator_key(self.world)?)
                     .env("NEON_PROJECT_ID", &emulator.project)
                     .env("NEON_API_URL", &emulator.url);
             }
@@ -213,7 +247,7 @@ impl Running {
             (Some(emulator), _) => {
                 say(&format!("  Neon API      {}", emulator.url));
                 say(&format!("                project {}", emulator.project));
-                let key = state.emulator_key_file()?;
+                let key = state.emulator_key_file(world)?;
                 say(&format!("                key in {}", key.display()));
             }
             (None, World::Neon(account)) => {

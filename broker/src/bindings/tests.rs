@@ -30,22 +30,20 @@ fn bindings(state: &Arc<State>) -> (Bindings, BindingSpec) {
 }
 
 async fn generation(bindings: &Bindings, spec: &BindingSpec, outcome: Outcome) -> i64 {
-    bindings.ready(spec, outcome).await.unwrap();
+    bindings.ready(spec, outcome, true).await.unwrap();
     let binding = bindings.get(&spec.name).unwrap();
     binding.target.as_ref().unwrap().generation
 }
 
 #[tokio::test]
 async fn a_generation_goes_up_when_the_connection_changes_and_outlives_the_broker() {
-    let folder = tempfile::tempdir().unwrap();
+    let state = Arc::new(State::in_memory());
     {
-        let state = Arc::new(State::open(folder.path()).unwrap());
         let (bindings, spec) = bindings(&state);
         assert_eq!(generation(&bindings, &spec, outcome("br-a", 1)).await, 1);
         assert_eq!(generation(&bindings, &spec, outcome("br-a", 1)).await, 1);
         assert_eq!(generation(&bindings, &spec, outcome("br-a", 2)).await, 2);
     }
-    let state = Arc::new(State::open(folder.path()).unwrap());
     let (bindings, spec) = bindings(&state);
     assert_eq!(generation(&bindings, &spec, outcome("br-a", 2)).await, 2);
     assert_eq!(generation(&bindings, &spec, outcome("br-b", 2)).await, 3);
@@ -65,10 +63,10 @@ async fn a_watcher_hears_of_changes_and_of_nothing_else() {
     let failed = Status::Failed("no luck".into());
     assert_eq!(watch.borrow_and_update().status, failed);
 
-    bindings.ready(&spec, outcome("br-a", 1)).await.unwrap();
+    bindings.ready(&spec, outcome("br-a", 1), true).await.unwrap();
     assert!(watch.has_changed().unwrap());
     assert_eq!(watch.borrow_and_update().status, Status::Ready);
-    bindings.ready(&spec, outcome("br-a", 1)).await.unwrap();
+    bindings.ready(&spec, outcome("br-a", 1), true).await.unwrap();
     assert!(!watch.has_changed().unwrap());
 
     // What leads somewhere goes on doing so.
@@ -90,7 +88,7 @@ async fn a_watcher_hears_of_changes_and_of_nothing_else() {
 async fn a_binding_that_cannot_move_stays_what_it_was() {
     let state = Arc::new(State::in_memory());
     let (bindings, spec) = bindings(&state);
-    bindings.ready(&spec, outcome("br-a", 1)).await.unwrap();
+    bindings.ready(&spec, outcome("br-a", 1), true).await.unwrap();
     let mut moved = config();
     moved.bindings[0].branch = "elsewhere".parse().unwrap();
     bindings.declare(&moved);
@@ -101,7 +99,7 @@ async fn a_binding_that_cannot_move_stays_what_it_was() {
     assert_eq!(binding.target.as_ref().unwrap().spec, spec);
 
     let moved = &moved.bindings[0];
-    bindings.ready(moved, outcome("br-b", 1)).await.unwrap();
+    bindings.ready(moved, outcome("br-b", 1), true).await.unwrap();
     let binding = bindings.get(&spec.name).unwrap();
     assert_eq!(binding.trouble, None);
     assert_eq!(binding.target.as_ref().unwrap().spec, *moved);

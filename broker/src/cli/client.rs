@@ -152,14 +152,14 @@ async fn not_ready(broker: &Arguments) -> Result<Vec<String>, Error> {
         .collect())
 }
 
-async fn connect(broker: &Arguments) -> Result<Channel, Error> {
+pub(super) async fn connect(broker: &Arguments) -> Result<Channel, Error> {
     let limit = Duration::from_millis(CONNECT_MS_MAX);
     let target = broker.target();
     let connecting = target.connect(|endpoint| endpoint.connect_timeout(limit));
     Ok(connecting.await?)
 }
 
-fn refused(status: tonic::Status) -> Error {
+pub(super) fn refused(status: tonic::Status) -> Error {
     Error::Refused {
         message: match status.message() {
             "" => status.code().description().to_owned(),

@@ -2,17 +2,18 @@
 
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use neon_api::{ClientSetupError, IdError, NeonClient, ProjectId, Secret};
-use rpc::clock::ClockArgs;
-use rpc::health::Serving;
+use rpc::clock::{Clock, ClockArgs};
+use rpc::health::{Health, Serving, WHOLE_SERVER};
 use rpc::page::PageTokens;
 use rpc::reload::reload;
 use rpc::security::{SecurityArgs, SecurityError};
 use rpc::server::{BindError, Listener, ServeError, Server};
+use tokio::sync::watch;
 use url::Url;
 
 use crate::bindings::Bindings;
@@ -23,13 +24,12 @@ use crate::keeper::Keeper;
 use crate::leases::Leases;
 use crate::logins::Logins;
 use crate::neon::{self, Neon};
+use crate::postgres::OwnerUri;
 use crate::reconcile;
 use crate::server::{self, Broker};
-use crate::state::{self, State};
+use crate::state::{Database, DatabaseError, State};
 use crate::text::one_line;
 
-/// The file of the key that is made in the state folder.
-const KEY_FILE: &str = "key";
 /// Pauses between attempts to reach Neon for the first time, in milliseconds.
 const REACH_MS_MIN: u64 = 200;
 const REACH_MS_MAX: u64 = 10_000;
@@ -52,14 +52,20 @@ pub(super) struct Arguments {
         env = "BROKER_LISTEN"
     )]
     listen: SocketAddr,
-    /// Folder for leases and the key of their passwords. Without it both end
-    /// with the process.
-    #[arg(long, value_name = "FOLDER", env = "BROKER_STATE")]
-    state: Option<PathBuf>,
-    /// The key that passwords are derived from, in place of the one that is
-    /// made in the state folder: 32 bytes or more.
+    /// The key that passwords are derived from: 32 bytes or more. Brokers that
+    /// share a database have the same. Without a database it may be left out; it
+    /// then ends with the process.
     #[arg(long, value_name = "FILE", env = "BROKER_KEY_FILE")]
     key_file: Option<PathBuf>,
+    /// How far this machine's clock may be from the state database's, in
+    /// milliseconds. Beyond that nobody is served.
+    #[arg(
+        long,
+        value_name = "MILLISECONDS",
+        default_value_t = 5_000,
+        env = "BROKER_CLOCK_SKEW_MS_MAX"
+    )]
+    clock_skew_ms_max: u64,
     /// The Neon project.
     #[arg(long, value_name = "ID", env = "NEON_PROJECT_ID")]
     neon_project_id: Option<String>,
@@ -103,8 +109,13 @@ pub(super) enum Error {
     Security(#[from] SecurityError),
     #[error(transparent)]
     Bind(#[from] BindError),
-    #[error(transparent)]
-    State(#[from] state::Error),
+    #[error("open the state database of BROKER_DATABASE_URL")]
+    State(#[source] Box<DatabaseError>),
+    #[error(
+        "without BROKER_DATABASE_URL leases live in memory and nobody else can see them: such a \
+         broker listens on loopback only, not on {0}"
+    )]
+    NotLoopback(SocketAddr),
     #[error(transparent)]
     Key(#[from] KeyError),
     #[error(transparent)]
@@ -128,6 +139,8 @@ pub(super) async fn serve(arguments: Arguments) -> Result<(), Error> {
     if security.identifies() && config.grants.0.is_empty() {
         tracing::warn!("broker.toml has no [grants]: no caller may do anything");
     }
+    let database = database_of(&arguments, &clock)?;
+    let key = key_of(&arguments, database.is_some())?;
     let listener = Listener::bind(arguments.listen, security).await?;
     let reached = is_reached(neon.check().await)?;
     if reached {
@@ -137,41 +150,35 @@ pub(super) async fn serve(arguments: Arguments) -> Result<(), Error> {
             _ => {}
         }
     }
-    let key = arguments.key_file.as_deref().map(Key::read).transpose()?;
-    let state = state_of(&arguments)?;
-    let key = match key {
-        Some(key) => key,
-        None => key_made(arguments.state.as_deref())?,
-    };
+    let state = Arc::new(state_of(database).await?);
     tracing::info!(key = %key.id(), "deriving passwords of lease roles");
 
     let server = Server::new(proto::DESCRIPTORS);
     let health = server.health();
-    for service in server::READY_AT_ONCE {
-        health.set(service, Serving::Serving).await;
-    }
     let leases = Arc::new(Leases::new(
         Arc::clone(&state),
         clock.clone(),
         config.leases,
     ));
-    let bindings = Arc::new(Bindings::new(state, clock.clone()));
+    let bindings = Arc::new(Bindings::new(Arc::clone(&state), clock.clone()));
     let page_tokens = PageTokens::new(&key.page_token_key());
     let logins = Arc::new(Logins::new(key, clock));
     let keeper = Arc::new(Keeper::new(
         neon,
         arguments.config.clone(),
         config,
+        Arc::clone(&state),
         Arc::clone(&bindings),
         Arc::clone(&leases),
-        health,
     ));
     let closer = Closer::new(
+        Arc::clone(&state),
         Arc::clone(&bindings),
         Arc::clone(&leases),
         Arc::clone(&logins),
     );
     let broker = Broker {
+        state: Arc::clone(&state),
         keeper: Arc::clone(&keeper),
         bindings,
         leases: Arc::clone(&leases),
@@ -183,18 +190,32 @@ pub(super) async fn serve(arguments: Arguments) -> Result<(), Error> {
         move || keeper.reload_grants().map_err(|error| one_line(&error))
     });
     tokio::spawn(async move { leases.sweep().await });
-    tokio::spawn(closer.run());
+    tokio::spawn(tell_health(
+        health,
+        Arc::clone(&state),
+        keeper.was_ready(),
+    ));
+    tokio::spawn({
+        let keeper = Arc::clone(&keeper);
+        async move { keeper.follow().await }
+    });
     announce(&listener);
     let serving = server::add_services(server, &broker).serve(listener, stop);
     tokio::select! {
         served = serving => Ok(served?),
-        error = keep(keeper, reached) => Err(error.into()),
+        error = keep(state, keeper, closer, reached) => Err(error.into()),
     }
 }
 
-/// Makes the world match, for as long as that takes; ends only when Neon will
-/// not have us.
-async fn keep(keeper: Arc<Keeper>, mut reached: bool) -> neon::Error {
+/// Makes the world match and closes roles, while this broker is the one that works
+/// in the background; ends only when Neon will not have us.
+async fn keep(
+    state: Arc<State>,
+    keeper: Arc<Keeper>,
+    closer: Closer,
+    mut reached: bool,
+) -> neon::Error {
+    state.is_open().await;
     let mut pause = Duration::from_millis(REACH_MS_MIN);
     while !reached {
         tokio::time::sleep(pause).await;
@@ -204,7 +225,44 @@ async fn keep(keeper: Arc<Keeper>, mut reached: bool) -> neon::Error {
             Err(error) => return error,
         }
     }
-    keeper.settle().await
+    let mut leader = state.leader();
+    loop {
+        // The state lives as long as we do.
+        let _ = leader.wait_for(Option::is_some).await;
+        tokio::select! {
+            error = keeper.settle() => return error,
+            () = closer.run() => {}
+            _ = leader.wait_for(Option::is_none) => {}
+        }
+    }
+}
+
+/// Says which services take calls, for ever: all once the world is as declared,
+/// and none while nobody may be answered.
+async fn tell_health(health: Health, state: Arc<State>, mut was_ready: watch::Receiver<bool>) {
+    loop {
+        state.is_open().await;
+        for service in server::READY_AT_ONCE {
+            health.set(service, Serving::Serving).await;
+        }
+        let ready = async {
+            // The keeper lives as long as we do.
+            let _ = was_ready.wait_for(|ready| *ready).await;
+        };
+        tokio::select! {
+            () = ready => {
+                for service in [WHOLE_SERVER, server::LEASE_SERVICE] {
+                    health.set(service, Serving::Serving).await;
+                }
+                state.is_shut().await;
+            }
+            () = state.is_shut() => {}
+        }
+        let all = server::READY_AT_ONCE.into_iter();
+        for service in all.chain([WHOLE_SERVER, server::LEASE_SERVICE]) {
+            health.set(service, Serving::NotServing).await;
+        }
+    }
 }
 
 /// Whether Neon has answered. That it will not have us, or that something else
@@ -244,33 +302,50 @@ fn neon_of(arguments: &Arguments) -> Result<Neon, Error> {
     Ok(Neon::new(NeonClient::new(url, Secret::from(key))?, project))
 }
 
-fn state_of(arguments: &Arguments) -> Result<Arc<State>, Error> {
-    match &arguments.state {
-        Some(folder) => {
-            let state = State::open(folder)?;
-            let leases = state.read(|data| data.leases.len());
-            tracing::info!(folder = %folder.display(), leases, "keeping leases");
-            Ok(Arc::new(state))
-        }
-        None => {
-            tracing::warn!("without --state, leases live in memory and end with this process");
-            Ok(Arc::new(State::in_memory()))
-        }
+/// Where the state is to be. None: in memory.
+fn database_of(arguments: &Arguments, clock: &Clock) -> Result<Option<Database>, Error> {
+    // Not a flag: it is a credential, and a command line is for everybody to see.
+    let url = std::env::var("BROKER_DATABASE_URL").unwrap_or_default();
+    if !url.is_empty() {
+        return Ok(Some(Database {
+            uri: OwnerUri::new(url),
+            clock: clock.clone(),
+            clock_skew_max: Duration::from_millis(arguments.clock_skew_ms_max),
+        }));
+    }
+    match arguments.listen.ip().is_loopback() {
+        true => Ok(None),
+        false => Err(Error::NotLoopback(arguments.listen)),
     }
 }
 
-/// The key of a broker that was given none.
-fn key_made(state: Option<&Path>) -> Result<Key, Error> {
-    match state {
-        Some(folder) => Ok(Key::read_or_make(&folder.join(KEY_FILE))?),
-        None => {
-            tracing::warn!(
-                "without --key-file or --state, the key of lease passwords ends with this process: \
-                 the next one changes every password"
-            );
-            Ok(Key::random())
-        }
+fn key_of(arguments: &Arguments, is_stored: bool) -> Result<Key, Error> {
+    match &arguments.key_file {
+        Some(path) => Ok(Key::read(path)?),
+        // Another start, or another broker, would change every password.
+        None if is_stored => Err(Error::NotSet {
+            variable: "BROKER_KEY_FILE",
+            what: "leases that are stored need a key that stays; `openssl rand -hex 32 > key` \
+                   makes one",
+        }),
+        None => Ok(Key::random()),
     }
+}
+
+async fn state_of(database: Option<Database>) -> Result<State, Error> {
+    let Some(database) = database else {
+        tracing::warn!(
+            "without BROKER_DATABASE_URL nothing outlives this process: its leases end with it, \
+             and so does the key of their passwords unless there is a --key-file; its branches \
+             are found again, their lease roles end by themselves"
+        );
+        return Ok(State::in_memory());
+    };
+    let opened = State::open(database).await;
+    let state = opened.map_err(|error| Error::State(Box::new(error)))?;
+    let leases = state.read(|data| data.leases.len());
+    tracing::info!(leases, "keeping leases in the state database");
+    Ok(state)
 }
 
 /// The one line on stdout: where it listens.

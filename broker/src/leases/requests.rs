@@ -1,89 +1,71 @@
-//! Ids of requests: which lease each was given, and which are being answered.
+//! Ids of requests: a caller that did not hear the answer asks again under the
+//! same id, and nothing is done twice.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use jiff::{SignedDuration, Timestamp};
 
-use uuid::Uuid;
-
-use super::{Lease, Request};
+use super::Error;
 use crate::names::LeaseId;
+use crate::state::{Answered, Draft, RequestKey};
 
-/// Held by the request that is being answered.
-type Flight = Arc<tokio::sync::Mutex<()>>;
+/// The methods that take ids.
+pub const METHODS: [&str; 3] = ["AcquireLease", "RenewLease", "ReleaseLease"];
 
-/// An id that a caller made. Another's may be the same.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct RequestKey {
-    owner: Option<String>,
-    id: Uuid,
+/// How long a request is remembered, in hours.
+const REMEMBERED_HOURS: i64 = 24;
+/// How many requests are remembered, in memory and in rows of some hundred bytes.
+pub(super) const REMEMBERED_MAX: usize = 100_000;
+
+/// A request's id, and what it must not be used for again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestId {
+    /// Whose id it is, and of which method.
+    pub key: RequestKey,
+    /// The hash of the request without its id.
+    pub body: Vec<u8>,
 }
 
-impl RequestKey {
-    /// The id of that request.
-    pub(super) fn of(id: Uuid, request: &Request) -> RequestKey {
-        RequestKey {
-            owner: request.owner.clone(),
-            id,
-        }
-    }
-
-    fn of_lease(lease: &Lease) -> Option<RequestKey> {
-        Some(RequestKey::of(lease.request_id?, &lease.request))
+/// The lease that a request was about when it came before.
+pub(super) fn repeated(
+    answered: Option<(&RequestId, &Answered)>,
+    now: Timestamp,
+) -> Result<Option<LeaseId>, Error> {
+    match answered {
+        Some((_, answered)) if answered.expire_time <= now => Ok(None),
+        Some((id, answered)) if answered.body != id.body => Err(Error::RequestIdReused(id.key.id)),
+        // Written by us: it is a lease's name.
+        Some((_, answered)) => Ok(answered.resource.parse().ok()),
+        None => Ok(None),
     }
 }
 
-/// An index of leases. What it names may have ended: whoever asks looks.
-#[derive(Debug)]
-pub(super) struct RequestIds {
-    /// The newest lease of each id.
-    leases: Mutex<HashMap<RequestKey, LeaseId>>,
-    /// Those that are being answered: the same one waits, so that it is not
-    /// given a lease that then cannot be stored.
-    flights: Mutex<HashMap<RequestKey, Flight>>,
+/// As [`repeated`], by what is true inside a change.
+pub(super) fn repeated_in(
+    draft: &Draft<'_>,
+    id: Option<&RequestId>,
+    now: Timestamp,
+) -> Result<Option<LeaseId>, Error> {
+    repeated(id.and_then(|id| Some((id, draft.request(&id.key)?))), now)
 }
 
-impl RequestIds {
-    /// Of these leases.
-    pub(super) fn of<'a>(leases: impl Iterator<Item = &'a Lease>) -> RequestIds {
-        let leases = leases
-            .filter_map(|lease| Some((RequestKey::of_lease(lease)?, lease.id)))
-            .collect();
-        RequestIds {
-            leases: Mutex::new(leases),
-            flights: Mutex::default(),
-        }
+/// Remembers which lease a request is about.
+pub(super) fn remember(
+    draft: &mut Draft<'_>,
+    id: Option<&RequestId>,
+    lease: LeaseId,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let Some(RequestId { key, body }) = id else {
+        return Ok(());
+    };
+    if draft.requests_count() >= REMEMBERED_MAX {
+        return Err(Error::TooManyRequests);
     }
-
-    /// The lease that the id was given last.
-    pub(super) fn get(&self, key: &RequestKey) -> Option<LeaseId> {
-        self.leases().get(key).copied()
-    }
-
-    /// Notes a lease that is given.
-    pub(super) fn note(&self, lease: &Lease) {
-        self.leases()
-            .extend(RequestKey::of_lease(lease).map(|key| (key, lease.id)));
-    }
-
-    /// Forgets a lease that has ended.
-    pub(super) fn forget(&self, lease: &Lease) {
-        if let Some(key) = RequestKey::of_lease(lease) {
-            let mut leases = self.leases();
-            if leases.get(&key) == Some(&lease.id) {
-                leases.remove(&key);
-            }
-        }
-    }
-
-    /// What the one that answers the id holds meanwhile.
-    pub(super) fn flight(&self, key: RequestKey) -> Flight {
-        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        // Nobody else has those that only this map holds.
-        flights.retain(|_, flight| Arc::strong_count(flight) > 1);
-        Arc::clone(flights.entry(key).or_default())
-    }
-
-    fn leases(&self) -> MutexGuard<'_, HashMap<RequestKey, LeaseId>> {
-        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    let end = now.checked_add(SignedDuration::from_hours(REMEMBERED_HOURS));
+    let answered = Answered {
+        body: body.clone(),
+        resource: lease.to_string(),
+        expire_time: end.unwrap_or(Timestamp::MAX),
+    };
+    draft.request_put(key.clone(), answered);
+    Ok(())
 }

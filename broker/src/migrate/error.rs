@@ -77,7 +77,7 @@ impl Error {
 }
 
 /// Diesel tells no SQLSTATE, and of a revision that failed nothing but words.
-pub(super) fn is_transient(words: &str) -> bool {
+pub(crate) fn is_transient(words: &str) -> bool {
     const PASSING: [&str; 5] = [
         "lock timeout",
         "deadlock detected",

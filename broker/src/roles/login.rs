@@ -72,23 +72,28 @@ pub async fn login_ensure(
 }
 
 /// Closes a login role that no lease uses: nobody logs in as it, and who has is
-/// thrown out. A role that is not ours, or not there, is left alone.
+/// thrown out. `may_close` is asked when no other broker can make the role. False:
+/// it did not. A role that is not ours, or not there, is left alone.
 pub async fn login_close(
     client: &mut Client,
     service: &ServiceSpec,
     role: &str,
-) -> Result<(), Error> {
+    may_close: impl Future<Output = bool>,
+) -> Result<bool, Error> {
     let closing = || format!("close the role {role}");
     let transaction = locked(client, service, &closing()).await?;
     match comment_of(&transaction, role).await? {
         Found::Commented(found) if found.starts_with(LOGIN_COMMENT) => {}
-        _ => return Ok(()),
+        _ => return Ok(may_close.await),
+    }
+    if !may_close.await {
+        return Ok(false);
     }
     let sql = format!("ALTER ROLE {} NOLOGIN", escape_identifier(role));
     transaction.batch_execute(&sql).await.attempted(closing())?;
     transaction.commit().await.attempted(closing())?;
     sessions_end(client, role).await?;
-    Ok(())
+    Ok(true)
 }
 
 /// Makes login roles that the branch inherited harmless, and drops those that

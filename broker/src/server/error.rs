@@ -7,7 +7,7 @@ use tonic::{Code, Status};
 
 use crate::names::{BindingName, BranchResource, LeaseId};
 use crate::text::one_line;
-use crate::{keeper, leases, logins, neon, reconcile, roles};
+use crate::{keeper, leases, logins, neon, reconcile, roles, state};
 
 /// What a caller waits who came too early, in milliseconds.
 const RETRY_SOON_MS: u64 = 500;
@@ -70,9 +70,18 @@ pub enum Error {
         #[source]
         source: logins::Error,
     },
+    /// A role was closed again and again while a lease was given.
+    #[error("the role {role} is being closed; ask again")]
+    RoleClosing {
+        /// The role.
+        role: String,
+    },
     /// Neon.
     #[error(transparent)]
     Neon(#[from] neon::Error),
+    /// What is stored.
+    #[error(transparent)]
+    State(state::Error),
     /// A plan or an apply.
     #[error(transparent)]
     Keeper(Box<keeper::Error>),
@@ -135,7 +144,9 @@ impl From<Error> for Status {
             Error::Denied { .. } => Refusal::new(Code::PermissionDenied, "GRANT_MISSING", message),
             Error::Lease(error) => lease(error, message),
             Error::Login { source, .. } => login(source, message),
+            Error::RoleClosing { .. } => database(true, message),
             Error::Neon(error) => neon(&error, message),
+            Error::State(error) => state(&error, message),
             Error::Keeper(error) => keeper(*error, message),
         };
         refusal.into()
@@ -155,7 +166,10 @@ fn lease(error: leases::Error, message: String) -> Refusal {
         }
         leases::Error::TooMany => Refusal::new(Code::ResourceExhausted, "TOO_MANY_LEASES", message)
             .retry_after(Duration::from_millis(RETRY_DOWN_MS)),
-        leases::Error::State(_) => state_unavailable(message),
+        leases::Error::TooManyRequests => {
+            Refusal::new(Code::ResourceExhausted, "TOO_MANY_REQUEST_IDS", message)
+        }
+        leases::Error::State(error) => state(&error, message),
     }
 }
 
@@ -211,7 +225,7 @@ fn keeper(error: keeper::Error, message: String) -> Refusal {
         keeper::Error::Binding { binding, source } => {
             reconcile(source, message).resource("broker.v1.Binding", binding.to_string())
         }
-        keeper::Error::State(_) => state_unavailable(message),
+        keeper::Error::State(error) => state(&error, message),
         keeper::Error::Interrupted(_) => Refusal::new(Code::Internal, "APPLY_INTERRUPTED", message),
     }
 }
@@ -253,8 +267,14 @@ fn database(transient: bool, message: String) -> Refusal {
     }
 }
 
-fn state_unavailable(message: String) -> Refusal {
-    step(true, "STATE_UNAVAILABLE", message)
+fn state(error: &state::Error, message: String) -> Refusal {
+    match error {
+        state::Error::ClockSkewed { .. } => step(true, "CLOCK_SKEWED", message),
+        state::Error::Away(_)
+        | state::Error::Fenced
+        | state::Error::Gone
+        | state::Error::NotRead => step(true, "STATE_UNAVAILABLE", message),
+    }
 }
 
 #[cfg(test)]

@@ -6,18 +6,22 @@ use std::sync::Arc;
 use futures_util::Stream;
 use proto::broker::v1 as pb;
 use proto::broker::v1::lease_service_server::LeaseService;
-use rpc::caller::Caller;
 use secrecy::ExposeSecret as _;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::branches::time;
 use super::{Broker, Error, request, watch};
 use crate::bindings::{Binding, Status as BindingStatus, Target};
-use crate::leases::{self, Lease};
+use crate::leases::{self, Given, Lease};
 use crate::logins::Login;
 use crate::names::{BindingName, BranchResource, LeaseId};
 use crate::roles::Access;
+use crate::state::RoleKey;
 use crate::text::one_line;
+
+/// How often a role that was closed meanwhile is made again for a lease that is
+/// given. While the lease lives nobody closes it, so once is enough.
+const SETTLE_TRIES_MAX: u32 = 4;
 
 #[tonic::async_trait]
 impl LeaseService for Broker {
@@ -29,7 +33,10 @@ impl LeaseService for Broker {
         request: Request<pb::AcquireLeaseRequest>,
     ) -> Result<Response<pb::AcquireLeaseResponse>, Status> {
         let rights = self.rights(&request)?;
-        let (mut asked, request_id) = request::acquire(request.into_inner())?;
+        let request = request.into_inner();
+        let id = request::id(&request, rights.caller());
+        let (mut asked, ttl) = request::acquire(request)?;
+        let id = id.map_err(Error::from)?;
         rights.may_lease(&asked.binding, asked.access)?;
         if let Some(name) = rights.caller().name() {
             asked.holder = name.to_owned();
@@ -37,21 +44,14 @@ impl LeaseService for Broker {
         }
         let target = self.ready("binding", &asked.binding)?;
         // A repeated request is refused before a role is made.
-        self.leases
-            .repeated(request_id, &asked)
-            .map_err(Error::from)?;
+        self.leases.repeated(id.as_ref()).map_err(Error::from)?;
         let login = self.login(&target, &asked).await?;
-        let mut lease = self
-            .leases
-            .acquire(asked, request_id, login.grant.clone())
-            .await
-            .map_err(Error::from)?;
-        if lease.grant != login.grant {
-            // A lease that this request was given before, on what the binding
-            // led to then: it goes where its holder is sent now.
-            self.leases.moved(lease.id, login.grant.clone());
-            lease.grant = login.grant.clone();
-        }
+        let (grant, closings) = (login.grant.clone(), login.closings);
+        let given = self.leases.acquire(asked, ttl, id, grant, closings).await;
+        let given = given.map_err(Error::from)?;
+        // A lease that this request was given before may be on what the binding led
+        // to then: it goes where its holder is sent now.
+        let (lease, login) = self.settled(&target, given, login).await?;
         let leases::Request {
             binding: name,
             holder,
@@ -71,18 +71,20 @@ impl LeaseService for Broker {
         let rights = self.rights(&request)?;
         let request = request.into_inner();
         let mut violations = rpc::status::FieldViolations::new();
-        let id = violations.take(request::name::<LeaseId>("name", &request.name));
+        let name = violations.take(request::name::<LeaseId>("name", &request.name));
         let ttl = violations.take(request::ttl(request.ttl));
-        let (Some(id), Some(ttl)) = (id, ttl) else {
+        let id = violations.take(request::id(&request, rights.caller()));
+        let (Some(name), Some(ttl), Some(id)) = (name, ttl, id) else {
             return Err(Error::from(violations).into());
         };
-        let lease = self.lease_of(rights.caller(), id)?;
+        let lease = self.lease_of(rights.caller(), name)?;
         rights.may_lease(&lease.request.binding, lease.request.access)?;
         let Some(binding) = self.bindings.get(&lease.request.binding) else {
             // broker.toml dropped the binding: nothing is left to renew.
-            return Err(Error::from(leases::Error::NotFound(id)).into());
+            return Err(Error::from(leases::Error::NotFound(name)).into());
         };
-        let lease = self.leases.renew(id, ttl).await.map_err(Error::from)?;
+        let renewed = self.leases.renew(name, ttl, id).await;
+        let lease = renewed.map_err(Error::from)?;
         self.prolong(&binding, &lease);
         Ok(Response::new(pb::RenewLeaseResponse {
             lease: Some(wire(&lease)),
@@ -94,12 +96,19 @@ impl LeaseService for Broker {
         request: Request<pb::ReleaseLeaseRequest>,
     ) -> Result<Response<pb::ReleaseLeaseResponse>, Status> {
         // Without a grant one can still give back what one has.
-        let caller = Caller::of(&request)?;
-        let id: LeaseId = request::name("name", &request.into_inner().name).map_err(Error::from)?;
+        let caller = self.caller(&request)?;
+        let request = request.into_inner();
+        let mut violations = rpc::status::FieldViolations::new();
+        let name = violations.take(request::name::<LeaseId>("name", &request.name));
+        let id = violations.take(request::id(&request, &caller));
+        let (Some(name), Some(id)) = (name, id) else {
+            return Err(Error::from(violations).into());
+        };
+        self.leases.repeated(id.as_ref()).map_err(Error::from)?;
         // Another's is as good as none, and that is no error.
-        let is_callers = self.lease_of(&caller, id).is_ok();
-        if is_callers && self.leases.release(id).await.map_err(Error::from)? {
-            tracing::info!(lease = %id, "lease released");
+        let is_callers = self.lease_of(&caller, name).is_ok();
+        if is_callers && self.leases.release(name, id).await.map_err(Error::from)? {
+            tracing::info!(lease = %name, "lease released");
         }
         Ok(Response::new(pb::ReleaseLeaseResponse {}))
     }
@@ -138,6 +147,29 @@ impl Broker {
         }
     }
 
+    /// The lease on what its connection leads to, by a role that was not closed
+    /// meanwhile.
+    pub(super) async fn settled(
+        &self,
+        target: &Target,
+        mut given: Given,
+        mut login: Login,
+    ) -> Result<(Lease, Login), Error> {
+        for _ in 0..SETTLE_TRIES_MAX {
+            if given.was_closed {
+                login = self.login(target, &given.lease.request).await?;
+            } else if given.lease.grant == login.grant {
+                return Ok((given.lease, login));
+            }
+            let grant = login.grant.clone();
+            let moved = self.leases.moved(given.lease.id, grant, login.closings);
+            given = moved.await?;
+        }
+        Err(Error::RoleClosing {
+            role: login.grant.role.clone(),
+        })
+    }
+
     /// The connection that such a lease gets.
     pub(super) async fn login(
         &self,
@@ -145,8 +177,9 @@ impl Broker {
         asked: &leases::Request,
     ) -> Result<Login, Error> {
         let max_ttl = self.leases.max_ttl();
+        let closings = |key: &RoleKey| self.leases.closings(key);
         self.logins
-            .login(target, asked.access, asked.pooled, max_ttl)
+            .login(target, asked.access, asked.pooled, max_ttl, closings)
             .await
             .map_err(|source| Error::Login {
                 binding: asked.binding.clone(),

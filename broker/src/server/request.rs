@@ -3,16 +3,20 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use prost::Message;
 use proto::broker::v1 as pb;
 use proto::broker::v1::acquire_lease_request::Target;
+use rpc::caller::Caller;
 use rpc::page::{self, PageTokens};
 use rpc::status::{FieldViolation, FieldViolations};
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::Error;
-use crate::leases;
+use crate::leases::{self, RequestId};
 use crate::names::{BindingName, InvalidName, LeaseId};
 use crate::roles::Access;
+use crate::state::RequestKey;
 
 /// The longest name that a holder may give itself, in characters.
 const HOLDER_CHARS_MAX: usize = 200;
@@ -87,10 +91,10 @@ pub(super) fn ttl(ttl: Option<prost_types::Duration>) -> Result<Option<Duration>
         .ok_or_else(|| FieldViolation::new("ttl", "must be positive; leave it out for the default"))
 }
 
-/// What AcquireLease asks for, and the id of the request.
+/// What AcquireLease asks for, and for how long.
 pub(super) fn acquire(
     request: pb::AcquireLeaseRequest,
-) -> Result<(leases::Request, Option<Uuid>), Error> {
+) -> Result<(leases::Request, Option<Duration>), Error> {
     let mut violations = FieldViolations::new();
     let target = match &request.target {
         Some(Target::Binding(binding)) => name::<BindingName>("binding", binding),
@@ -102,7 +106,7 @@ pub(super) fn acquire(
     let binding = violations.take(target);
     let access = violations.take(access(request.access));
     let ttl = violations.take(ttl(request.ttl));
-    let request_id = violations.take(request_id(&request.request_id));
+    violations.take(request_id(&request.request_id));
     let holder_fits = request.holder.chars().count() <= HOLDER_CHARS_MAX
         && !request.holder.chars().any(char::is_control);
     violations.check(
@@ -110,17 +114,16 @@ pub(super) fn acquire(
         "holder",
         format!("must be at most {HOLDER_CHARS_MAX} characters, no control characters"),
     );
-    match (binding, access, ttl, request_id) {
-        (Some(binding), Some(access), Some(ttl), Some(request_id)) if violations.is_empty() => {
+    match (binding, access, ttl) {
+        (Some(binding), Some(access), Some(ttl)) if violations.is_empty() => {
             let asked = leases::Request {
                 binding,
                 access,
                 pooled: request.pooled,
                 holder: request.holder,
                 owner: None,
-                ttl,
             };
-            Ok((asked, request_id))
+            Ok((asked, ttl))
         }
         _ => Err(violations.into()),
     }
@@ -149,6 +152,53 @@ pub(super) fn watched(request: &pb::WatchBindingRequest) -> Result<Watched, Erro
         )),
     };
     Ok(watched?)
+}
+
+/// A request that may come again, under an id that its caller made.
+pub(super) trait Repeatable: Message + Clone {
+    /// Its method.
+    const METHOD: &'static str;
+
+    /// Its field `request_id`.
+    fn request_id(&mut self) -> &mut String;
+}
+
+macro_rules! repeatable {
+    ($($request:ident, $method:literal;)+) => {
+        $(
+            impl Repeatable for pb::$request {
+                const METHOD: &'static str = $method;
+
+                fn request_id(&mut self) -> &mut String {
+                    &mut self.request_id
+                }
+            }
+        )+
+    };
+}
+
+repeatable! {
+    AcquireLeaseRequest, "AcquireLease";
+    RenewLeaseRequest, "RenewLease";
+    ReleaseLeaseRequest, "ReleaseLease";
+}
+
+/// The id of that caller's request, if it has one, and what it is the id of.
+pub(super) fn id<R: Repeatable>(
+    request: &R,
+    caller: &Caller,
+) -> Result<Option<RequestId>, FieldViolation> {
+    let mut body = request.clone();
+    let text = std::mem::take(body.request_id());
+    let key = |id| RequestKey {
+        caller: caller.name().unwrap_or_default().to_owned(),
+        method: R::METHOD,
+        id,
+    };
+    Ok(request_id(&text)?.map(|id| RequestId {
+        key: key(id),
+        body: Sha256::digest(body.encode_to_vec()).to_vec(),
+    }))
 }
 
 fn access(access: i32) -> Result<Access, FieldViolation> {

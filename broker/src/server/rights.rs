@@ -1,4 +1,5 @@
-//! What a caller may do here. Every method but ReleaseLease begins by asking.
+//! What a caller may do here. Every method begins by asking; ReleaseLease asks only
+//! who calls.
 
 use rpc::caller::Caller;
 use tonic::{Request, Status};
@@ -19,8 +20,15 @@ impl Broker {
     /// What the caller of this request may do. Who has no grant at all is
     /// refused whatever is asked.
     pub(super) fn rights<T>(&self, request: &Request<T>) -> Result<Rights, Status> {
+        Ok(self.rights_of(self.caller(request)?)?)
+    }
+
+    /// Who calls. Nobody is answered by a broker that does not know what is
+    /// stored, or what time it is.
+    pub(super) fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
         let caller = Caller::of(request)?;
-        Ok(self.rights_of(caller)?)
+        self.state.check().map_err(Error::State)?;
+        Ok(caller)
     }
 
     pub(super) fn rights_of(&self, caller: Caller) -> Result<Rights, Error> {
@@ -57,10 +65,7 @@ impl Rights {
         self.check(
             |grant| grant.may_lease(binding, access),
             || {
-                let access = match access {
-                    Access::ReadOnly => "read_only",
-                    Access::ReadWrite => "read_write",
-                };
+                let access = access.as_str();
                 format!("lease {binding} {access}")
             },
         )

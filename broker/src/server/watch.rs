@@ -20,7 +20,7 @@ use super::request::{Watched, watched};
 use super::rights::Rights;
 use super::{Broker, Error};
 use crate::bindings::Binding;
-use crate::leases;
+use crate::leases::{self, Given};
 use crate::names::{BindingName, BranchResource, LeaseId};
 
 /// How long a watch may be open without saying what it watches, in
@@ -171,10 +171,12 @@ impl Watch {
             if let Some((id, _)) = self.lease {
                 let lease = self.broker.leases.get(id).map_err(Error::from)?;
                 let login = self.broker.login(target, &lease.request).await?;
+                let given = Given {
+                    lease,
+                    was_closed: false,
+                };
+                let (lease, login) = self.broker.settled(target, given, login).await?;
                 connected = Some(connection(target, &login, lease.request.pooled));
-                if lease.grant != login.grant {
-                    self.broker.leases.moved(id, login.grant.clone());
-                }
             }
             current = Some(pb::BindingTarget {
                 generation: target.generation,

@@ -245,8 +245,12 @@ async fn a_lease_is_its_callers_and_nobody_elses() -> anyhow::Result<()> {
     let renew = RenewLeaseRequest {
         name: name.clone(),
         ttl: None,
+        ..Default::default()
     };
-    let release = ReleaseLeaseRequest { name: name.clone() };
+    let release = ReleaseLeaseRequest {
+        name: name.clone(),
+        ..Default::default()
+    };
     let status = refused(
         other.leases.renew_lease(renew.clone()).await,
         Code::NotFound,
@@ -292,7 +296,11 @@ async fn rights_that_are_taken_back_are_gone_without_a_restart() -> anyhow::Resu
     let watch = follow(&mut users, &name).await?;
 
     // A grant, by the file alone.
-    let renew = RenewLeaseRequest { name, ttl: None };
+    let renew = RenewLeaseRequest {
+        name,
+        ttl: None,
+        ..Default::default()
+    };
     secured
         .config
         .write(&whole.replace(USERS, "spiffe://example.org/others"))?;

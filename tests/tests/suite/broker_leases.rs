@@ -130,6 +130,7 @@ async fn leases_are_renewed_released_and_repeated() -> anyhow::Result<()> {
     let renew = RenewLeaseRequest {
         name: lease.name.clone(),
         ttl: Some(seconds(600)),
+        ..Default::default()
     };
     let renewed = leases.renew_lease(renew.clone()).await?.into_inner();
     let before = lease.expire_time.context("a time")?;
@@ -157,6 +158,7 @@ async fn leases_are_renewed_released_and_repeated() -> anyhow::Result<()> {
 
     let release = ReleaseLeaseRequest {
         name: lease.name.clone(),
+        ..Default::default()
     };
     leases.release_lease(release.clone()).await?;
     leases.release_lease(release).await?;
@@ -214,10 +216,12 @@ async fn bad_requests_name_their_field() -> anyhow::Result<()> {
         let request = RenewLeaseRequest {
             name: name.to_owned(),
             ttl: None,
+            ..Default::default()
         };
         refused(leases.renew_lease(request).await, invalid, Some("name"));
         let request = ReleaseLeaseRequest {
             name: name.to_owned(),
+            ..Default::default()
         };
         refused(leases.release_lease(request).await, invalid, Some("name"));
     }

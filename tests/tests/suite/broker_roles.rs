@@ -285,6 +285,7 @@ async fn what_a_lease_opened_ends_with_the_last_lease() -> anyhow::Result<()> {
     let renew = RenewLeaseRequest {
         name: name(&one)?,
         ttl: None,
+        ..Default::default()
     };
     leases.renew_lease(renew).await?;
     // The password ends by itself: in an hour or more, and in two at most.
@@ -298,13 +299,17 @@ async fn what_a_lease_opened_ends_with_the_last_lease() -> anyhow::Result<()> {
         .await?;
     assert_eq!(row.get::<_, Option<bool>>(0), Some(true));
 
-    let release = ReleaseLeaseRequest { name: name(&one)? };
+    let release = ReleaseLeaseRequest {
+        name: name(&one)?,
+        ..Default::default()
+    };
     leases.release_lease(release).await?;
     // The other lease has the role too.
     session.query("SELECT 1", &[]).await?;
     bench.session(uri(&one)?).await?;
     let release = ReleaseLeaseRequest {
         name: name(&other)?,
+        ..Default::default()
     };
     leases.release_lease(release).await?;
     eventually("the session ends", async || {

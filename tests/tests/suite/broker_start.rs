@@ -45,7 +45,7 @@ async fn a_broker_that_cannot_start_says_why() -> anyhow::Result<()> {
         text.replace("parent = \"api_v1_branch\"", "parent = \"elsewhere\""),
     )?;
 
-    let all = Broker::environment(&folder, &emulator);
+    let all = Broker::environment(&folder, &emulator).await?;
     let with = |name: &str, value: &str| -> Vec<(String, String)> {
         let mut environment = all.clone();
         environment.retain(|(known, _)| known != name);
@@ -160,7 +160,7 @@ async fn a_broker_waits_for_neon_and_serves_when_it_comes() -> anyhow::Result<()
         .trim_start_matches("http://")
         .trim_end_matches("/api/v2")
         .to_owned();
-    let environment = Broker::environment(&folder, &emulator);
+    let environment = Broker::environment(&folder, &emulator).await?;
     emulator.stop().await?;
     let pairs: Vec<(&str, &str)> = environment
         .iter()

@@ -111,7 +111,11 @@ async fn call(system: &System, method: &str) -> anyhow::Result<()> {
             let lease = leases.acquire_lease(acquire).await?.into_inner().lease;
             let name = lease.context("a lease")?.name;
             if method.ends_with("RenewLease") {
-                let request = broker::RenewLeaseRequest { name, ttl: None };
+                let request = broker::RenewLeaseRequest {
+                    name,
+                    ttl: None,
+                    ..Default::default()
+                };
                 leases
                     .renew_lease(request)
                     .await?
@@ -119,7 +123,10 @@ async fn call(system: &System, method: &str) -> anyhow::Result<()> {
                     .lease
                     .is_some()
             } else {
-                let request = broker::ReleaseLeaseRequest { name };
+                let request = broker::ReleaseLeaseRequest {
+                    name,
+                    ..Default::default()
+                };
                 leases.release_lease(request).await?;
                 true
             }

@@ -126,6 +126,7 @@ async fn queries_go_on_without_the_broker_and_leases_after_it() -> anyhow::Resul
         .renew_lease(proto::broker::v1::RenewLeaseRequest {
             name: lease_name.clone(),
             ttl: None,
+            ..Default::default()
         })
         .await?
         .into_inner();

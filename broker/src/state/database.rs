@@ -1,0 +1,532 @@
+//! The state database: opening it, its tables, and what is asked of it.
+
+mod migration;
+
+use diesel::upsert::excluded;
+use diesel::{
+    BoolExpressionMethods as _, ExpressionMethods as _, OptionalExtension as _, QueryDsl as _,
+    SelectableHelper as _, TextExpressionMethods as _,
+};
+use diesel_async::{AsyncPgConnection, RunQueryDsl as _, SimpleAsyncConnection as _};
+use futures_util::StreamExt as _;
+use jiff::Timestamp;
+
+use super::data::Changes;
+use super::rows::{
+    BadRow, EventRow, GenerationRow, LeaseRow, NewEventRow, RequestRow, RoleRow, time_in, time_out,
+};
+use super::schema::{audit_events, generations, head, leases, request_ids, roles};
+use crate::audit::{Event, Query};
+use crate::postgres::{self, OwnerUri};
+
+/// How long one statement may take, in milliseconds.
+const STATEMENT_MS_MAX: u64 = 10_000;
+/// How long a transaction may wait for its broker, in milliseconds. It holds the
+/// row that every write of every broker needs: one that hangs is thrown out.
+const IDLE_IN_TRANSACTION_MS_MAX: u64 = 5_000;
+/// How many rows go into one statement: a statement has 65,535 parameters at most.
+const ROWS_MAX: usize = 1_000;
+
+/// What brokers tell each other of a write.
+pub(super) const CHANNEL: &str = "branch_broker_state";
+
+/// Why the state database did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It could not be reached, or refused the session.
+    #[error(transparent)]
+    Postgres(#[from] postgres::Error),
+    /// diesel-async did not take the session.
+    #[error("prepare a session")]
+    FailedSession(#[source] diesel::ConnectionError),
+    /// A statement failed.
+    #[error("{what}")]
+    FailedStatement {
+        /// What it was for.
+        what: &'static str,
+        /// What came instead.
+        #[source]
+        source: diesel::result::Error,
+    },
+    /// Its tables are of a later broker.
+    #[error(
+        "it has the revision {revision}, which this broker does not know: a newer broker has \
+         migrated it; run that one, or name another database"
+    )]
+    Ahead {
+        /// The revision.
+        revision: String,
+    },
+    /// Its tables could not be made.
+    #[error("migrate it: {reason}")]
+    FailedMigration {
+        /// What Postgres said.
+        reason: String,
+        /// Whether the same may work in a moment.
+        transient: bool,
+    },
+    /// The thread that migrated is gone.
+    #[error("the migrating thread ended early")]
+    Interrupted(#[source] tokio::task::JoinError),
+    /// It holds what no broker writes.
+    #[error(transparent)]
+    BadRow(#[from] BadRow),
+    /// Somebody emptied it.
+    #[error("broker.head has no row: the database is not whole")]
+    NoHead,
+}
+
+impl Error {
+    /// Whether the same may work in a moment.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Error::Postgres(error) => error.is_transient(),
+            Error::FailedSession(_) | Error::Interrupted(_) => true,
+            Error::FailedStatement { source, .. } => is_transient(source),
+            Error::FailedMigration { transient, .. } => *transient,
+            Error::Ahead { .. } | Error::BadRow(_) | Error::NoHead => false,
+        }
+    }
+}
+
+/// A session with the state database.
+pub(super) struct Session {
+    connection: AsyncPgConnection,
+}
+
+/// The one row that orders all writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Head {
+    /// Of the last write.
+    pub(super) version: i64,
+    /// Of the broker that works in the background.
+    pub(super) epoch: i64,
+}
+
+/// A transaction that has the head, and so no rival.
+pub(super) struct Begun {
+    pub(super) head: Head,
+    /// By which Postgres tells what became of it.
+    pub(super) transaction: String,
+}
+
+impl Session {
+    /// Opens a session. One try: who asks tries again.
+    pub(super) async fn open(uri: &OwnerUri) -> Result<Session, Error> {
+        let (client, connection) = postgres::open_once(uri).await?;
+        let mut connection = AsyncPgConnection::try_from_client_and_connection(client, connection)
+            .await
+            .map_err(Error::FailedSession)?;
+        connection
+            .batch_execute(&format!(
+                "SET statement_timeout = {STATEMENT_MS_MAX};
+                 SET idle_in_transaction_session_timeout = {IDLE_IN_TRANSACTION_MS_MAX};
+                 SET synchronous_commit = on;
+                 SET search_path = broker;"
+            ))
+            .await
+            .attempted("prepare a session")?;
+        Ok(Session { connection })
+    }
+
+    /// Makes the tables what this broker needs. Refuses those of a later one.
+    pub(super) async fn migrate(self) -> Result<Session, Error> {
+        let connection = migration::run(self.connection).await?;
+        Ok(Session { connection })
+    }
+
+    /// Begins a write: from here on until its end no other broker writes.
+    pub(super) async fn begin(&mut self) -> Result<Begun, Error> {
+        const WHAT: &str = "begin a write";
+        self.connection
+            .batch_execute("BEGIN")
+            .await
+            .attempted(WHAT)?;
+        let raised = diesel::update(head::table)
+            .set(head::version.eq(head::version + 1))
+            .returning((
+                head::version,
+                head::epoch,
+                diesel::dsl::sql::<diesel::sql_types::Text>("pg_current_xact_id()::text"),
+            ))
+            .get_result::<(i64, i64, String)>(&mut self.connection)
+            .await
+            .optional()
+            .attempted(WHAT)?;
+        let (version, epoch, transaction) = raised.ok_or(Error::NoHead)?;
+        Ok(Begun {
+            head: Head { version, epoch },
+            transaction,
+        })
+    }
+
+    /// Ends a write that changes nothing.
+    pub(super) async fn rollback(&mut self) -> Result<(), Error> {
+        let ended = self.connection.batch_execute("ROLLBACK").await;
+        ended.attempted("end a write")
+    }
+
+    /// Ends a write, and tells the other brokers. An error does not say whether
+    /// it is stored.
+    pub(super) async fn commit(&mut self, version: i64) -> Result<(), Error> {
+        let commit = format!("NOTIFY {CHANNEL}, '{version}'; COMMIT");
+        self.connection
+            .batch_execute(&commit)
+            .await
+            .attempted("commit a write")
+    }
+
+    /// Asks for the lock of the work in the background, which ends with this
+    /// session.
+    pub(super) async fn try_lock(&mut self) -> Result<bool, Error> {
+        let lock = diesel::dsl::sql::<diesel::sql_types::Bool>(
+            "pg_try_advisory_lock(hashtextextended('branch-broker background', 0))",
+        );
+        let asked = diesel::select(lock).get_result(&mut self.connection).await;
+        asked.attempted("ask for the lock of the work in the background")
+    }
+
+    /// Raises the epoch: whoever had the lock before writes in the background no
+    /// more.
+    pub(super) async fn take_over(&mut self) -> Result<i64, Error> {
+        let raised = diesel::update(head::table)
+            .set(head::epoch.eq(head::epoch + 1))
+            .returning(head::epoch)
+            .get_result(&mut self.connection)
+            .await
+            .optional()
+            .attempted("take over the work in the background")?;
+        raised.ok_or(Error::NoHead)
+    }
+
+    /// Listens to other brokers from now on.
+    pub(super) async fn listen(&mut self) -> Result<(), Error> {
+        let listen = format!("LISTEN {CHANNEL}");
+        let listening = self.connection.batch_execute(&listen).await;
+        listening.attempted("listen to other brokers")
+    }
+
+    /// The version of the next write that is heard of. None: the session has ended.
+    pub(super) async fn heard(&mut self) -> Result<Option<i64>, Error> {
+        let mut told = std::pin::pin!(self.connection.notifications_stream());
+        let next = told.next().await.transpose();
+        let next = next.attempted("listen to other brokers")?;
+        // What cannot be read is a reason to look.
+        Ok(next.map(|told| told.payload.parse().unwrap_or(i64::MAX)))
+    }
+
+    /// Whether a transaction whose end was not heard of is stored. None: it still
+    /// runs.
+    pub(super) async fn is_stored(&mut self, transaction: &str) -> Result<Option<bool>, Error> {
+        #[derive(diesel::QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = diesel::sql_types::Nullable<diesel::sql_types::Text>)]
+            status: Option<String>,
+        }
+        let asked = diesel::sql_query("SELECT pg_xact_status($1::text::xid8) AS status")
+            .bind::<diesel::sql_types::Text, _>(transaction);
+        let row: Row = match asked.get_result(&mut self.connection).await {
+            // A database that was put back to before it.
+            Err(error) if error.to_string().contains("is in the future") => return Ok(Some(false)),
+            answer => answer.attempted("ask what became of a write")?,
+        };
+        // Without a status it was hundreds of millions of transactions ago.
+        Ok(match row.status.as_deref() {
+            Some("in progress") => None,
+            Some("committed") => Some(true),
+            _ => Some(false),
+        })
+    }
+
+    /// The head, and the database's clock.
+    pub(super) async fn look(&mut self) -> Result<(Head, Option<Timestamp>), Error> {
+        let looked = head::table
+            .select((
+                head::version,
+                head::epoch,
+                diesel::dsl::sql::<diesel::sql_types::Timestamptz>("clock_timestamp()"),
+            ))
+            .first::<(i64, i64, diesel::pg::data_types::PgTimestamp)>(&mut self.connection)
+            .await
+            .optional()
+            .attempted("look at the head")?;
+        let (version, epoch, time) = looked.ok_or(Error::NoHead)?;
+        Ok((Head { version, epoch }, time_in(time)))
+    }
+
+    /// What was written since that version, and the head that it leads to.
+    pub(super) async fn since(&mut self, version: i64) -> Result<(Changes, Head), Error> {
+        const WHAT: &str = "read what was written";
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        self.connection.batch_execute(begin).await.attempted(WHAT)?;
+        let (head, _) = self.look().await?;
+        let changes = self.changes_since(version).await?;
+        self.connection
+            .batch_execute("COMMIT")
+            .await
+            .attempted(WHAT)?;
+        Ok((changes, head))
+    }
+
+    /// As [`Session::since`], inside a write.
+    pub(super) async fn changes_since(&mut self, version: i64) -> Result<Changes, Error> {
+        const WHAT: &str = "read what was written";
+        let connection = &mut self.connection;
+        let mut changes = Changes::default();
+        let rows: Vec<LeaseRow> = leases::table
+            .filter(leases::version.gt(version))
+            .select(LeaseRow::as_select())
+            .load(connection)
+            .await
+            .attempted(WHAT)?;
+        for row in rows {
+            let (lease, end) = row.read()?;
+            changes.leases.insert(lease.id, (lease, end));
+        }
+        let rows: Vec<GenerationRow> = generations::table
+            .filter(generations::version.gt(version))
+            .select(GenerationRow::as_select())
+            .load(connection)
+            .await
+            .attempted(WHAT)?;
+        for row in rows {
+            let (binding, generation) = row.read()?;
+            changes.generations.insert(binding, generation);
+        }
+        let rows: Vec<RoleRow> = roles::table
+            .filter(roles::version.gt(version))
+            .select(RoleRow::as_select())
+            .load(connection)
+            .await
+            .attempted(WHAT)?;
+        for row in rows {
+            let (key, role) = row.read()?;
+            changes.roles.insert(key, role);
+        }
+        let rows: Vec<RequestRow> = request_ids::table
+            .filter(request_ids::version.gt(version))
+            .select(RequestRow::as_select())
+            .load(connection)
+            .await
+            .attempted(WHAT)?;
+        for row in rows {
+            let (key, answered) = row.read()?;
+            changes.requests.insert(key, answered);
+        }
+        Ok(changes)
+    }
+
+    /// Writes changes, as that version.
+    pub(super) async fn write(&mut self, changes: &Changes, version: i64) -> Result<(), Error> {
+        let rows = changes.leases.values();
+        let rows: Vec<LeaseRow> = rows
+            .map(|(lease, end)| LeaseRow::new(lease, end.as_ref(), version))
+            .collect();
+        self.write_leases(rows).await?;
+        let rows = changes.generations.iter();
+        let rows: Vec<GenerationRow> = rows
+            .map(|(binding, generation)| GenerationRow::new(binding, generation, version))
+            .collect();
+        self.write_generations(rows).await?;
+        let rows = changes.roles.iter();
+        let rows: Vec<RoleRow> = rows
+            .map(|(key, role)| RoleRow::new(key, role, version))
+            .collect();
+        self.write_roles(rows).await?;
+        let rows = changes.requests.iter();
+        let rows: Vec<RequestRow> = rows
+            .map(|(key, answered)| RequestRow::new(key, answered, version))
+            .collect();
+        self.write_requests(rows).await?;
+        let rows = changes.events.iter().map(NewEventRow::new).collect();
+        self.write_events(rows).await
+    }
+
+    async fn write_leases(&mut self, mut rows: Vec<LeaseRow>) -> Result<(), Error> {
+        while !rows.is_empty() {
+            let some: Vec<LeaseRow> = rows.drain(..rows.len().min(ROWS_MAX)).collect();
+            diesel::insert_into(leases::table)
+                .values(some)
+                .on_conflict(leases::id)
+                .do_update()
+                .set((
+                    leases::version.eq(excluded(leases::version)),
+                    leases::branch.eq(excluded(leases::branch)),
+                    leases::generation.eq(excluded(leases::generation)),
+                    leases::role.eq(excluded(leases::role)),
+                    leases::key.eq(excluded(leases::key)),
+                    leases::expire_time.eq(excluded(leases::expire_time)),
+                    leases::renewals.eq(excluded(leases::renewals)),
+                    leases::note_time.eq(excluded(leases::note_time)),
+                    leases::end_reason.eq(excluded(leases::end_reason)),
+                ))
+                .execute(&mut self.connection)
+                .await
+                .attempted("write leases")?;
+        }
+        Ok(())
+    }
+
+    async fn write_generations(&mut self, mut rows: Vec<GenerationRow>) -> Result<(), Error> {
+        while !rows.is_empty() {
+            let some: Vec<GenerationRow> = rows.drain(..rows.len().min(ROWS_MAX)).collect();
+            diesel::insert_into(generations::table)
+                .values(some)
+                .on_conflict(generations::binding)
+                .do_update()
+                .set((
+                    generations::version.eq(excluded(generations::version)),
+                    generations::number.eq(excluded(generations::number)),
+                    generations::branch.eq(excluded(generations::branch)),
+                    generations::address.eq(excluded(generations::address)),
+                    generations::revision.eq(excluded(generations::revision)),
+                    generations::since.eq(excluded(generations::since)),
+                    generations::reason.eq(excluded(generations::reason)),
+                ))
+                .execute(&mut self.connection)
+                .await
+                .attempted("write generations")?;
+        }
+        Ok(())
+    }
+
+    async fn write_roles(&mut self, mut rows: Vec<RoleRow>) -> Result<(), Error> {
+        while !rows.is_empty() {
+            let some: Vec<RoleRow> = rows.drain(..rows.len().min(ROWS_MAX)).collect();
+            diesel::insert_into(roles::table)
+                .values(some)
+                .on_conflict((roles::branch, roles::role))
+                .do_update()
+                .set((
+                    roles::version.eq(excluded(roles::version)),
+                    roles::binding.eq(excluded(roles::binding)),
+                    roles::status.eq(excluded(roles::status)),
+                    roles::closings.eq(excluded(roles::closings)),
+                ))
+                .execute(&mut self.connection)
+                .await
+                .attempted("write roles")?;
+        }
+        Ok(())
+    }
+
+    async fn write_requests(&mut self, mut rows: Vec<RequestRow>) -> Result<(), Error> {
+        while !rows.is_empty() {
+            let some: Vec<RequestRow> = rows.drain(..rows.len().min(ROWS_MAX)).collect();
+            diesel::insert_into(request_ids::table)
+                .values(some)
+                .on_conflict((request_ids::caller, request_ids::method, request_ids::id))
+                .do_update()
+                .set((
+                    request_ids::version.eq(excluded(request_ids::version)),
+                    request_ids::body.eq(excluded(request_ids::body)),
+                    request_ids::resource.eq(excluded(request_ids::resource)),
+                    request_ids::expire_time.eq(excluded(request_ids::expire_time)),
+                ))
+                .execute(&mut self.connection)
+                .await
+                .attempted("write request ids")?;
+        }
+        Ok(())
+    }
+
+    async fn write_events(&mut self, mut rows: Vec<NewEventRow>) -> Result<(), Error> {
+        while !rows.is_empty() {
+            let some: Vec<NewEventRow> = rows.drain(..rows.len().min(ROWS_MAX)).collect();
+            diesel::insert_into(audit_events::table)
+                .values(some)
+                .execute(&mut self.connection)
+                .await
+                .attempted("write audit events")?;
+        }
+        Ok(())
+    }
+
+    /// Audit events, newest first.
+    pub(super) async fn events(&mut self, query: &Query) -> Result<Vec<Event>, Error> {
+        let mut asked = audit_events::table
+            .select(EventRow::as_select())
+            .order(audit_events::id.desc())
+            .limit(i64::try_from(query.limit).unwrap_or(i64::MAX))
+            .into_boxed();
+        if let Some(service) = &query.service {
+            // An underscore in a pattern stands for any character.
+            let service = service.as_str().replace('_', "\\_");
+            let pattern = format!("services/{service}/versions/%");
+            asked = asked.filter(audit_events::binding.like(pattern));
+        }
+        if let Some(branch) = &query.branch {
+            asked = asked.filter(audit_events::branch.eq(branch.to_string()));
+        }
+        if let Some(holder) = &query.holder {
+            asked = asked.filter(audit_events::holder.eq(holder.clone()));
+        }
+        if let Some(start) = query.start {
+            asked = asked.filter(audit_events::event_time.ge(time_out(start)));
+        }
+        if let Some(end) = query.end {
+            asked = asked.filter(audit_events::event_time.lt(time_out(end)));
+        }
+        if let Some(before) = query.before {
+            asked = asked.filter(audit_events::id.lt(before));
+        }
+        let rows: Vec<EventRow> = asked
+            .load(&mut self.connection)
+            .await
+            .attempted("read audit events")?;
+        let events = rows.into_iter().map(EventRow::read);
+        Ok(events.collect::<Result<_, _>>()?)
+    }
+
+    /// Removes what nobody asks for any more: leases that ended before `ended`,
+    /// requests whose time was up at `now`, events from before `told`.
+    pub(super) async fn purge(
+        &mut self,
+        now: Timestamp,
+        ended: Timestamp,
+        told: Timestamp,
+    ) -> Result<(), Error> {
+        const WHAT: &str = "remove what is old";
+        let connection = &mut self.connection;
+        let is_old = leases::expire_time.lt(time_out(ended));
+        diesel::delete(leases::table.filter(leases::end_reason.is_not_null().and(is_old)))
+            .execute(connection)
+            .await
+            .attempted(WHAT)?;
+        diesel::delete(request_ids::table.filter(request_ids::expire_time.lt(time_out(now))))
+            .execute(connection)
+            .await
+            .attempted(WHAT)?;
+        diesel::delete(audit_events::table.filter(audit_events::event_time.lt(time_out(told))))
+            .execute(connection)
+            .await
+            .attempted(WHAT)?;
+        Ok(())
+    }
+}
+
+/// Names what a statement was for in its error.
+trait Attempted<T> {
+    fn attempted(self, what: &'static str) -> Result<T, Error>;
+}
+
+impl<T> Attempted<T> for Result<T, diesel::result::Error> {
+    fn attempted(self, what: &'static str) -> Result<T, Error> {
+        self.map_err(|source| Error::FailedStatement { what, source })
+    }
+}
+
+/// Diesel tells no SQLSTATE. A statement of ours is not refused for what it says,
+/// so what comes is most often the end of the session; a constraint that does not
+/// hold is not, and a right that is missing.
+fn is_transient(error: &diesel::result::Error) -> bool {
+    use diesel::result::DatabaseErrorKind as Kind;
+    match error {
+        diesel::result::Error::DatabaseError(kind, words) => match kind {
+            Kind::ClosedConnection | Kind::SerializationFailure | Kind::UnableToSendCommand => true,
+            Kind::Unknown => !words.message().contains("permission denied"),
+            _ => false,
+        },
+        _ => false,
+    }
+}

@@ -1,0 +1,324 @@
+//! What is stored, as rows.
+
+use diesel::pg::Pg;
+use diesel::pg::data_types::PgTimestamp;
+use diesel::{Insertable, Queryable, Selectable};
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::data::{Answered, Generation, RequestKey, Role, RoleKey, RoleStatus};
+use super::schema::{audit_events, generations, leases, request_ids, roles};
+use crate::audit::Event;
+use crate::leases::{End, EndReason, Grant, Lease, METHODS, Request};
+use crate::names::{BindingName, LeaseId};
+use crate::roles::Access;
+
+/// From Unix's epoch to Postgres's, in microseconds.
+const EPOCH_MICROSECONDS: i64 = 946_684_800_000_000;
+
+/// A row that this broker did not write like that.
+#[derive(Debug, thiserror::Error)]
+#[error("a row of broker.{table} has {value:?} as its {column}")]
+pub struct BadRow {
+    table: &'static str,
+    column: &'static str,
+    value: String,
+}
+
+#[derive(Debug, Queryable, Selectable, Insertable)]
+#[diesel(table_name = leases, check_for_backend(Pg))]
+pub(super) struct LeaseRow {
+    id: Uuid,
+    version: i64,
+    binding: String,
+    access: String,
+    pooled: bool,
+    holder: String,
+    owner: Option<String>,
+    branch: String,
+    generation: i64,
+    role: String,
+    key: String,
+    create_time: PgTimestamp,
+    expire_time: PgTimestamp,
+    renewals: i64,
+    note_time: PgTimestamp,
+    end_reason: Option<String>,
+}
+
+#[derive(Debug, Queryable, Selectable, Insertable)]
+#[diesel(table_name = generations, check_for_backend(Pg))]
+pub(super) struct GenerationRow {
+    binding: String,
+    version: i64,
+    number: i64,
+    branch: String,
+    address: String,
+    revision: Option<String>,
+    since: PgTimestamp,
+    reason: String,
+}
+
+#[derive(Debug, Queryable, Selectable, Insertable)]
+#[diesel(table_name = roles, check_for_backend(Pg))]
+pub(super) struct RoleRow {
+    branch: String,
+    role: String,
+    version: i64,
+    binding: String,
+    status: String,
+    closings: i64,
+}
+
+#[derive(Debug, Queryable, Selectable, Insertable)]
+#[diesel(table_name = request_ids, check_for_backend(Pg))]
+pub(super) struct RequestRow {
+    caller: String,
+    method: String,
+    id: Uuid,
+    version: i64,
+    body: Vec<u8>,
+    resource: String,
+    expire_time: PgTimestamp,
+}
+
+/// An event to be stored: the database numbers it.
+#[derive(Debug, Insertable)]
+#[diesel(table_name = audit_events, check_for_backend(Pg))]
+pub(super) struct NewEventRow {
+    event_time: PgTimestamp,
+    action: String,
+    binding: Option<String>,
+    branch: Option<String>,
+    lease: Option<String>,
+    holder: String,
+    message: String,
+}
+
+#[derive(Debug, Queryable, Selectable)]
+#[diesel(table_name = audit_events, check_for_backend(Pg))]
+pub(super) struct EventRow {
+    id: i64,
+    event_time: PgTimestamp,
+    action: String,
+    binding: Option<String>,
+    branch: Option<String>,
+    lease: Option<String>,
+    holder: String,
+    message: String,
+}
+
+impl LeaseRow {
+    pub(super) fn new(lease: &Lease, end: Option<&End>, version: i64) -> LeaseRow {
+        let Lease { request, grant, .. } = lease;
+        LeaseRow {
+            id: lease.id.uuid(),
+            version,
+            binding: request.binding.to_string(),
+            access: request.access.as_str().to_owned(),
+            pooled: request.pooled,
+            holder: request.holder.clone(),
+            owner: request.owner.clone(),
+            branch: grant.branch.to_string(),
+            generation: grant.generation,
+            role: grant.role.clone(),
+            key: grant.key.to_string(),
+            create_time: time_out(lease.create_time),
+            expire_time: time_out(end.map_or(lease.expire_time, |end| end.time)),
+            renewals: lease.renewals,
+            note_time: time_out(lease.note_time),
+            end_reason: end.map(|end| end.reason.as_str().to_owned()),
+        }
+    }
+
+    pub(super) fn read(self) -> Result<(Lease, Option<End>), BadRow> {
+        let bad = |column, value: &str| bad("leases", column, value);
+        let time = |column, time: PgTimestamp| {
+            time_in(time).ok_or_else(|| bad(column, &format!("{time:?}")))
+        };
+        let lease = Lease {
+            id: LeaseId::of_stored(self.id),
+            create_time: time("create_time", self.create_time)?,
+            expire_time: time("expire_time", self.expire_time)?,
+            renewals: self.renewals,
+            note_time: time("note_time", self.note_time)?,
+            request: Request {
+                binding: parsed("leases", "binding", &self.binding)?,
+                access: Access::of_stored(&self.access)
+                    .ok_or_else(|| bad("access", &self.access))?,
+                pooled: self.pooled,
+                holder: self.holder,
+                owner: self.owner,
+            },
+            grant: Grant {
+                branch: parsed("leases", "branch", &self.branch)?,
+                generation: self.generation,
+                role: self.role,
+                key: self.key.into(),
+            },
+        };
+        let end = match self.end_reason.as_deref() {
+            Some(reason) => Some(End {
+                time: lease.expire_time,
+                reason: EndReason::of_stored(reason).ok_or_else(|| bad("end_reason", reason))?,
+            }),
+            None => None,
+        };
+        Ok((lease, end))
+    }
+}
+
+impl GenerationRow {
+    pub(super) fn new(binding: &BindingName, generation: &Generation, version: i64) -> Self {
+        GenerationRow {
+            binding: binding.to_string(),
+            version,
+            number: generation.number,
+            branch: generation.branch.to_string(),
+            address: generation.address.clone(),
+            revision: generation.revision.clone(),
+            since: time_out(generation.since),
+            reason: generation.reason.clone(),
+        }
+    }
+
+    pub(super) fn read(self) -> Result<(BindingName, Generation), BadRow> {
+        let since = time_in(self.since)
+            .ok_or_else(|| bad("generations", "since", &format!("{:?}", self.since)))?;
+        let generation = Generation {
+            number: self.number,
+            branch: parsed("generations", "branch", &self.branch)?,
+            address: self.address,
+            revision: self.revision,
+            since,
+            reason: self.reason,
+        };
+        Ok((parsed("generations", "binding", &self.binding)?, generation))
+    }
+}
+
+impl RoleRow {
+    pub(super) fn new(key: &RoleKey, role: &Role, version: i64) -> RoleRow {
+        RoleRow {
+            branch: key.branch.to_string(),
+            role: key.role.clone(),
+            version,
+            binding: role.binding.to_string(),
+            status: role.status.as_str().to_owned(),
+            closings: role.closings,
+        }
+    }
+
+    pub(super) fn read(self) -> Result<(RoleKey, Role), BadRow> {
+        let mut all = RoleStatus::ALL.into_iter();
+        let status = all.find(|status| status.as_str() == self.status);
+        let role = Role {
+            binding: parsed("roles", "binding", &self.binding)?,
+            status: status.ok_or_else(|| bad("roles", "status", &self.status))?,
+            closings: self.closings,
+        };
+        let key = RoleKey {
+            branch: parsed("roles", "branch", &self.branch)?,
+            role: self.role,
+        };
+        Ok((key, role))
+    }
+}
+
+impl RequestRow {
+    pub(super) fn new(key: &RequestKey, answered: &Answered, version: i64) -> RequestRow {
+        RequestRow {
+            caller: key.caller.clone(),
+            method: key.method.to_owned(),
+            id: key.id,
+            version,
+            body: answered.body.clone(),
+            resource: answered.resource.clone(),
+            expire_time: time_out(answered.expire_time),
+        }
+    }
+
+    pub(super) fn read(self) -> Result<(RequestKey, Answered), BadRow> {
+        let bad = |column, value: &str| bad("request_ids", column, value);
+        let method = METHODS.into_iter().find(|known| *known == self.method);
+        let key = RequestKey {
+            caller: self.caller,
+            method: method.ok_or_else(|| bad("method", &self.method))?,
+            id: self.id,
+        };
+        let expire_time = time_in(self.expire_time)
+            .ok_or_else(|| bad("expire_time", &format!("{:?}", self.expire_time)))?;
+        let answered = Answered {
+            body: self.body,
+            resource: self.resource,
+            expire_time,
+        };
+        Ok((key, answered))
+    }
+}
+
+impl NewEventRow {
+    pub(super) fn new(event: &Event) -> NewEventRow {
+        NewEventRow {
+            event_time: time_out(event.time),
+            action: event.action.to_string(),
+            binding: event.binding.as_ref().map(ToString::to_string),
+            branch: event.branch.as_ref().map(ToString::to_string),
+            lease: event.lease.as_ref().map(ToString::to_string),
+            holder: event.holder.clone(),
+            message: event.message.clone(),
+        }
+    }
+}
+
+impl EventRow {
+    pub(super) fn read(self) -> Result<Event, BadRow> {
+        const TABLE: &str = "audit_events";
+        let time = time_in(self.event_time)
+            .ok_or_else(|| bad(TABLE, "event_time", &format!("{:?}", self.event_time)))?;
+        Ok(Event {
+            id: self.id,
+            time,
+            action: parsed(TABLE, "action", &self.action)?,
+            binding: optional(TABLE, "binding", self.binding.as_deref())?,
+            branch: optional(TABLE, "branch", self.branch.as_deref())?,
+            lease: optional(TABLE, "lease", self.lease.as_deref())?,
+            holder: self.holder,
+            message: self.message,
+        })
+    }
+}
+
+/// Postgres keeps microseconds, and so does this broker.
+pub(super) fn time_out(time: Timestamp) -> PgTimestamp {
+    PgTimestamp(time.as_microsecond() - EPOCH_MICROSECONDS)
+}
+
+pub(super) fn time_in(time: PgTimestamp) -> Option<Timestamp> {
+    let microseconds = time.0.checked_add(EPOCH_MICROSECONDS)?;
+    Timestamp::from_microsecond(microseconds).ok()
+}
+
+fn parsed<T: std::str::FromStr>(
+    table: &'static str,
+    column: &'static str,
+    text: &str,
+) -> Result<T, BadRow> {
+    text.parse().map_err(|_| bad(table, column, text))
+}
+
+fn optional<T: std::str::FromStr>(
+    table: &'static str,
+    column: &'static str,
+    text: Option<&str>,
+) -> Result<Option<T>, BadRow> {
+    text.map(|text| parsed(table, column, text)).transpose()
+}
+
+fn bad(table: &'static str, column: &'static str, value: &str) -> BadRow {
+    BadRow {
+        table,
+        column,
+        value: value.to_owned(),
+    }
+}

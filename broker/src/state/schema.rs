@@ -1,0 +1,79 @@
+//! The tables of migrations/broker, as Diesel knows them.
+
+diesel::table! {
+    broker.head (id) {
+        id -> Bool,
+        version -> BigInt,
+        epoch -> BigInt,
+    }
+}
+
+diesel::table! {
+    broker.leases (id) {
+        id -> Uuid,
+        version -> BigInt,
+        binding -> Text,
+        access -> Text,
+        pooled -> Bool,
+        holder -> Text,
+        owner -> Nullable<Text>,
+        branch -> Text,
+        generation -> BigInt,
+        role -> Text,
+        key -> Text,
+        create_time -> Timestamptz,
+        expire_time -> Timestamptz,
+        renewals -> BigInt,
+        note_time -> Timestamptz,
+        end_reason -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    broker.generations (binding) {
+        binding -> Text,
+        version -> BigInt,
+        number -> BigInt,
+        branch -> Text,
+        address -> Text,
+        revision -> Nullable<Text>,
+        since -> Timestamptz,
+        reason -> Text,
+    }
+}
+
+diesel::table! {
+    broker.roles (branch, role) {
+        branch -> Text,
+        role -> Text,
+        version -> BigInt,
+        binding -> Text,
+        status -> Text,
+        closings -> BigInt,
+    }
+}
+
+diesel::table! {
+    broker.request_ids (caller, method, id) {
+        caller -> Text,
+        method -> Text,
+        id -> Uuid,
+        version -> BigInt,
+        body -> Bytea,
+        resource -> Text,
+        expire_time -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    broker.audit_events (id) {
+        id -> BigInt,
+        event_time -> Timestamptz,
+        action -> Text,
+        binding -> Nullable<Text>,
+        branch -> Nullable<Text>,
+        lease -> Nullable<Text>,
+        holder -> Text,
+        message -> Text,
+    }
+}
