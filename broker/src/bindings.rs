@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use jiff::Timestamp;
 use neon_api::BranchId;
+use neon_api::types::Branch;
 use rpc::clock::Clock;
 use tokio::sync::watch;
 
@@ -62,6 +63,20 @@ pub struct Target {
     pub revision: Option<String>,
     /// Why this generation came to be, for people.
     pub reason: String,
+}
+
+impl Target {
+    /// What a binding will lead to that nobody was told of yet.
+    pub fn unannounced(spec: &BindingSpec, outcome: &Outcome) -> Target {
+        Target {
+            spec: spec.clone(),
+            generation: 0,
+            branch: outcome.branch.clone(),
+            uris: outcome.uris.clone(),
+            revision: outcome.revision.clone(),
+            reason: String::new(),
+        }
+    }
 }
 
 /// All bindings.
@@ -141,10 +156,16 @@ impl Bindings {
     }
 
     /// The binding's branch is as declared. Its generation goes up when it
-    /// leads elsewhere than before, and is stored before this is told.
-    pub async fn ready(&self, spec: &BindingSpec, outcome: Outcome) -> Result<(), state::Error> {
+    /// leads elsewhere than before, or to other data, and is stored before this is
+    /// told. `renewed`: why it has other data, where that is known.
+    pub async fn ready(
+        &self,
+        spec: &BindingSpec,
+        outcome: Outcome,
+        renewed: Option<String>,
+    ) -> Result<(), state::Error> {
         let name = &spec.name;
-        let generation = self.generation(name, &outcome).await?;
+        let generation = self.generation(name, &outcome, renewed).await?;
         let target = Target {
             spec: spec.clone(),
             generation: generation.number,
@@ -167,6 +188,36 @@ impl Bindings {
             changed
         });
         Ok(())
+    }
+
+    /// Whether the branch was reset or restored since the binding was last
+    /// announced, whoever did it.
+    pub fn has_other_data(&self, name: &BindingName, outcome: &Outcome) -> bool {
+        self.state.read(|data| {
+            let last = data.generations.get(name);
+            last.is_some_and(|last| {
+                last.branch == outcome.branch && last.reset_at != outcome.reset_at
+            })
+        })
+    }
+
+    /// Bindings that point at that branch, or are declared to live on it.
+    pub fn on_branch(&self, branch: &Branch) -> Vec<BindingName> {
+        let all = self.list().into_iter().filter(|binding| {
+            let target = binding.target.as_deref();
+            target.is_some_and(|target| target.branch == branch.id)
+                || binding.spec.branch.as_str() == branch.name
+        });
+        all.map(|binding| binding.spec.name.clone()).collect()
+    }
+
+    /// Gives no leases on the binding until it is ready again. Who has one keeps
+    /// it, and hears nothing yet.
+    pub fn hold(&self, name: &BindingName, message: String) {
+        self.modify(name, |binding| {
+            binding.status = Status::Preparing(message);
+            false
+        });
     }
 
     /// The binding's branch is not as declared. One that leads somewhere goes
@@ -197,6 +248,7 @@ impl Bindings {
         &self,
         name: &BindingName,
         outcome: &Outcome,
+        renewed: Option<String>,
     ) -> Result<Generation, state::Error> {
         let address = address(&outcome.uris);
         let last = self.state.read(|data| data.generations.get(name).cloned());
@@ -210,12 +262,16 @@ impl Bindings {
                 last.number + 1,
                 format!("the branch {} has another address", outcome.branch),
             ),
-            Some(last) => return Ok(last.clone()),
+            Some(last) => match renewed {
+                Some(reason) => (last.number + 1, reason),
+                None => return Ok(last.clone()),
+            },
         };
         let generation = Generation {
             number,
             branch: outcome.branch.clone(),
             address,
+            reset_at: outcome.reset_at,
             since: Timestamp::try_from(self.clock.now()).unwrap_or(Timestamp::MAX),
             reason,
         };

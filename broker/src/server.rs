@@ -2,10 +2,14 @@
 //! behind that, a name is a name and what is required is there.
 
 mod bindings;
+mod branch_requests;
 mod branches;
 mod config;
 mod error;
+mod filter;
 mod leases;
+mod once;
+mod operations;
 mod request;
 mod rights;
 mod watch;
@@ -16,21 +20,27 @@ use proto::broker::v1::binding_service_server::BindingServiceServer;
 use proto::broker::v1::branch_service_server::BranchServiceServer;
 use proto::broker::v1::config_service_server::ConfigServiceServer;
 use proto::broker::v1::lease_service_server::LeaseServiceServer;
+use proto::google::longrunning::operations_server::OperationsServer;
+use rpc::clock::Clock;
 use rpc::page::PageTokens;
 use rpc::server::Server;
 
 pub use error::Error;
+pub use once::Answers;
 
 use crate::bindings::Bindings;
+use crate::branches::Branches;
 use crate::keeper::Keeper;
 use crate::leases::Leases;
 use crate::logins::Logins;
+use crate::operations::Operations;
 
 /// Services that take calls before the world is as declared.
-pub const READY_AT_ONCE: [&str; 3] = [
+pub const READY_AT_ONCE: [&str; 4] = [
     "broker.v1.BindingService",
     "broker.v1.BranchService",
     "broker.v1.ConfigService",
+    "google.longrunning.Operations",
 ];
 
 /// What the services work on.
@@ -38,6 +48,12 @@ pub const READY_AT_ONCE: [&str; 3] = [
 pub struct Broker {
     /// Keeps the world as declared.
     pub keeper: Arc<Keeper>,
+    /// Changes branches for callers.
+    pub branches: Branches,
+    /// What goes on after a call was answered.
+    pub operations: Arc<Operations>,
+    /// What was answered to a request id.
+    pub answers: Answers,
     /// What each binding leads to.
     pub bindings: Arc<Bindings>,
     /// Who may connect.
@@ -46,6 +62,8 @@ pub struct Broker {
     pub logins: Arc<Logins>,
     /// For lists.
     pub page_tokens: PageTokens,
+    /// What time it is.
+    pub clock: Clock,
 }
 
 /// Adds the broker's services to a server.
@@ -56,4 +74,5 @@ pub fn add_services(server: Server, broker: &Broker) -> Server {
         .add_service(BindingServiceServer::new(broker.clone()))
         .add_service(LeaseServiceServer::new(broker.clone()))
         .add_service(ConfigServiceServer::new(broker.clone()))
+        .add_service(OperationsServer::new(broker.clone()))
 }

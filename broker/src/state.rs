@@ -59,6 +59,9 @@ pub struct Generation {
     pub branch: BranchId,
     /// Host, port and database, direct and pooled.
     pub address: String,
+    /// When the branch was last reset or restored.
+    #[serde(default)]
+    pub reset_at: Option<Timestamp>,
     /// Since when.
     pub since: Timestamp,
     /// Why it came to be, for people.
