@@ -1,8 +1,10 @@
 //! The command line. `serve` is the broker; everything else asks one over gRPC
 //! and needs no key.
 
+mod branches;
 mod client;
 mod serve;
+mod table;
 mod tokens;
 
 use std::process::ExitCode;
@@ -34,6 +36,10 @@ enum Command {
     Plan(client::Arguments),
     /// Have a running broker read broker.toml again and make the world match.
     Apply(client::Arguments),
+    /// List, make, change, delete, reset, restore and compare branches.
+    Branches(branches::BranchArguments),
+    /// Follow what goes on after a command has ended.
+    Operations(branches::OperationArguments),
     /// Ask whether a broker runs and the world is as declared.
     Health(client::HealthArguments),
     /// Make, show and revoke the tokens that callers may show.
@@ -53,6 +59,10 @@ pub fn main() -> ExitCode {
             Command::Serve(arguments) => Box::pin(serve::serve(arguments)).await.map_err(boxed),
             Command::Plan(arguments) => client::plan(arguments).await.map_err(boxed),
             Command::Apply(arguments) => client::apply(arguments).await.map_err(boxed),
+            Command::Branches(arguments) => {
+                Box::pin(branches::branches(arguments)).await.map_err(boxed)
+            }
+            Command::Operations(arguments) => branches::operations(arguments).await.map_err(boxed),
             Command::Health(arguments) => client::health(arguments).await.map_err(boxed),
             Command::Tokens(arguments) => tokens::run(&arguments).map_err(boxed),
         }

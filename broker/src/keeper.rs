@@ -260,6 +260,9 @@ impl Keeper {
     ) -> Result<(), E> {
         let alone = self.applying.lock().await;
         let on_branch = self.bindings.on_branch(branch);
+        let mut held = Held {
+            unsettled: (!on_branch.is_empty()).then_some(&self.unsettled),
+        };
         for name in &on_branch {
             let message = format!("its branch is being {what}");
             self.bindings.hold(name, message);
@@ -277,9 +280,8 @@ impl Keeper {
             Ok(applied) => self.is_unsettled(applied),
             Err(error) => error.is_transient() || error.is_access_denied(),
         };
-        if unsettled {
-            self.unsettled.notify_one();
-        }
+        held.unsettled = unsettled.then_some(&self.unsettled);
+        drop(held);
         changed?;
         let mut failures = applied?.failures.into_iter();
         match failures.find(|(name, _)| on_branch.contains(name)) {
@@ -367,6 +369,20 @@ impl Keeper {
             tracing::info!("the world is as broker.toml declares it");
         }
         Ok(applied)
+    }
+}
+
+/// Bindings that are held back. One that is dropped before they were announced
+/// again, because the change was cut off, has an apply do so.
+struct Held<'a> {
+    unsettled: Option<&'a Notify>,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if let Some(unsettled) = self.unsettled {
+            unsettled.notify_one();
+        }
     }
 }
 

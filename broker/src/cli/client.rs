@@ -92,11 +92,15 @@ impl From<ConnectError> for Error {
 /// `broker plan`.
 pub(super) async fn plan(arguments: Arguments) -> Result<(), Error> {
     let mut client = ConfigServiceClient::new(connect(&arguments).await?);
-    let steps = client.plan(pb::PlanRequest {}).await.map_err(refused)?;
+    let plan = client.plan(pb::PlanRequest {}).await.map_err(refused)?;
+    let plan = plan.into_inner();
     print(
-        &steps.into_inner().steps,
+        &plan.steps,
         "nothing to do: the world is as broker.toml declares it",
     );
+    for remark in &plan.remarks {
+        println!("note: {remark}");
+    }
     Ok(())
 }
 
@@ -152,14 +156,14 @@ async fn not_ready(broker: &Arguments) -> Result<Vec<String>, Error> {
         .collect())
 }
 
-async fn connect(broker: &Arguments) -> Result<Channel, Error> {
+pub(super) async fn connect(broker: &Arguments) -> Result<Channel, Error> {
     let limit = Duration::from_millis(CONNECT_MS_MAX);
     let target = broker.target();
     let connecting = target.connect(|endpoint| endpoint.connect_timeout(limit));
     Ok(connecting.await?)
 }
 
-fn refused(status: tonic::Status) -> Error {
+pub(super) fn refused(status: tonic::Status) -> Error {
     Error::Refused {
         message: match status.message() {
             "" => status.code().description().to_owned(),
