@@ -127,7 +127,7 @@ impl Branches {
         let ensured = self.neon().branch_ensure(new).await;
         let ensured = ensured.map_err(|error| match &new.point {
             Some(point) if error.is_refusal_of_request() => Error::point(point, error),
-            _ => Error::Neon(error),
+            _ => error.into(),
         })?;
         match ensured.created {
             true => Ok(ensured.found),
@@ -191,7 +191,7 @@ impl Branches {
             Source::Parent => "reset to its parent",
             Source::Itself | Source::Branch(_) => "restored",
         };
-        let change = async {
+        let change = Box::pin(async {
             let turn = self.neon().turn().await?;
             let view = self.view().await?;
             let (found, source) = view.may_restore(restore)?;
@@ -209,12 +209,12 @@ impl Branches {
             let restored = neon.branch_restore(&found.branch, &request, &turn).await;
             restored.map_err(|error| match &restore.point {
                 Some(point) if error.is_refusal_of_request() => Error::point(point, error),
-                _ => Error::Neon(error),
+                _ => error.into(),
             })?;
             tracing::info!(branch = %id, what, "gave a branch other data");
             Ok::<(), Error>(())
-        };
-        self.keeper.renew(&branch, what, change).await?;
+        });
+        Box::pin(self.keeper.renew(&branch, what, change)).await?;
         self.found("name", id).await
     }
 
@@ -281,7 +281,7 @@ impl Branches {
             }),
             Err(error) => Err(match point {
                 Some(point) if error.is_refusal_of_request() => Error::point(point, error),
-                _ => Error::Neon(error),
+                _ => error.into(),
             }),
         }
     }

@@ -111,7 +111,7 @@ pub enum Error {
         field: &'static str,
         /// What Neon said.
         #[source]
-        source: neon::Error,
+        source: Box<neon::Error>,
     },
     /// A database that the branch does not have.
     #[error("the branch {name} has no database {database:?}")]
@@ -134,7 +134,7 @@ pub enum Error {
     Cancelled,
     /// Neon.
     #[error(transparent)]
-    Neon(#[from] neon::Error),
+    Neon(Box<neon::Error>),
     /// The branch has other data, and the bindings on it are not ready.
     #[error("the branch has its new data, but the bindings on it are not ready: {}", text::one_line(&**.0))]
     Bindings(Box<keeper::Error>),
@@ -146,6 +146,7 @@ impl Error {
             Point::Lsn(_) => "lsn",
             Point::Time(_) => "time",
         };
+        let source = Box::new(source);
         Error::Point { field, source }
     }
 
@@ -165,6 +166,12 @@ impl Error {
             },
             other => other,
         }
+    }
+}
+
+impl From<neon::Error> for Error {
+    fn from(error: neon::Error) -> Self {
+        Error::Neon(Box::new(error))
     }
 }
 

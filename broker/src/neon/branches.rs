@@ -55,7 +55,7 @@ impl Neon {
             }
         };
         let key = (id.clone(), self.shared.age());
-        self.shared.branches.share(key, reading).await
+        self.shared.branches.share(key, Box::pin(reading)).await
     }
 
     /// The branch of that name.
@@ -85,7 +85,7 @@ impl Neon {
             Ok(found_in(page))
         };
         let key = (search.map(str::to_owned), self.shared.age());
-        self.shared.lists.share(key, reading).await
+        self.shared.lists.share(key, Box::pin(reading)).await
     }
 
     /// The branch of that name, ready for queries; made when it is not there.
@@ -96,7 +96,11 @@ impl Neon {
             is_ours = true;
             self.branch_find_or_create(new).await
         };
-        let ensured = self.shared.creations.share(new.clone(), making).await?;
+        let ensured = self
+            .shared
+            .creations
+            .share(new.clone(), Box::pin(making))
+            .await?;
         Ok(Ensured {
             created: ensured.created && is_ours,
             ..ensured

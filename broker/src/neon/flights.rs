@@ -1,6 +1,7 @@
 //! Equal requests that come together share one.
 
 use std::hash::Hash;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,9 +47,9 @@ where
     pub(super) async fn share(
         &self,
         key: K,
-        request: impl Future<Output = Result<T, Error>>,
+        request: Pin<Box<impl Future<Output = Result<T, Error>>>>,
     ) -> Result<T, Error> {
-        let shared = self.0.try_get_with(key.clone(), Box::pin(request)).await;
+        let shared = self.0.try_get_with(key.clone(), request).await;
         // It is no cache: who asks from now on asks anew.
         self.0.invalidate(&key).await;
         shared.map_err(|error: Arc<Error>| Error::clone(&error))

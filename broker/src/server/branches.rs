@@ -113,7 +113,7 @@ impl BranchService for Broker {
             work.describe(BranchResource(found.branch.id.clone()).to_string());
             Ok(any(BRANCH, &broker.branch_wire(found)))
         };
-        self.operate(call, check, work).await
+        Box::pin(self.operate(call, check, work)).await
     }
 
     async fn update_branch(
@@ -127,12 +127,12 @@ impl BranchService for Broker {
         let encoded = request.encode_to_vec();
         let update = decode::update(request, self.now())?;
         let call = self.call(&rights, "UpdateBranch", &id, encoded, String::new())?;
-        let work = async {
+        let work = Box::pin(async {
             let found = self.branches.update(&update).await.map_err(Error::from)?;
             let branch = Some(self.branch_wire(found));
             Ok(pb::UpdateBranchResponse { branch }.encode_to_vec())
-        };
-        self.answer(call, work).await
+        });
+        Box::pin(self.answer(call, work)).await
     }
 
     async fn delete_branch(
@@ -152,7 +152,7 @@ impl BranchService for Broker {
             broker.branches.delete(&gone, &work).await?;
             Ok(any(EMPTY, &()))
         };
-        self.operate(call, check, work).await
+        Box::pin(self.operate(call, check, work)).await
     }
 
     async fn reset_branch(
@@ -166,7 +166,7 @@ impl BranchService for Broker {
         let (encoded, name) = (request.encode_to_vec(), request.name.clone());
         let restore = decode::reset(request)?;
         let call = self.call(&rights, "ResetBranch", &id, encoded, name)?;
-        self.renew(call, restore).await
+        Box::pin(self.renew(call, restore)).await
     }
 
     async fn restore_branch(
@@ -180,7 +180,7 @@ impl BranchService for Broker {
         let (encoded, name) = (request.encode_to_vec(), request.name.clone());
         let restore = decode::restore(request)?;
         let call = self.call(&rights, "RestoreBranch", &id, encoded, name)?;
-        self.renew(call, restore).await
+        Box::pin(self.renew(call, restore)).await
     }
 
     async fn set_default_branch(
@@ -194,12 +194,12 @@ impl BranchService for Broker {
         let name: BranchResource = request::name("name", &request.name).map_err(Error::from)?;
         let encoded = request.encode_to_vec();
         let call = self.call(&rights, "SetDefaultBranch", &id, encoded, String::new())?;
-        let work = async {
+        let work = Box::pin(async {
             let found = self.branches.set_default(&name.0).await;
             let branch = Some(self.branch_wire(found.map_err(Error::from)?));
             Ok(pb::SetDefaultBranchResponse { branch }.encode_to_vec())
-        };
-        self.answer(call, work).await
+        });
+        Box::pin(self.answer(call, work)).await
     }
 
     async fn get_schema(
@@ -243,7 +243,7 @@ impl Broker {
             let found = broker.branches.restore(&wanted, &work).await?;
             Ok(any(BRANCH, &broker.branch_wire(found)))
         };
-        self.operate(call, check, work).await
+        Box::pin(self.operate(call, check, work)).await
     }
 
     fn branch_wire(&self, found: Found) -> pb::Branch {

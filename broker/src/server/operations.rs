@@ -4,7 +4,6 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use prost::Message;
 use prost_types::Any;
 use proto::broker::v1 as pb;
@@ -282,7 +281,7 @@ fn value(record: &Record, field: &str) -> Option<Value> {
         "done" => Some(Value::Flag(record.result.is_some())),
         "method" => Some(Value::Text(record.method.clone())),
         "branch" => Some(Value::Text(record.metadata.clone())),
-        _ => Some(Value::Time(Timestamp::from(record.create_time))),
+        _ => Some(Value::Time(record.create_time)),
     }
 }
 

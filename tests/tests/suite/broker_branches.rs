@@ -1,6 +1,7 @@
 //! Branches through the broker's API: made, changed, given other data, deleted,
 //! compared, listed; and what is refused.
 
+mod command_line;
 mod faults;
 mod lists;
 mod made;
@@ -92,6 +93,10 @@ impl Place {
         let answer = self.branches.clone().get_branch(request).await?;
         Ok(answer.into_inner().branch.unwrap_or_default())
     }
+}
+
+fn in_an_hour() -> std::time::SystemTime {
+    rpc::clock::Clock::system().now() + std::time::Duration::from_secs(3_600)
 }
 
 fn create(name: &str) -> pb::CreateBranchRequest {

@@ -1,5 +1,3 @@
-use std::time::{Duration, SystemTime};
-
 use anyhow::Context;
 use prost_types::FieldMask;
 use proto::broker::v1 as pb;
@@ -74,7 +72,7 @@ async fn a_branch_is_made_as_it_was_asked_for() -> anyhow::Result<()> {
     };
     let (client, project) = (place.emulator.client(), place.emulator.project());
     let base = place.make("base").await?;
-    let end = SystemTime::now() + Duration::from_secs(3_600);
+    let end = super::in_an_hour();
     let end = prost_types::Timestamp {
         nanos: 0,
         ..end.into()
@@ -172,7 +170,7 @@ async fn a_branch_is_changed_and_deleted() -> anyhow::Result<()> {
         .await?;
 
     // Given an end, and none.
-    let end = SystemTime::now() + Duration::from_secs(3_600);
+    let end = super::in_an_hour();
     let ends = pb::Branch {
         expire_time: Some(end.into()),
         ..open.clone()

@@ -190,7 +190,7 @@ async fn nothing_of_others_is_deleted_reset_restored_or_given_an_end() -> anyhow
         ..Default::default()
     };
     branches.update_branch(protected).await?;
-    let end = std::time::SystemTime::now() + std::time::Duration::from_secs(3_600);
+    let end = super::in_an_hour();
     for (name, why) in [
         (format!("branches/{theirs}"), "BRANCH_NOT_OURS"),
         (format!("branches/{main}"), "BRANCH_DEFAULT"),
@@ -283,7 +283,7 @@ async fn the_tree_stays_a_tree() -> anyhow::Result<()> {
     );
 
     // One that expires has no children, and one with children does not expire.
-    let end = std::time::SystemTime::now() + std::time::Duration::from_secs(3_600);
+    let end = super::in_an_hour();
     let ends = |name: &str| pb::UpdateBranchRequest {
         branch: Some(pb::Branch {
             name: name.to_owned(),
