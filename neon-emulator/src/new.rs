@@ -169,7 +169,8 @@ pub(crate) fn branch(
             current_state: BranchState::Init,
             pending_state: Some(BranchState::Ready),
             state_changed_at: at,
-            logical_size: None,
+            // Until it is measured: what is cloned is as large.
+            logical_size: parent.and_then(|parent| parent.branch.logical_size),
             creation_source: "console".to_owned(),
             primary: Some(false),
             default: false,

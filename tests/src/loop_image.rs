@@ -32,10 +32,16 @@ impl LoopImage {
             "btrfs" => "btrfs-progs",
             _ => "e2fsprogs",
         };
+        // Whole at once: else the kernel goes on making it behind our back.
+        let options: &[&str] = match file_system {
+            "ext4" => &["-E", "lazy_itable_init=0,lazy_journal_init=0"],
+            _ => &[],
+        };
         let path = std::env::var("PATH").unwrap_or_default();
         run(Command::new(format!("mkfs.{file_system}"))
             .env("PATH", format!("{path}:/usr/sbin:/sbin"))
             .arg("-q")
+            .args(options)
             .arg(&image))
         .with_context(|| {
             format!("make a file system; if it is missing: apt-get install {package}")

@@ -268,6 +268,7 @@ fn create_in(
     if schema_only {
         record.branch.parent_id = None;
         record.branch.init_source = wanted.init_source;
+        record.branch.logical_size = None;
     }
     record.annotation = request
         .annotation_value

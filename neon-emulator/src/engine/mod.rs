@@ -23,6 +23,7 @@ mod restore;
 mod resume;
 mod schema;
 mod servers;
+mod sizes;
 mod snapshots;
 mod template;
 mod worker;

@@ -37,7 +37,7 @@ impl Engine {
     ) -> Result<Server, JobError> {
         let branch = &wanted.branch;
         let failure = match self.clone_and_start(project, endpoint, wanted).await {
-            Ok(server) => match self.set_endpoint_active(project, endpoint, None) {
+            Ok(server) => match self.set_endpoint_active(project, endpoint) {
                 Ok(()) => return Ok(server),
                 Err(error) => {
                     // Half started is not started.

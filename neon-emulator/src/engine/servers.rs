@@ -13,7 +13,7 @@ use super::ports::{free_port, port_for_a_run};
 use super::{Engine, chain};
 use crate::gateway::{Address, AddressError};
 use crate::new::host;
-use crate::postgres::{Cluster, Listen, Server, ServerError, admin};
+use crate::postgres::{Cluster, Listen, Server, ServerError};
 use crate::state::StoreError;
 use crate::time::now;
 
@@ -58,6 +58,7 @@ impl Engine {
             false => {
                 let port = server.port();
                 self.lead_replicas(project, &wanted.branch, port).await;
+                self.follow_size(project.clone(), wanted.branch, &server);
             }
         }
         // Who waits for it need not wait until the operation is recorded.
@@ -231,17 +232,14 @@ impl Engine {
         self.recovered(branch)?;
         self.bring_catalog_up(project, branch, server.port())
             .await?;
-        let size = admin::logical_size(&self.admin(server.port()).await?).await?;
-        Ok(self.set_endpoint_active(project, endpoint, Some(size))?)
+        Ok(self.set_endpoint_active(project, endpoint)?)
     }
 
-    /// Records that an endpoint runs, and the size of its branch if that was
-    /// measured.
+    /// Records that an endpoint runs.
     pub(super) fn set_endpoint_active(
         &self,
         project: &ProjectId,
         endpoint: &EndpointId,
-        size: Option<i64>,
     ) -> Result<(), StoreError> {
         self.change(|state| {
             let Some(project) = state.projects.get_mut(project) else {
@@ -257,11 +255,6 @@ impl Engine {
             record.endpoint.started_at = Some(at);
             record.endpoint.last_active = Some(at);
             record.endpoint.updated_at = at;
-            if let Some(record) = project.branches.get_mut(&record.endpoint.branch_id)
-                && size.is_some()
-            {
-                record.branch.logical_size = size;
-            }
             project.project.compute_last_active_at = Some(at);
             Ok(())
         })

@@ -1,13 +1,14 @@
 //! Neon's own command line through every row of its conformance matrix: what
 //! each command sends, and which fields of the answer it reads. In two releases,
-//! unmodified.
+//! unmodified: the newer through every row, the older through every row with full
+//! counts and through some without, since each command takes node a second.
 
 mod branches;
 mod resources;
 
 use anyhow::{Context, ensure};
 use neon_api::types::{Branch, Endpoint, OperationListQuery};
-use suite::{EmulatorProcess, Folder, NeonCli, Said};
+use suite::{EmulatorProcess, Folder, NeonCli, Said, count};
 
 /// The rows of the matrix. [`Rows::finish`] fails when one was not run.
 const MATRIX: [&str; 49] = [
@@ -64,15 +65,19 @@ const MATRIX: [&str; 49] = [
 
 #[tokio::test]
 async fn neon_6_2_3_works_on_the_emulator() -> anyhow::Result<()> {
-    every_row("neon", "6.2.3").await
+    rows("neon", "6.2.3", MATRIX.len()).await
 }
 
 #[tokio::test]
 async fn neonctl_5_0_1_works_on_the_emulator() -> anyhow::Result<()> {
-    every_row("neonctl", "5.0.1").await
+    rows("neonctl", "5.0.1", count(SOME, MATRIX.len())).await
 }
 
-async fn every_row(package: &str, version: &str) -> anyhow::Result<()> {
+/// How many rows the first groups have.
+const SOME: usize = 14;
+
+/// Runs that many rows: all, or the first groups.
+async fn rows(package: &str, version: &str, wanted: usize) -> anyhow::Result<()> {
     let folder = Folder::new()?;
     let emulator = EmulatorProcess::start(&folder.join("data")).await?;
     let mut rows = Rows {
@@ -83,6 +88,10 @@ async fn every_row(package: &str, version: &str) -> anyhow::Result<()> {
     rows.account().await?;
     rows.created().await?;
     rows.restored().await?;
+    if wanted == SOME {
+        ensure!(rows.run.len() == SOME, "the rows: {:?}", rows.run);
+        return emulator.stop().await;
+    }
     rows.past().await?;
     rows.listed().await?;
     rows.changed().await?;

@@ -105,17 +105,21 @@ impl Engine {
     ) -> Result<(), JobError> {
         let _held = self.hold_history(branch).await;
         let folder = self.history_folder(branch);
+        // What it was when the server started says little of a copy made now.
+        let size = match self.storage.chosen().method {
+            CloneMethod::Copy => {
+                let server = self.writer_of(project, branch).ok_or(JobError::Gone)?;
+                self.measure(project, branch, server.port()).await?
+            }
+            CloneMethod::Btrfs | CloneMethod::Reflink => 0,
+        };
         let is_due = {
             let (storage, folder) = (self.storage.clone(), folder.clone());
-            let size = self.store.read(|state| {
-                let record = state.projects.get(project)?.branches.get(branch)?;
-                record.branch.logical_size
-            });
             blocking(move || {
                 let bases = bases::list(&folder)?;
                 let window = now() - retention_seconds.seconds();
                 prune(&storage, &folder, &bases, window)?;
-                is_due(&storage, &folder, bases.last(), size.unwrap_or_default())
+                is_due(&storage, &folder, bases.last(), size)
             })
             .await?
         };

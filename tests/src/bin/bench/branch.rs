@@ -10,7 +10,7 @@ use crate::table::{Row, milliseconds};
 
 /// From the create request to the first query answered.
 pub(crate) async fn branches(rounds: usize) -> anyhow::Result<Row> {
-    let folder = Folder::new()?;
+    let folder = Folder::on_disk()?;
     let emulator = EmulatorProcess::start(&folder.join("data")).await?;
     let broker = Broker::start(&folder, &emulator, &example_config()).await?;
     broker.is_ready().await?;
@@ -51,7 +51,7 @@ pub(crate) async fn branches(rounds: usize) -> anyhow::Result<Row> {
 /// Emulator, broker and user-service on a folder that is there already, as
 /// `cargo xtask up` starts them: until both versions of users answer.
 pub(crate) async fn second_starts(starts: usize) -> anyhow::Result<Row> {
-    let folder = Folder::new()?;
+    let folder = Folder::on_disk()?;
     let mut times = Vec::new();
     for start in 0..=starts {
         let begun = Instant::now();

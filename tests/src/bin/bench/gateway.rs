@@ -18,7 +18,7 @@ const WAKE_MS_MAX: f64 = 60.0;
 const SCALE: &str = "10";
 
 pub(crate) async fn run(rounds: usize, seconds: u32, wakes: usize) -> anyhow::Result<Vec<Row>> {
-    let folder = Folder::new()?;
+    let folder = Folder::on_disk()?;
     let emulator = EmulatorProcess::start(&folder.join("data")).await?;
     let through = emulator.uri(&emulator.main_branch().await?).await?;
     let past = past_the_gateway(&emulator, through.expose()).await?;

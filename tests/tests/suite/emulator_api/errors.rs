@@ -112,7 +112,12 @@ async fn an_array_is_no_object() -> anyhow::Result<()> {
     let look = async || {
         let mut seen = vec![];
         for path in ["/projects", &branches, &roles, "/api_keys"] {
-            seen.push(http.expect(200, "GET", path, json!(null)).await?.body);
+            let mut body = http.expect(200, "GET", path, json!(null)).await?.body;
+            // Measured at a time of its own.
+            if let Some(branch) = body.pointer_mut("/branches/0") {
+                branch["logical_size"] = json!(0);
+            }
+            seen.push(body);
         }
         anyhow::Ok(seen)
     };
