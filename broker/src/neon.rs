@@ -280,6 +280,8 @@ impl Neon {
         let Shared {
             client, project, ..
         } = &*self.shared;
+        let admitted = self.shared.budget.admit("GET project", self.priority);
+        admitted.await.map_err(|_| Error::Crowded)?;
         match client.get_project(project).await {
             Ok(_) => Ok(()),
             Err(error) if error.is_not_found() => Err(Error::NoProject {

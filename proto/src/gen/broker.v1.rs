@@ -854,7 +854,16 @@ pub mod branch_service_client {
     /// operation, which google.longrunning.Operations follows; its metadata is
     /// BranchOperationMetadata. What can be refused at once, the call refuses itself;
     /// what Neon refuses or fails at later is the operation's error, with the same
-    /// details as a call's. An operation goes on when its caller goes away.
+    /// details as a call's. An operation goes on when its caller goes away, and until
+    /// the broker stops; it is kept for a day after its end.
+    ///
+    ///   grpcurl -plaintext -d '{"filter": "done = false"}' \
+    ///     127.0.0.1:7431 google.longrunning.Operations/ListOperations
+    ///   grpcurl -plaintext -d '{"name": "operations/6b8b4567-327b-43c6-a43c-986966334873", "timeout": "60s"}' \
+    ///     127.0.0.1:7431 google.longrunning.Operations/WaitOperation
+    ///
+    /// CancelOperation ends what has changed nothing yet (CANCELLED,
+    /// OPERATION_CANCELLED); the rest goes on.
     ///
     /// request_id, a UUID, makes a change safe to repeat: for 24 hours the same caller,
     /// method, id and request get the same answer; another request under the same id
@@ -1465,7 +1474,16 @@ pub mod branch_service_server {
     /// operation, which google.longrunning.Operations follows; its metadata is
     /// BranchOperationMetadata. What can be refused at once, the call refuses itself;
     /// what Neon refuses or fails at later is the operation's error, with the same
-    /// details as a call's. An operation goes on when its caller goes away.
+    /// details as a call's. An operation goes on when its caller goes away, and until
+    /// the broker stops; it is kept for a day after its end.
+    ///
+    ///   grpcurl -plaintext -d '{"filter": "done = false"}' \
+    ///     127.0.0.1:7431 google.longrunning.Operations/ListOperations
+    ///   grpcurl -plaintext -d '{"name": "operations/6b8b4567-327b-43c6-a43c-986966334873", "timeout": "60s"}' \
+    ///     127.0.0.1:7431 google.longrunning.Operations/WaitOperation
+    ///
+    /// CancelOperation ends what has changed nothing yet (CANCELLED,
+    /// OPERATION_CANCELLED); the rest goes on.
     ///
     /// request_id, a UUID, makes a change safe to repeat: for 24 hours the same caller,
     /// method, id and request get the same answer; another request under the same id

@@ -27,6 +27,20 @@ async fn every_rpc_is_called_and_answers() -> anyhow::Result<()> {
     system.finish().await
 }
 
+/// A client that shows an operation's error as text has only these descriptors.
+#[test]
+fn the_details_of_refusals_are_described() -> anyhow::Result<()> {
+    let files = FileDescriptorSet::decode(proto::DESCRIPTORS)?;
+    let mut files = files.file.iter();
+    let file = files.find(|file| file.name().ends_with("rpc/error_details.proto"));
+    let messages = &file.context("the file")?.message_type;
+    for name in ["ErrorInfo", "BadRequest", "ResourceInfo", "RetryInfo"] {
+        let is_there = messages.iter().any(|message| message.name() == name);
+        assert!(is_there, "google.rpc.{name}");
+    }
+    Ok(())
+}
+
 fn declared() -> anyhow::Result<BTreeSet<String>> {
     let files = FileDescriptorSet::decode(proto::DESCRIPTORS)?;
     Ok(files
