@@ -5,6 +5,17 @@ use clap::Args;
 /// Neon's default history window: a day.
 const HISTORY_SECONDS: i64 = 86_400;
 
+/// Neon's default in all plans.
+const ACTIVE_COMPUTES: u32 = 20;
+/// A day of a branch that writes 50 KB a second.
+const HISTORY_WAL_MEGABYTES: u64 = 4_096;
+/// An image makes a branch write some itself.
+const HISTORY_WAL_MEGABYTES_MIN: u64 = 16;
+
+/// As Neon says it, to who asks by the API and to who connects.
+pub(crate) const TOO_MANY_ACTIVE: &str = "You have exceeded the limit of concurrently active endpoints. \
+     Please suspend some endpoints and try again.";
+
 /// Limits as a Neon plan has them. The defaults are those of Scale.
 #[derive(Debug, Clone, Args)]
 pub struct Limits {
@@ -48,6 +59,15 @@ pub struct Limits {
         default_value_t = 20
     )]
     pub endpoints: u32,
+    /// Endpoints of a project that may be active at once, those of the default
+    /// branch not among them.
+    #[arg(
+        id = "active_computes_max",
+        long = "active-computes-max",
+        value_name = "COUNT",
+        default_value_t = ACTIVE_COMPUTES
+    )]
+    pub active_computes: u32,
     /// Roles that a branch may have, those made by SQL not among them.
     #[arg(
         id = "roles_max",
@@ -95,6 +115,15 @@ pub struct Limits {
         value_parser = clap::value_parser!(i64).range(0..=2_592_000)
     )]
     pub history_retention_seconds: i64,
+    /// How many megabytes of WAL the history of a branch may have. Beyond it the
+    /// history begins later than the project asks for, and the log says so.
+    #[arg(
+        long,
+        value_name = "MB",
+        default_value_t = HISTORY_WAL_MEGABYTES,
+        value_parser = clap::value_parser!(u64).range(HISTORY_WAL_MEGABYTES_MIN..=1 << 30)
+    )]
+    pub history_wal_megabytes_max: u64,
 }
 
 impl Default for Limits {
@@ -105,12 +134,14 @@ impl Default for Limits {
             root_branches: 25,
             protected_branches: 5,
             endpoints: 20,
+            active_computes: ACTIVE_COMPUTES,
             roles: 500,
             databases: 500,
             snapshots: 10,
             suspend_seconds_default: 300,
             unsafe_suspend_seconds_min: 60,
             history_retention_seconds: HISTORY_SECONDS,
+            history_wal_megabytes_max: HISTORY_WAL_MEGABYTES,
         }
     }
 }

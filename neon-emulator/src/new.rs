@@ -210,7 +210,11 @@ pub(crate) fn branch(
                     .collect()
             })
             .unwrap_or_default(),
-        catalog_is_behind: false,
+        // Its data are as far behind as the parent's.
+        catalog_is_behind: parent.is_some_and(|parent| parent.catalog_is_behind),
+        undone: parent
+            .map(|parent| parent.undone.clone())
+            .unwrap_or_default(),
         restored_from: None,
         cloned_by: None,
         deleted: false,

@@ -59,12 +59,25 @@ pub(crate) fn at_system_time(time: Timestamp) -> Timestamp {
     let file = OFFSET.read().unwrap_or_else(PoisonError::into_inner);
     let Some(file) = &*file else { return time };
     let written = fs::metadata(&file.path).and_then(|metadata| metadata.modified());
-    let is_before = written
+    let written = written
         .ok()
-        .and_then(|written| Timestamp::try_from(written).ok())
-        .is_some_and(|written| time < written);
-    let offset = if is_before { file.before } else { current };
+        .and_then(|written| Timestamp::try_from(written).ok());
+    let offset = offset_at(time, written, file.before, current);
     time.checked_add(offset).unwrap_or(time)
+}
+
+/// What stood in the file at a time: from the moment on in which it was written,
+/// what stands there now.
+fn offset_at(
+    time: Timestamp,
+    written: Option<Timestamp>,
+    before: SignedDuration,
+    current: SignedDuration,
+) -> SignedDuration {
+    match written {
+        Some(written) if time < written => before,
+        _ => current,
+    }
 }
 
 /// Waits until the clock shows this time, moved or not.
@@ -123,4 +136,24 @@ fn read(path: &Path) -> io::Result<Option<SignedDuration>> {
             .ok()
             .and_then(|seconds: f64| SignedDuration::try_from_secs_f64(seconds).ok()),
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_counts_by_what_stood_in_the_file_then() {
+        let written: Timestamp = "2026-11-21T06:00:00Z".parse().unwrap();
+        let [before, current] = [1, 2].map(SignedDuration::from_secs);
+        let at = |nanoseconds| {
+            let time = written + SignedDuration::from_nanos(nanoseconds);
+            offset_at(time, Some(written), before, current)
+        };
+        assert_eq!(at(-1), before);
+        assert_eq!(at(0), current);
+        assert_eq!(at(1), current);
+        assert_eq!(offset_at(written, None, before, current), current);
+    }
 }

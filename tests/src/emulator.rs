@@ -15,6 +15,8 @@ use crate::wait::eventually;
 /// The key that the tests' emulators want to see.
 pub const API_KEY: &str = "napi_test_key_that_no_log_may_show";
 
+const ACTIVE_MAX: &str = "--active-computes-max";
+
 /// A running emulator and a client for it.
 #[derive(Debug)]
 pub struct EmulatorProcess {
@@ -62,6 +64,10 @@ impl EmulatorProcess {
         let data_text = data.to_str().context("the folder's name is UTF-8")?;
         let mut arguments = vec!["serve", "--listen", listen, "--data", data_text];
         arguments.extend(flags);
+        // What tests have active at once is limited where that is the test.
+        if !flags.contains(&ACTIVE_MAX) {
+            arguments.extend([ACTIVE_MAX, "1000"]);
+        }
         let other_postgres = crate::other_postgres::asked_for().await?;
         let other_postgres = other_postgres.as_deref().and_then(Path::to_str);
         let mut environment = vec![("NEON_API_KEY", key)];

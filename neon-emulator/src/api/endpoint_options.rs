@@ -1,12 +1,13 @@
 //! What a new endpoint is asked to be: its type, its settings, its limits.
 
-use neon_api::BranchId;
 use neon_api::types::{
     BranchCreateRequestEndpointOptions, ComputeUnit, Endpoint, EndpointSettingsData, EndpointType,
 };
+use neon_api::{BranchId, EndpointId};
 
 use super::error::{ApiError, ApiResult};
 use crate::limits::Limits;
+use crate::limits::TOO_MANY_ACTIVE;
 use crate::state::{EndpointRecord, ProjectRecord};
 use crate::{defaults, new};
 
@@ -78,6 +79,7 @@ pub(super) fn create_with_branch(
 ) -> ApiResult<Vec<EndpointRecord>> {
     let types = wanted.iter().map(|options| &options.endpoint_type);
     check_room(project, limits, branch, types)?;
+    check_room_to_run(project, limits, branch, None, wanted.len())?;
     let mut records = Vec::with_capacity(wanted.len());
     for options in wanted {
         let options = Wanted {
@@ -122,6 +124,20 @@ pub(super) fn check_room<'a>(
         );
     }
     Ok(())
+}
+
+/// Checks that so many endpoints of the branch may run, in Neon's words.
+pub(super) fn check_room_to_run(
+    project: &ProjectRecord,
+    limits: &Limits,
+    branch: &BranchId,
+    asked_for: Option<&EndpointId>,
+    count: usize,
+) -> ApiResult<()> {
+    if count == 0 || project.has_room_to_run(branch, asked_for, count, limits.active_computes) {
+        return Ok(());
+    }
+    Err(ApiError::unprocessable(TOO_MANY_ACTIVE).with_code("ACTIVE_ENDPOINTS_LIMIT_EXCEEDED"))
 }
 
 /// Checks after how much idleness an endpoint is to suspend: -1 is never, 0 the

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::endpoints::{find, find_mut};
 use super::error::{ApiError, ApiResult};
 use super::extract::{InEndpoint, Names};
-use super::{Shared, projects};
+use super::{Shared, endpoint_options, projects};
 use crate::operations;
 use crate::state::{Job, OperationRecord, ProjectRecord};
 
@@ -62,6 +62,16 @@ fn run(
         if project.is_busy(&endpoint.branch_id) {
             return Err(ApiError::locked());
         }
+        endpoint_options::check_room_to_run(
+            project,
+            engine.limits(),
+            &endpoint.branch_id,
+            Some(&endpoint.id),
+            tasks
+                .iter()
+                .filter(|task| matches!(task, Task::Start))
+                .count(),
+        )?;
         let operations = schedule(project, &names.endpoint_id, tasks)?;
         answer(project, &names.endpoint_id, operations)
     })

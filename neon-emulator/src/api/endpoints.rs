@@ -91,6 +91,14 @@ pub(super) async fn create(
         if project.is_busy(&wanted.branch_id) {
             return Err(ApiError::locked());
         }
+        let starts = usize::from(wanted.disabled != Some(true));
+        endpoint_options::check_room_to_run(
+            project,
+            engine.limits(),
+            &wanted.branch_id,
+            None,
+            starts,
+        )?;
         let mut record = options.endpoint(project, &wanted.branch_id, &[])?;
         record.endpoint.name = wanted.name;
         record.endpoint.disabled = wanted.disabled.unwrap_or(false);

@@ -4,9 +4,10 @@ use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use neon_api::types::GeneralError;
-use tracing::error;
+use tracing::{error, warn};
 
-use crate::engine::chain;
+use crate::engine::{JobError, chain};
+use crate::postgres::ServerError;
 use crate::state::StoreError;
 
 /// An answer that is an error. The request id is added on the way out.
@@ -64,6 +65,37 @@ impl ApiError {
             StatusCode::LOCKED,
             "project already has running conflicting operations, scheduling of new ones is prohibited",
         )
+    }
+
+    /// The branch's Postgres is not there just now.
+    pub(crate) fn unavailable(error: &dyn std::error::Error) -> Self {
+        warn!(error = chain(error), "a request could not be served");
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the branch's Postgres does not answer just now; nothing has changed, try again",
+        )
+    }
+
+    /// Neither the branch nor its past has the database, though the API's list
+    /// does: SQL has dropped it, or it is younger than the point.
+    pub(crate) fn no_database() -> Self {
+        Self::unprocessable(
+            "the database is not in the branch, or was not at that point: it was dropped by SQL, or made later",
+        )
+    }
+
+    /// An errand on the branch failed, which has changed nothing.
+    pub(crate) fn of_errand(error: &JobError) -> Self {
+        match error {
+            JobError::History(reason) => Self::unprocessable(reason.clone()),
+            JobError::Gone => Self::not_found("branch"),
+            JobError::NoAnswer | JobError::Server(ServerError::PortTaken { .. }) => {
+                Self::unavailable(error)
+            }
+            JobError::Admin(reason) if reason.is_no_database() => Self::no_database(),
+            JobError::Admin(reason) if reason.is_passing() => Self::unavailable(error),
+            _ => Self::internal(error),
+        }
     }
 
     /// What went wrong inside is for the log alone.

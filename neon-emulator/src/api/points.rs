@@ -57,17 +57,14 @@ impl Asked<'_> {
         let extent = engine
             .extent(project, branch)
             .await
-            .map_err(|error| ApiError::internal(&error))?;
-        if let Point::Lsn(lsn) = point {
-            if lsn > extent.head {
-                return Err(refused(format!(
-                    "{lsn} is beyond the branch's end, which is {}: it is in the future, or of another timeline",
-                    extent.head
-                )));
-            }
-            if lsn == extent.head {
-                return Ok(None);
-            }
+            .map_err(|error| ApiError::of_errand(&error))?;
+        if let Point::Lsn(lsn) = point
+            && lsn > extent.head
+        {
+            return Err(refused(format!(
+                "{lsn} is beyond the branch's end, which is {}: it is in the future, or of another timeline",
+                extent.head
+            )));
         }
         let window = at - retention_seconds.seconds();
         if retention_seconds == 0 {

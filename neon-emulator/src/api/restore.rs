@@ -243,4 +243,5 @@ fn inherit(record: &mut BranchRecord, before: &BranchRecord, source: &BranchReco
         (name.clone(), database)
     });
     record.databases = databases.collect();
+    record.undone.clone_from(&source.undone);
 }

@@ -56,7 +56,7 @@ pub(super) async fn get(
     let tables = engine
         .schema_tables(&names.project_id, &names.branch_id, point, &query.db_name)
         .await
-        .map_err(|error| ApiError::internal(&error))?;
+        .map_err(|error| ApiError::of_errand(&error))?;
     Ok(Json(BranchSchemaResponse {
         sql: None,
         json: Some(tables),
@@ -130,8 +130,9 @@ async fn dump(
         SchemaError::NoPgDump { .. } => {
             ApiError::new(StatusCode::NOT_IMPLEMENTED, error.to_string())
         }
-        SchemaError::Branch(_) | SchemaError::Run(_) | SchemaError::Failed { .. } => {
-            ApiError::internal(&error)
-        }
+        SchemaError::Branch(reason) => ApiError::of_errand(&reason),
+        SchemaError::Failed { .. } if error.is_no_database() => ApiError::no_database(),
+        SchemaError::Failed { .. } if error.is_passing() => ApiError::unavailable(&error),
+        SchemaError::Run(_) | SchemaError::Failed { .. } => ApiError::internal(&error),
     })
 }

@@ -100,9 +100,7 @@ impl Engine {
                 }
                 Found::Suspended => {
                     starts += 1;
-                    awaited = self
-                        .wake(&address.project, &address.endpoint)
-                        .map_err(|error| Refusal::NotStarted(chain(&error)))?;
+                    awaited = self.wake(&address.project, &address.endpoint)?;
                 }
             }
             // The sender lives as long as `self`.
@@ -151,7 +149,7 @@ impl Engine {
         &self,
         project: &ProjectId,
         endpoint: &EndpointId,
-    ) -> Result<Option<OperationId>, StoreError> {
+    ) -> Result<Option<OperationId>, Refusal> {
         self.change(|state| {
             let Some(project) = state.projects.get_mut(project) else {
                 return Ok(None);
@@ -162,6 +160,11 @@ impl Engine {
             let Some(operation) = start_operation(project, endpoint) else {
                 return Ok(None);
             };
+            let max = self.limits.active_computes;
+            let branch = operation.operation.branch_id.as_ref();
+            if branch.is_some_and(|id| !project.has_room_to_run(id, Some(endpoint), 1, max)) {
+                return Err(Refusal::TooManyActive);
+            }
             info!(%endpoint, "a client has come: starting it");
             if let Some(record) = project.endpoints.get_mut(endpoint) {
                 record.endpoint.pending_state = Some(EndpointState::Active);
@@ -170,6 +173,12 @@ impl Engine {
             project.schedule(vec![operation]);
             Ok(Some(id))
         })
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self::NotStarted(chain(&error))
     }
 }
 

@@ -17,6 +17,7 @@ impl Engine {
         endpoint: &EndpointId,
     ) -> Result<(), JobError> {
         self.stop_endpoint(project, endpoint).await?;
+        self.forget_lives(endpoint);
         Ok(self.change(|state| {
             if let Some(project) = state.projects.get_mut(project) {
                 project.endpoints.remove(endpoint);

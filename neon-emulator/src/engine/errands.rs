@@ -1,7 +1,7 @@
 //! The emulator's own work on a branch, as the superuser.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use neon_api::types::EndpointType;
 use neon_api::{BranchId, EndpointId, ProjectId};
@@ -19,11 +19,7 @@ impl Engine {
     /// Holds a branch's folder: nobody else starts, stops, copies or removes it
     /// meanwhile.
     pub(super) async fn hold(&self, branch: &BranchId) -> OwnedMutexGuard<()> {
-        let lock = {
-            let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(locks.entry(branch.clone()).or_default())
-        };
-        lock.lock_owned().await
+        self.locks.hold(branch).await
     }
 
     /// Runs an errand as the superuser on the branch, which the caller holds. A
@@ -105,7 +101,7 @@ impl Engine {
             user: self.programs.user.clone(),
             sockets: self.sockets.clone(),
             durability: self.storage.durability(),
-            archive: self.archive(branch),
+            archive: Some(self.archive(branch)),
             recovery: None,
         }
     }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use neon_api::types::{BranchState, EndpointState, OperationAction};
 use neon_api::{BranchId, EndpointId, ProjectId};
-use tracing::error;
 use uuid::Uuid;
 
 use super::Engine;
@@ -74,75 +73,6 @@ impl Engine {
             Job::DeleteSnapshot { snapshot } => self.delete_snapshot(project, snapshot).await,
             Job::DeleteProject => self.delete_project(project).await,
         }
-    }
-
-    /// Leaves nothing of a job that failed: a branch whose making failed is no
-    /// branch, and a role or database is what it was before.
-    pub(super) async fn discard_half_made(&self, project: &ProjectId, job: &Job) {
-        let discarded = match job {
-            Job::CreateRoot { branch }
-            | Job::CreateBranch { branch, .. }
-            | Job::CreateSchemaBranch { branch, .. }
-            | Job::RestoreSnapshot { branch, .. } => self.delete_branch(project, branch).await,
-            Job::CreateSnapshot { snapshot, .. } => self.delete_snapshot(project, snapshot).await,
-            Job::RestoreBranch {
-                before, preserve, ..
-            } => self.undo_restore(project, before, preserve.as_ref()).await,
-            Job::ApplyConfig { branch, change } => self.change(|state| -> Result<_, JobError> {
-                if let Some(record) = state
-                    .projects
-                    .get_mut(project)
-                    .and_then(|project| project.branches.get_mut(branch))
-                {
-                    change.clone().undo(record);
-                }
-                Ok(())
-            }),
-            Job::StartCompute { endpoint } => {
-                if let Some((branch, false)) = self.served_by(project, endpoint) {
-                    self.leave_replicas(project, &branch).await;
-                }
-                let idle = self.set_endpoint_idle(project, endpoint, None);
-                idle.map_err(JobError::from)
-            }
-            Job::SuspendCompute { endpoint }
-            | Job::SuspendIfIdle { endpoint }
-            | Job::DeleteEndpoint { endpoint } => self.stays(project, endpoint),
-            Job::DeleteBranch { .. }
-            | Job::FinalizeRestore { .. }
-            | Job::DeleteSnapshot { .. }
-            | Job::DeleteProject => Ok(()),
-        };
-        if let Err(error) = discarded {
-            error!(
-                ?job,
-                error = super::chain(&error),
-                "could not undo what failed"
-            );
-        }
-    }
-
-    /// An endpoint that was to stop, or to go, and did not: it is there, and as it
-    /// is.
-    fn stays(&self, project: &ProjectId, endpoint: &EndpointId) -> Result<(), JobError> {
-        let runs = self.server(endpoint).is_some();
-        self.change(|state| {
-            let project = state.projects.get_mut(project);
-            if let Some(record) = project.and_then(|project| project.endpoints.get_mut(endpoint)) {
-                record.deleted = false;
-            }
-            Ok::<_, StoreError>(())
-        })?;
-        if !runs {
-            return Ok(self.set_endpoint_idle(project, endpoint, None)?);
-        }
-        Ok(self.change(|state| {
-            let project = state.projects.get_mut(project);
-            if let Some(record) = project.and_then(|project| project.endpoints.get_mut(endpoint)) {
-                record.endpoint.pending_state = None;
-            }
-            Ok::<_, StoreError>(())
-        })?)
     }
 
     /// The branch whose folder a job works on. Of a branch that is cloned it is

@@ -3,29 +3,29 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
 
 use tracing::{error, info, warn};
 
 use super::history::HISTORY;
+use super::replicas::REPLICAS;
 use super::{BRANCHES, Engine, SNAPSHOTS, chain};
 use crate::pooler;
-use crate::postgres::remove_leftovers;
+use crate::postgres::{end_servers_below, remove_leftovers};
 use crate::state::{Job, State};
 
 impl Engine {
-    /// Ends processes, and removes files, of an earlier run.
+    /// Ends processes, and removes files, of an earlier run: every Postgres below
+    /// the storage's root. Some have folders that no record names, a recovery to
+    /// a point of the past for one. None of this run has started yet.
     pub(super) async fn end_leftovers(&self) {
-        let folders: Vec<PathBuf> = self.store.read(|state| {
-            state
-                .projects
-                .values()
-                .flat_map(|project| project.branches.keys())
-                .map(|branch| self.folder(branch))
-                .chain(self.replica_folders(state))
-                .filter(|folder| folder.join("postmaster.pid").exists())
-                .collect()
-        });
+        let kinds = [BRANCHES, SNAPSHOTS, REPLICAS].map(|kind| self.storage.root().join(kind));
+        let folders = kinds
+            .iter()
+            .flat_map(|kind| fs::read_dir(kind).into_iter().flatten());
+        let folders = folders
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|folder| folder.join("postmaster.pid").exists());
         let mut ends = tokio::task::JoinSet::new();
         for folder in folders {
             ends.spawn_blocking(move || {
@@ -34,6 +34,11 @@ impl Engine {
                     error!(%error, "a process of an earlier run is left");
                 }
             });
+        }
+        while ends.join_next().await.is_some() {}
+        for kind in kinds {
+            // Their folders, or their pid files, are gone.
+            ends.spawn_blocking(move || end_servers_below(&kind));
         }
         while ends.join_next().await.is_some() {}
         self.remove_all_replicas().await;
@@ -53,7 +58,8 @@ impl Engine {
         let known = self.store.read(|state| self.known_folders(state));
         let storage = self.storage.clone();
         let removed = tokio::task::spawn_blocking(move || {
-            for folder in [BRANCHES, SNAPSHOTS, HISTORY] {
+            // Replicas keep nothing.
+            for folder in [BRANCHES, SNAPSHOTS, HISTORY, REPLICAS] {
                 let entries = fs::read_dir(storage.root().join(folder));
                 for entry in entries.into_iter().flatten().flatten() {
                     if known.contains(&entry.file_name()) {

@@ -21,11 +21,14 @@ mod reaper;
 mod replicas;
 mod restore;
 mod resume;
+mod retries;
 mod schema;
 mod servers;
+mod shared;
 mod sizes;
 mod snapshots;
 mod template;
+mod undo;
 mod worker;
 
 use std::collections::HashMap;
@@ -45,12 +48,15 @@ use crate::certificates::Certificates;
 use crate::faults::FaultQueue;
 use crate::gateway::Gateway;
 use crate::limits::Limits;
-use crate::pooler::{Pooler, Program};
+use crate::pooler::Program;
 use crate::postgres::{Installation, Server, ServerUser, values};
 use crate::state::{EndpointRecord, ProjectRecord, State, Store, StoreError};
 use crate::storage::Storage;
+use poolers::PoolerSlot;
+use shared::{Locks, Shared};
 
 pub(crate) use history::Point;
+pub(crate) use job_error::JobError;
 pub(crate) use ports::free_port;
 pub(crate) use schema::SchemaError;
 
@@ -81,7 +87,7 @@ pub(crate) struct Engine {
     /// Who makes the template holds it.
     template: tokio::sync::Mutex<()>,
     /// One for each branch: who makes, removes or reads its images holds it.
-    histories: Mutex<HashMap<BranchId, Arc<tokio::sync::Mutex<()>>>>,
+    histories: Locks<BranchId>,
     certificates: Certificates,
     limits: Limits,
     servers: Mutex<HashMap<EndpointId, Arc<Server>>>,
@@ -89,10 +95,9 @@ pub(crate) struct Engine {
     short_lives: Mutex<HashMap<EndpointId, u32>>,
     /// Held while the gateway is told of the addresses.
     holding: Mutex<()>,
-    /// Held while one is started or ended.
-    poolers: tokio::sync::Mutex<HashMap<EndpointId, Arc<Pooler>>>,
+    poolers: Shared<EndpointId, PoolerSlot>,
     /// One for each branch: who works on its folder holds it.
-    locks: Mutex<HashMap<BranchId, Arc<tokio::sync::Mutex<()>>>>,
+    locks: Locks<BranchId>,
     /// Workers and errands: a stop waits for them.
     tasks: TaskTracker,
     /// Counts the changes that may concern a worker.
@@ -128,14 +133,14 @@ impl Engine {
             programs: parts.programs,
             storage: parts.storage,
             template: tokio::sync::Mutex::default(),
-            histories: Mutex::default(),
+            histories: Locks::default(),
             certificates: parts.certificates,
             limits: parts.limits,
             servers: Mutex::default(),
             short_lives: Mutex::default(),
             holding: Mutex::default(),
-            poolers: tokio::sync::Mutex::default(),
-            locks: Mutex::default(),
+            poolers: Shared::default(),
+            locks: Locks::default(),
             tasks: TaskTracker::new(),
             changes: watch::Sender::new(0),
             stopping: watch::Sender::new(false),

@@ -14,6 +14,9 @@ use crate::postgres::Server;
 /// The port of a run may be taken before the pooler has it.
 const PORT_ATTEMPTS_MAX: usize = 3;
 
+/// The pooler of one endpoint.
+pub(super) type PoolerSlot = tokio::sync::Mutex<Option<Pooler>>;
+
 impl Engine {
     /// The port where pooled clients of a server are served: its pooler's, which
     /// is started for the first of them. Without PgBouncer it is the server's own.
@@ -44,17 +47,18 @@ impl Engine {
         let Some(program) = &self.programs.pooler else {
             return Ok(Some(server_port));
         };
-        let mut poolers = self.poolers.lock().await;
+        let slot = self.pooler_slot(endpoint);
+        let mut slot = slot.lock().await;
         // Held by who ends them all: none is started after that.
         if *self.stopping.borrow() {
             return Err(Refusal::Stopping);
         }
-        if let Some(pooler) = poolers.get(endpoint) {
+        if let Some(pooler) = &*slot {
             if pooler.serves(server_port) {
                 return Ok(Some(pooler.port()));
             }
             pooler.end().await;
-            poolers.remove(endpoint);
+            *slot = None;
         }
         // Who stops a server takes it out of the map, then ends its pooler: none
         // is started after that.
@@ -78,7 +82,7 @@ impl Engine {
             };
             match Pooler::start(program, &self.programs.user, &settings).await {
                 Ok(pooler) => {
-                    poolers.insert(endpoint.clone(), Arc::new(pooler));
+                    *slot = Some(pooler);
                     return Ok(Some(port));
                 }
                 Err(error) if attempts == PORT_ATTEMPTS_MAX => {
@@ -103,25 +107,36 @@ impl Engine {
         if self.programs.pooler.is_none() {
             return Some(server.port());
         }
-        let poolers = self.poolers.lock().await;
-        let pooler = poolers.get(endpoint)?;
+        let slot = self.pooler_slot(endpoint);
+        let slot = slot.lock().await;
+        let pooler = slot.as_ref()?;
         pooler.serves(server.port()).then(|| pooler.port())
     }
 
     /// Ends the pooler of an endpoint whose server stops, or has died.
     pub(super) async fn end_pooler(&self, endpoint: &EndpointId) {
-        let pooler = self.poolers.lock().await.remove(endpoint);
-        if let Some(pooler) = pooler {
+        let slot = self.pooler_slot(endpoint);
+        if let Some(pooler) = slot.lock().await.take() {
             pooler.end().await;
         }
     }
 
     pub(super) async fn end_all_poolers(&self) {
-        for (_, pooler) in self.poolers.lock().await.drain() {
-            pooler.end().await;
+        for slot in self.poolers.all() {
+            if let Some(pooler) = slot.lock().await.take() {
+                pooler.end().await;
+            }
         }
         // What is left is removed at the next start.
         let _ = std::fs::remove_dir_all(self.poolers_folder());
+    }
+
+    /// Where an endpoint's pooler is, if it runs. Held while it is started or
+    /// ended; that of one endpoint holds up no other.
+    fn pooler_slot(&self, endpoint: &EndpointId) -> Arc<PoolerSlot> {
+        self.poolers.of(endpoint, |slot| {
+            slot.try_lock().is_ok_and(|slot| slot.is_none())
+        })
     }
 
     pub(super) fn poolers_folder(&self) -> std::path::PathBuf {

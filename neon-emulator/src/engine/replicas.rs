@@ -22,7 +22,7 @@ use crate::postgres::{Cluster, Server, remove_leftovers, slots};
 use crate::state::State;
 
 /// Below the root of the storage: they are cloned as branches are.
-const REPLICAS: &str = "replicas";
+pub(super) const REPLICAS: &str = "replicas";
 /// A replica that ends at once this often, one time after another, is left
 /// alone.
 const SHORT_LIVES_MAX: u32 = 10;
@@ -126,6 +126,15 @@ impl Engine {
         Ok(())
     }
 
+    /// An endpoint that is deleted has no life any more.
+    pub(super) fn forget_lives(&self, endpoint: &EndpointId) {
+        let mut lives = self
+            .short_lives
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        lives.remove(endpoint);
+    }
+
     /// Counts the lives of a replica that were short, one after another. True
     /// when there were too many.
     pub(super) fn is_given_up(
@@ -154,8 +163,7 @@ impl Engine {
         true
     }
 
-    /// Where the replicas of an earlier run were.
-    pub(super) fn replica_folders(&self, state: &State) -> impl Iterator<Item = PathBuf> {
+    fn replica_folders(&self, state: &State) -> impl Iterator<Item = PathBuf> {
         replicas_in(state).map(|endpoint| self.replica_folder(&endpoint.id))
     }
 

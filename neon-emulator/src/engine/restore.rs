@@ -5,7 +5,9 @@
 //! again: where a killed emulator was is seen by which folders are there, and
 //! the state knows when the clone is whole.
 
-use std::path::{Path, PathBuf};
+mod folders;
+
+use std::path::PathBuf;
 
 use jiff::Timestamp;
 use neon_api::types::BranchState;
@@ -18,22 +20,8 @@ use super::job_error::JobError;
 use super::jobs::blocking;
 use crate::postgres::{admin, checkpoint_lsn};
 use crate::state::{BranchRecord, StoreError};
-use crate::storage::Storage;
 use crate::time::now;
-
-/// The folders that a restore works with.
-#[derive(Debug, Clone)]
-struct Folders {
-    /// Where the branch's data are.
-    branch: PathBuf,
-    /// Where the clone is made.
-    new: PathBuf,
-    /// Where the old data go.
-    old: PathBuf,
-    /// The old data are a branch's from then on.
-    keep_old: bool,
-    storage: Storage,
-}
+use folders::Folders;
 
 impl Engine {
     pub(super) async fn restore_branch(
@@ -45,6 +33,11 @@ impl Engine {
         preserve: Option<&BranchId>,
     ) -> Result<(), JobError> {
         let folders = self.folders(branch, preserve);
+        if !self.is_being_restored(project, branch)? {
+            // Killed before its end was recorded.
+            self.tidy_restore(branch, folders).await;
+            return Ok(());
+        }
         {
             let folders = folders.clone();
             blocking(move || folders.take_back_if_lost()).await?;
@@ -52,6 +45,12 @@ impl Engine {
         let fork = match self.restored_from(project, branch)? {
             Some(fork) if folders.is_cloned() => fork,
             _ => {
+                // What an earlier restore left would be taken for this one's.
+                self.tidy_history(branch).await?;
+                {
+                    let folders = folders.clone();
+                    blocking(move || folders.remove(&folders.old)).await?;
+                }
                 let _held = self.hold(source).await;
                 let new = folders.new.clone();
                 self.clone_for_restore(project, branch, source, point, new)
@@ -62,16 +61,37 @@ impl Engine {
         for endpoint in self.endpoints_of(project, branch) {
             self.stop_endpoint(project, &endpoint).await?;
         }
-        if source != branch || point.is_none() {
-            // Its past is the old data's. To its own head it is restored on the
-            // same timeline, which the old data go on with.
-            match preserve {
-                Some(preserve) => self.move_history(branch, preserve).await?,
-                None => self.forget_history(branch).await?,
-            }
+        {
+            let folders = folders.clone();
+            blocking(move || folders.exchange()).await?;
         }
-        blocking(move || folders.exchange()).await?;
-        self.restore_is_done(project, branch, preserve, fork)
+        // The history follows the data, and nothing of either is removed before
+        // the state has the branch as it is now: until then all can be undone.
+        match source == branch {
+            true => {
+                let point = fork.0.parse().map_err(JobError::History)?;
+                self.go_on_with_history(branch, point).await?;
+            }
+            false => self.set_history_aside(branch, preserve).await?,
+        }
+        self.restore_is_done(project, branch, preserve, fork)?;
+        self.tidy_restore(branch, folders).await;
+        Ok(())
+    }
+
+    /// Removes what a restore that is done has no more use for. What cannot be
+    /// removed goes at the next start.
+    async fn tidy_restore(&self, branch: &BranchId, folders: Folders) {
+        let tidied = async {
+            self.tidy_history(branch).await?;
+            match folders.keep_old {
+                true => Ok(()),
+                false => blocking(move || folders.remove(&folders.old)).await,
+            }
+        };
+        if let Err(error) = tidied.await {
+            warn!(%branch, error = super::chain(&error), "old data of a restore are left");
+        }
     }
 
     /// Clones the source beside the branch, and notes where it stood.
@@ -89,10 +109,7 @@ impl Engine {
                 ((copied.lsn, now()), copied.cloned_by, None)
             }
             Some(point) => {
-                let past = self.copy_past(project, source, point, new.clone()).await?;
-                if source == branch {
-                    self.go_on_with_history(branch, new, past.lsn).await?;
-                }
+                let past = self.copy_past(project, source, point, new).await?;
                 let time = past.time.unwrap_or_else(now);
                 (
                     (past.lsn.to_string(), time),
@@ -129,9 +146,13 @@ impl Engine {
         let branch = &before.branch.id;
         let _held = self.hold(branch).await;
         let folders = self.folders(branch, preserve);
-        blocking(move || folders.undo()).await?;
-        if let Some(preserve) = preserve {
-            self.move_history(preserve, branch).await?;
+        // Without its mark, only a clone may lie beside the data.
+        match self.restored_from(project, branch)? {
+            Some(_) => {
+                self.take_history_back(branch, preserve).await?;
+                blocking(move || folders.undo()).await?;
+            }
+            None => blocking(move || folders.remove(&folders.new)).await?,
         }
         self.change(|state| {
             let Some(project) = state.projects.get_mut(project) else {
@@ -141,7 +162,9 @@ impl Engine {
                 project.branches.remove(preserve);
                 project.move_children(preserve, branch);
             }
-            project.branches.insert(branch.clone(), before.clone());
+            if let Some(record) = project.branches.get_mut(branch) {
+                put_back(record, before);
+            }
             Ok(())
         })
     }
@@ -197,6 +220,14 @@ impl Engine {
         }
     }
 
+    fn is_being_restored(&self, project: &ProjectId, branch: &BranchId) -> Result<bool, JobError> {
+        self.store().read(|state| {
+            let project = state.projects.get(project).ok_or(JobError::Gone)?;
+            let record = project.branch(branch).ok_or(JobError::Gone)?;
+            Ok(record.branch.current_state == BranchState::Resetting)
+        })
+    }
+
     fn restored_from(
         &self,
         project: &ProjectId,
@@ -242,135 +273,41 @@ impl Engine {
     }
 }
 
-impl Folders {
-    /// Whatever there is beside the branch itself.
-    fn remove_beside(&self) -> Result<(), JobError> {
-        self.remove(&self.new)?;
-        self.remove(&self.old)
-    }
-
-    /// The clone is whole: it waits, or is in place already.
-    fn is_cloned(&self) -> bool {
-        self.new.exists() || self.old.exists()
-    }
-
-    /// An undoing that was cut off leaves the old data alone.
-    fn take_back_if_lost(&self) -> Result<(), JobError> {
-        if !self.branch.exists() && !self.new.exists() && self.old.exists() {
-            self.rename(&self.old, &self.branch)?;
-        }
-        Ok(())
-    }
-
-    fn exchange(&self) -> Result<(), JobError> {
-        if self.new.exists() {
-            if self.branch.exists() {
-                self.remove(&self.old)?;
-                self.rename(&self.branch, &self.old)?;
-            }
-            self.rename(&self.new, &self.branch)?;
-        }
-        match self.keep_old {
-            true => Ok(()),
-            false => {
-                // The new data are in place: what is left goes at the next start.
-                if let Err(error) = self.remove(&self.old) {
-                    warn!(
-                        error = super::chain(&error),
-                        "old data of a restore are left"
-                    );
-                }
-                Ok(())
-            }
-        }
-    }
-
-    fn undo(&self) -> Result<(), JobError> {
-        let is_exchanged = !self.new.exists() || !self.branch.exists();
-        if is_exchanged && self.old.exists() {
-            self.remove(&self.branch)?;
-            self.rename(&self.old, &self.branch)?;
-        }
-        self.remove(&self.new)
-    }
-
-    fn remove(&self, path: &Path) -> Result<(), JobError> {
-        Ok(self.storage.remove(path)?)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> Result<(), JobError> {
-        Ok(self.storage.rename(from, to)?)
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-
-    /// Each folder holds a file that says whose data they are.
-    fn folders(root: &Path, keep_old: bool) -> Folders {
-        let folders = Folders {
-            branch: root.join("br"),
-            new: root.join("br.new"),
-            old: root.join(if keep_old { "kept" } else { "br.old" }),
-            keep_old,
-            storage: Storage::plain(root),
-        };
-        for (folder, data) in [(&folders.branch, "before"), (&folders.new, "after")] {
-            fs::create_dir(folder).unwrap();
-            fs::write(folder.join("data"), data).unwrap();
-        }
-        folders
-    }
-
-    fn data(folder: &Path) -> Option<String> {
-        fs::read_to_string(folder.join("data")).ok()
-    }
-
-    /// Cut off after any of its steps, an exchange that is done again, or
-    /// undone, ends as one that was not cut off.
-    #[test]
-    fn an_exchange_can_be_cut_off_anywhere() {
-        for keep_old in [false, true] {
-            for done in 0..3 {
-                for undo in [false, true] {
-                    let root = tempfile::tempdir().unwrap();
-                    let folders = folders(root.path(), keep_old);
-                    if done > 0 {
-                        folders.rename(&folders.branch, &folders.old).unwrap();
-                    }
-                    if done > 1 {
-                        folders.rename(&folders.new, &folders.branch).unwrap();
-                    }
-                    let context = format!("keep {keep_old}, done {done}, undo {undo}");
-                    if undo {
-                        folders.undo().unwrap();
-                        assert_eq!(data(&folders.branch).unwrap(), "before", "{context}");
-                        assert_eq!(data(&folders.old), None, "{context}");
-                    } else {
-                        folders.take_back_if_lost().unwrap();
-                        assert!(folders.is_cloned(), "{context}");
-                        folders.exchange().unwrap();
-                        assert_eq!(data(&folders.branch).unwrap(), "after", "{context}");
-                        let kept = keep_old.then(|| "before".to_owned());
-                        assert_eq!(data(&folders.old), kept, "{context}");
-                    }
-                    assert_eq!(data(&folders.new), None, "{context}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn an_undoing_that_was_cut_off_loses_nothing() {
-        let root = tempfile::tempdir().unwrap();
-        let folders = folders(root.path(), false);
-        folders.rename(&folders.branch, &folders.old).unwrap();
-        folders.remove(&folders.new).unwrap();
-        folders.take_back_if_lost().unwrap();
-        assert_eq!(data(&folders.branch).unwrap(), "before");
+/// What the restore changed is as it was before. The rest is as it is: the branch
+/// may have been renamed meanwhile, say.
+fn put_back(record: &mut BranchRecord, before: &BranchRecord) {
+    let BranchRecord {
+        branch: before_branch,
+        roles,
+        databases,
+        catalog_is_behind,
+        undone,
+        restored_from,
+        cloned_by,
+        // Nothing of the restore's.
+        annotation: _,
+        deleted: _,
+    } = before;
+    record.roles.clone_from(roles);
+    record.databases.clone_from(databases);
+    record.catalog_is_behind = *catalog_is_behind;
+    record.undone.clone_from(undone);
+    record.restored_from.clone_from(restored_from);
+    record.cloned_by = *cloned_by;
+    let branch = &mut record.branch;
+    branch.parent_id.clone_from(&before_branch.parent_id);
+    branch.parent_lsn.clone_from(&before_branch.parent_lsn);
+    branch.parent_timestamp = before_branch.parent_timestamp;
+    branch.current_state = before_branch.current_state.clone();
+    branch
+        .pending_state
+        .clone_from(&before_branch.pending_state);
+    branch.state_changed_at = before_branch.state_changed_at;
+    branch.last_reset_at = before_branch.last_reset_at;
+    branch.logical_size = before_branch.logical_size;
+    branch.updated_at = now();
+    // The restore began its time anew; another time is another request's.
+    if branch.ttl_interval_seconds == before_branch.ttl_interval_seconds {
+        branch.expires_at = before_branch.expires_at;
     }
 }

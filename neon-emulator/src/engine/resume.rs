@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 
-use neon_api::types::{BranchState, EndpointState, EndpointType, OperationAction, OperationStatus};
-use neon_api::{BranchId, EndpointId, ProjectId, SnapshotId};
+use neon_api::types::{BranchState, EndpointState, EndpointType, OperationStatus};
+use neon_api::{EndpointId, ProjectId};
 use tracing::error;
-use uuid::Uuid;
 
 use super::ports::free_port;
+use super::retries::schedule_failed_deletions;
 use super::{Engine, chain, projects_with_endpoints};
-use crate::operations;
-use crate::state::{EndpointRecord, Job, ProjectRecord, StoreError};
+use crate::state::{EndpointRecord, ProjectRecord, StoreError};
 
 impl Engine {
     /// Takes up what an earlier run left: ends its processes, takes the
@@ -26,7 +25,7 @@ impl Engine {
                         record.operation.status = OperationStatus::Scheduling;
                     }
                 }
-                finish_deletions(project);
+                schedule_failed_deletions(project);
                 for record in project.endpoints.values_mut() {
                     record.endpoint.pooler_enabled = self.programs.pooler.is_some();
                 }
@@ -47,6 +46,7 @@ impl Engine {
             self.spawn_worker(project);
         }
         self.tasks.spawn(Arc::clone(self).reap());
+        self.tasks.spawn(Arc::clone(self).retry_deletions());
         self.tasks.spawn(Arc::clone(self).suspend_idle());
         self.tasks.spawn(Arc::clone(self).keep_histories());
         Ok(())
@@ -112,54 +112,5 @@ fn give_pooled_ports(project: &mut ProjectRecord) {
                 }
             }
         }
-    }
-}
-
-/// Deletions that failed are tried again: their records are still there.
-fn finish_deletions(project: &mut ProjectRecord) {
-    if project.deleted {
-        let is_scheduled = project
-            .operations
-            .iter()
-            .any(|record| record.job == Job::DeleteProject && !record.operation.status.is_final());
-        if !is_scheduled {
-            project.schedule(vec![operations::record(
-                &project.project.id.clone(),
-                None,
-                None,
-                OperationAction::DeleteTimeline,
-                Job::DeleteProject,
-                Uuid::new_v4(),
-            )]);
-        }
-        return;
-    }
-    let snapshots: Vec<SnapshotId> = project
-        .snapshots
-        .iter()
-        .filter(|(id, record)| record.deleted && !project.is_snapshot_busy(id))
-        .map(|(id, _)| id.clone())
-        .collect();
-    for snapshot in snapshots {
-        operations::delete_snapshot(project, &snapshot);
-    }
-    let left: Vec<BranchId> = project
-        .branches
-        .values()
-        .filter(|record| record.deleted && !project.is_busy(&record.branch.id))
-        .map(|record| record.branch.id.clone())
-        .collect();
-    for branch in left {
-        let operation = operations::record(
-            &project.project.id,
-            Some(&branch),
-            None,
-            OperationAction::DeleteTimeline,
-            Job::DeleteBranch {
-                branch: branch.clone(),
-            },
-            Uuid::new_v4(),
-        );
-        project.schedule(vec![operation]);
     }
 }

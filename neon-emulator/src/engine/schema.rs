@@ -28,6 +28,26 @@ pub(crate) enum SchemaError {
     Failed { message: String },
 }
 
+impl SchemaError {
+    /// As [`AdminError::is_passing`](admin::AdminError::is_passing), by what
+    /// pg_dump has printed.
+    pub(crate) fn is_passing(&self) -> bool {
+        const WORDS: [&str; 4] = [
+            "server closed the connection",
+            "terminating connection",
+            "the database system is",
+            "Is the server running",
+        ];
+        matches!(self, Self::Failed { message } if WORDS.iter().any(|words| message.contains(words)))
+    }
+
+    /// True when there is no such database.
+    pub(crate) fn is_no_database(&self) -> bool {
+        matches!(self, Self::Failed { message }
+            if message.contains("database \"") && message.contains("does not exist"))
+    }
+}
+
 impl Engine {
     /// The tables of a database.
     pub(crate) async fn schema_tables(

@@ -17,7 +17,7 @@ mod opening;
 mod refusal;
 mod session;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -121,6 +121,7 @@ impl Gateway {
 
     /// Listens on these addresses and on no others.
     pub(crate) fn hold(&self, wanted: &HashMap<Address, u16>, engine: &Weak<Engine>) {
+        self.traffic.forget_others(wanted);
         let mut doors = self.lock();
         doors.retain(|address, door| {
             let keep = wanted.get(address) == Some(&door.port());
@@ -211,6 +212,13 @@ impl Traffic {
         self.lock().insert(endpoint.clone(), now());
     }
 
+    /// Endpoints that are gone are none. Their last clients may leave after that:
+    /// who is noted then is forgotten the next time.
+    fn forget_others(&self, wanted: &HashMap<Address, u16>) {
+        let live: HashSet<&EndpointId> = wanted.keys().map(|address| &address.endpoint).collect();
+        self.lock().retain(|endpoint, _| live.contains(endpoint));
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<EndpointId, Timestamp>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -243,5 +251,28 @@ impl AddressError {
             },
             _ => Self::Listen { port, source },
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traffic_is_kept_of_endpoints_that_there_are() {
+        let [stays, goes] = ["ep-stays-here-00000001", "ep-goes-away-00000002"]
+            .map(|id| EndpointId::try_from(id.to_owned()).unwrap());
+        let traffic = Traffic::default();
+        traffic.note(&stays);
+        traffic.note(&goes);
+        let address = Address {
+            project: ProjectId::try_from("a-project-00000001".to_owned()).unwrap(),
+            endpoint: stays.clone(),
+            pooled: false,
+        };
+        traffic.forget_others(&HashMap::from([(address, 1)]));
+        let left: Vec<EndpointId> = traffic.lock().keys().cloned().collect();
+        assert_eq!(left, [stays]);
     }
 }

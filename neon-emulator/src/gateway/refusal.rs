@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::opening::{Opening, Wish};
+use crate::limits::TOO_MANY_ACTIVE;
 
 /// As Postgres has it.
 const STARTUP_BYTES_MAX: u32 = 10_000;
@@ -22,6 +23,8 @@ pub(crate) enum Refusal {
     NotFound,
     /// It is disabled.
     Disabled,
+    /// Too many others are active.
+    TooManyActive,
     /// It could not be started; with the reason.
     NotStarted(String),
     /// The emulator stops.
@@ -34,6 +37,7 @@ impl Refusal {
         match self {
             Self::NotFound => "Control plane request failed: endpoint cannot be found",
             Self::Disabled => "Control plane request failed: endpoint is disabled",
+            Self::TooManyActive => TOO_MANY_ACTIVE,
             Self::NotStarted(_) => "Couldn't connect to compute node",
             Self::Stopping => "Control plane request failed",
         }
@@ -42,7 +46,7 @@ impl Refusal {
     fn detail(&self) -> Option<&str> {
         match self {
             Self::NotStarted(reason) => Some(reason),
-            Self::NotFound | Self::Disabled | Self::Stopping => None,
+            Self::NotFound | Self::Disabled | Self::TooManyActive | Self::Stopping => None,
         }
     }
 

@@ -13,6 +13,9 @@ use crate::storage::Durability;
 /// Where a server's archiver puts its WAL.
 #[derive(Debug, Clone)]
 pub(crate) struct Archive {
+    /// False: nowhere, for now. A server's archiver is there from its start on:
+    /// what it does can be changed while it runs, whether it is there cannot.
+    pub(crate) is_kept: bool,
     pub(crate) folder: PathBuf,
     pub(crate) method: ArchiveMethod,
     pub(crate) durability: Durability,
@@ -48,6 +51,9 @@ type Setting = (&'static str, String);
 
 impl Archive {
     pub(super) fn make_folder(&self, user: &ServerUser) -> Result<(), ClusterError> {
+        if !self.is_kept {
+            return Ok(());
+        }
         let written = |path: &Path| {
             let path = path.to_owned();
             |source| ClusterError::Write { path, source }
@@ -76,13 +82,14 @@ impl Archive {
             Durability::Process => String::new(),
             Durability::Machine => format!(" && sync {to} {}", quoted(&self.folder)),
         };
+        // One that is there was put there before a kill.
+        let command = match self.is_kept {
+            true => format!("test -f {to} || {{ {put}{sync}; }}"),
+            false => "true".to_owned(),
+        };
         vec![
             ("archive_mode", "on".to_owned()),
-            // One that is there was put there before a kill.
-            (
-                "archive_command",
-                format!("test -f {to} || {{ {put}{sync}; }}"),
-            ),
+            ("archive_command", command),
             ("wal_recycle", "off".to_owned()),
         ]
     }

@@ -22,6 +22,9 @@ const SENDERS_SPARE: u32 = 6;
 /// own in the same way, and must never need more.
 const SLOT_WAL_MAX: &str = "16GB";
 
+/// The file with what becomes of the WAL.
+const ARCHIVING: &str = "archiving.conf";
+
 /// A data directory and what is needed to run a server on it.
 #[derive(Debug, Clone)]
 pub(crate) struct Cluster {
@@ -135,9 +138,7 @@ impl Cluster {
     pub(crate) fn configure(&self, settings: &Settings<'_>) -> Result<(), ClusterError> {
         self.check_version()?;
         self.write("postgresql.conf", &self.configuration(settings))?;
-        if let Some(archive) = &self.archive {
-            archive.make_folder(&self.user)?;
-        }
+        self.configure_archiving()?;
         if self.recovery.is_some() {
             self.write("recovery.signal", "")?;
         }
@@ -152,6 +153,24 @@ impl Cluster {
             lines.push(format!("emulator \"{server_user}\" {SUPERUSER}\n"));
         }
         self.write("pg_ident.conf", &lines.concat())
+    }
+
+    /// Writes what becomes of the WAL: in a file of its own, which is written anew
+    /// while the server runs.
+    pub(crate) fn configure_archiving(&self) -> Result<(), ClusterError> {
+        let mut text = String::from("# Written by neon-emulator.\n");
+        if let Some(archive) = &self.archive {
+            archive.make_folder(&self.user)?;
+            for (name, value) in archive.settings() {
+                push_setting(&mut text, name, &value);
+            }
+        }
+        self.write(ARCHIVING, &text)
+    }
+
+    /// True where its WAL is kept.
+    pub(crate) fn keeps_wal(&self) -> bool {
+        self.archive.as_ref().is_some_and(|archive| archive.is_kept)
     }
 
     fn check_version(&self) -> Result<(), ClusterError> {
@@ -224,10 +243,6 @@ impl Cluster {
             #[cfg(target_os = "linux")]
             ("recovery_init_sync_method", "syncfs".to_owned()),
         ];
-        let archiving = match &self.archive {
-            Some(archive) => archive.settings(),
-            None => Vec::new(),
-        };
         let recovery = self.recovery.as_ref().map(Recovery::settings);
         let defaults: &[(&str, &str)] = &[
             ("timezone", "UTC"),
@@ -241,10 +256,12 @@ impl Cluster {
             push_setting(&mut text, name, value);
         }
         // Postgres takes the last of several values.
-        let more = archiving.iter().chain(recovery.iter().flatten());
-        for (name, value) in own.iter().chain(more) {
+        for (name, value) in own.iter().chain(recovery.iter().flatten()) {
             push_setting(&mut text, name, value);
         }
+        text.push_str("include '");
+        text.push_str(ARCHIVING);
+        text.push_str("'\n");
         text
     }
 

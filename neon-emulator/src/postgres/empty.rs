@@ -4,9 +4,13 @@
 
 use std::path::Path;
 
+use postgres_protocol::escape::escape_identifier;
 use tokio_postgres::Client;
 
 use super::admin::{AdminError, connect};
+
+/// The connection limit of a database whose DROP was cut off.
+const INVALID: i32 = -2;
 
 /// What the API's callers made, and not an extension: its own rows, such as a
 /// list of coordinate systems, come with CREATE EXTENSION.
@@ -18,29 +22,51 @@ const OWN_RELATIONS: &str = "\
       AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass \
                         AND objid = relation.oid AND deptype = 'e')";
 
-/// Empties every database.
+/// Empties every database: one that nobody may connect to, and one that serves as
+/// a template, as well. template0 is Postgres's own and has no rows of anybody's.
 pub(crate) async fn remove_rows(
     client: &Client,
     sockets: &Path,
     port: u16,
 ) -> Result<(), AdminError> {
+    let at = || AdminError::at("list the databases");
     let databases = client
         .query(
-            "SELECT datname::text FROM pg_database WHERE datallowconn AND NOT datistemplate",
-            &[],
+            "SELECT datname::text, datallowconn, datconnlimit = $1 FROM pg_database \
+             WHERE datname <> 'template0'",
+            &[&INVALID],
         )
         .await
-        .map_err(AdminError::at("list the databases"))?;
+        .map_err(at())?;
     for row in databases {
-        let database: String = row
-            .try_get(0)
-            .map_err(AdminError::at("list the databases"))?;
+        let database: String = row.try_get(0).map_err(at())?;
+        let is_open: bool = row.try_get(1).map_err(at())?;
+        let is_invalid: bool = row.try_get(2).map_err(at())?;
+        let name = escape_identifier(&database);
+        if is_invalid {
+            // Half dropped: it can be dropped, and nothing else.
+            let drop = format!("DROP DATABASE {name}");
+            run(client, &drop, &database).await?;
+            continue;
+        }
+        let open = |open| format!("ALTER DATABASE {name} ALLOW_CONNECTIONS {open}");
+        if !is_open {
+            run(client, &open(true), &database).await?;
+        }
         let session = connect(sockets, port, &database).await?;
         empty(&session)
             .await
             .map_err(AdminError::at(format!("empty the database {database}")))?;
+        if !is_open {
+            run(client, &open(false), &database).await?;
+        }
     }
     Ok(())
+}
+
+async fn run(client: &Client, statement: &str, database: &str) -> Result<(), AdminError> {
+    let attempt = AdminError::at(format!("empty the database {database}"));
+    client.batch_execute(statement).await.map_err(attempt)
 }
 
 async fn empty(session: &Client) -> Result<(), tokio_postgres::Error> {

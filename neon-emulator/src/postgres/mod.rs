@@ -27,7 +27,7 @@ pub(crate) use copy::{
     CloneError, ForkPoint, begin_recovery_again, checkpoint_lsn, clone_idle, clone_running,
     forget_label,
 };
-pub(crate) use process::{LeftoverError, processes_below, remove_leftovers};
+pub(crate) use process::{LeftoverError, end_servers_below, processes_below, remove_leftovers};
 pub(crate) use server::{Server, ServerError};
 
 /// The one superuser of every branch. Nobody but the emulator can be it: it

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use thiserror::Error;
-use tracing::info;
+use tracing::{info, warn};
 
 /// How long a leftover may take to end before it is killed.
 const FAST_SHUTDOWN_SECONDS_MAX: u64 = 10;
@@ -58,6 +58,25 @@ pub(crate) fn remove_leftovers(data: &Path) -> Result<(), LeftoverError> {
             pid: pid.as_raw(),
             data: data.to_owned(),
         }),
+    }
+}
+
+/// Kills the servers that an earlier run left below a folder and whose own
+/// folders nobody finds any more. Elsewhere than on Linux they are not found.
+pub(crate) fn end_servers_below(folder: &Path) {
+    let Ok(folder) = fs::canonicalize(folder) else {
+        return;
+    };
+    let left: Vec<Pid> = processes_below(&folder)
+        .into_iter()
+        .filter(|pid| is_postgres(*pid))
+        .collect();
+    for pid in &left {
+        info!(pid = pid.as_raw(), folder = %folder.display(), "ending a Postgres of an earlier run");
+        signal(*pid, Signal::SIGKILL);
+    }
+    if let Some(pid) = wait_gone(&left, KILL_SECONDS_MAX) {
+        warn!(pid = pid.as_raw(), folder = %folder.display(), "a Postgres of an earlier run does not end");
     }
 }
 
@@ -117,21 +136,29 @@ fn processes_in(data: &Path) -> Vec<Pid> {
 /// Every process of a server works in its data directory.
 #[cfg(target_os = "linux")]
 fn works_in(pid: Pid, data: &Path) -> bool {
-    let link = |name: &str| fs::read_link(format!("/proc/{pid}/{name}")).ok();
-    let is_postgres = link("exe").is_some_and(|program| {
-        // An upgrade leaves "postgres (deleted)".
-        let name = program.file_name().unwrap_or_default();
-        name.to_string_lossy().starts_with("postgres")
-    });
     // By what it is, not by its name: the mounts of an earlier run may be others.
     let identity = |path: &Path| {
         fs::metadata(path)
             .ok()
             .map(|found| (found.dev(), found.ino()))
     };
-    is_postgres
+    is_postgres(pid)
         && identity(data)
             .is_some_and(|folder| identity(format!("/proc/{pid}/cwd").as_ref()) == Some(folder))
+}
+
+#[cfg(target_os = "linux")]
+fn is_postgres(pid: Pid) -> bool {
+    fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|program| {
+        // An upgrade leaves "postgres (deleted)".
+        let name = program.file_name().unwrap_or_default();
+        name.to_string_lossy().starts_with("postgres")
+    })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_postgres(_pid: Pid) -> bool {
+    false
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::signal::Signal;
 use thiserror::Error;
@@ -32,6 +33,7 @@ pub(crate) struct Server {
     child: Child,
     listen: Listen,
     standstill: watch::Receiver<bool>,
+    keeps_wal: AtomicBool,
 }
 
 /// Why a server did not start or stop.
@@ -92,6 +94,7 @@ impl Server {
             child,
             listen,
             standstill,
+            keeps_wal: AtomicBool::new(cluster.keeps_wal()),
         };
         match start.wait(START_SECONDS_MAX).await {
             Started::Ready => Ok(server),
@@ -112,6 +115,16 @@ impl Server {
     /// The port that names its socket, and that it listens on if it does.
     pub(crate) fn port(&self) -> u16 {
         self.listen.port()
+    }
+
+    /// Whether its WAL is kept, as far as it has been told.
+    pub(crate) fn keeps_wal(&self) -> bool {
+        self.keeps_wal.load(Ordering::Relaxed)
+    }
+
+    /// It has been told.
+    pub(crate) fn set_keeps_wal(&self, keeps: bool) {
+        self.keeps_wal.store(keeps, Ordering::Relaxed);
     }
 
     /// True until the process has ended, by whatever cause.

@@ -51,6 +51,30 @@ impl ProjectRecord {
         })
     }
 
+    /// True when so many endpoints of a branch, `asked_for` if it is there already,
+    /// may run beside those that do, or are about to. As on Neon, those of the
+    /// default branch always may.
+    pub(crate) fn has_room_to_run(
+        &self,
+        branch: &BranchId,
+        asked_for: Option<&EndpointId>,
+        count: usize,
+        max: u32,
+    ) -> bool {
+        let is_default = |id: &BranchId| {
+            let record = self.branch(id);
+            record.is_some_and(|record| record.branch.default)
+        };
+        let others = self.live_endpoints().map(|record| &record.endpoint);
+        let others = others.filter(|endpoint| {
+            Some(&endpoint.id) != asked_for
+                && !is_default(&endpoint.branch_id)
+                && (endpoint.current_state == EndpointState::Active
+                    || endpoint.pending_state == Some(EndpointState::Active))
+        });
+        is_default(branch) || others.count() + count <= max as usize
+    }
+
     /// The next operation to work on: the oldest that is not final. They are
     /// done one after another.
     pub(crate) fn next_operation(&self) -> Option<&OperationRecord> {

@@ -10,7 +10,7 @@ use neon_api::{BranchId, EndpointId, ProjectId, SnapshotId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::jobs::Job;
+use super::jobs::{CatalogChange, Job};
 use crate::account::ApiKeyRecord;
 use crate::storage::CloneMethod;
 
@@ -61,6 +61,10 @@ pub(crate) struct BranchRecord {
     /// Roles and databases above are not yet in its Postgres: a new root
     /// branch, or one whose passwords are to differ from its parent's.
     pub(crate) catalog_is_behind: bool,
+    /// Changes that failed, and of which something may be in its Postgres: that
+    /// is put right before anything else is changed there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) undone: Vec<CatalogChange>,
     /// While it is restored: where its source stood, and when, once the new data
     /// lies beside the old.
     #[serde(default, skip_serializing_if = "Option::is_none")]

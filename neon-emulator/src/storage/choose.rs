@@ -165,7 +165,7 @@ fn attempt(folder: &Path, method: CloneMethod, user: &ServerUser) -> io::Result<
             fs::create_dir(&from)?;
             fs::create_dir(&to)?;
             fs::write(from.join("file"), &content)?;
-            file::copy(&from.join("file"), &to.join("file"), method, user)?;
+            file::copy(&from.join("file"), &to.join("file"), method, user, &|_| ())?;
         }
     }
     if fs::read(to.join("file"))? == content {

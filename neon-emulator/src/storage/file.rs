@@ -8,12 +8,17 @@ use std::path::Path;
 use super::CloneMethod;
 use crate::postgres::ServerUser;
 
-/// Copies a file, over what is there. The copy is its new owner's alone.
+/// How much is copied before somebody is told.
+const TOLD_BYTES: u64 = 32 << 20;
+
+/// Copies a file, over what is there. The copy is its new owner's alone. `tell`
+/// hears of the bytes that were copied, where they are.
 pub(super) fn copy(
     from: &Path,
     to: &Path,
     method: CloneMethod,
     user: &ServerUser,
+    tell: &dyn Fn(u64),
 ) -> io::Result<()> {
     let source = File::open(from)?;
     let target = OpenOptions::new()
@@ -24,7 +29,7 @@ pub(super) fn copy(
         .open(to)?;
     match method {
         CloneMethod::Btrfs | CloneMethod::Reflink => share(&source, &target, from, to)?,
-        CloneMethod::Copy => copy_bytes(&source, &target)?,
+        CloneMethod::Copy => copy_bytes(&source, &target, tell)?,
     }
     user.own_file(&target)
 }
@@ -44,8 +49,8 @@ fn share(_source: &File, _target: &File, from: &Path, to: &Path) -> io::Result<(
 
 /// Copies what is there, and leaves holes as holes.
 #[cfg(target_os = "linux")]
-fn copy_bytes(mut source: &File, mut target: &File) -> io::Result<()> {
-    use std::io::{Read, Seek, SeekFrom};
+fn copy_bytes(mut source: &File, mut target: &File, tell: &dyn Fn(u64)) -> io::Result<()> {
+    use std::io::{Seek, SeekFrom};
     use std::os::unix::fs::MetadataExt;
     /// `st_blocks` counts in these.
     const BLOCK_BYTES: u64 = 512;
@@ -53,8 +58,7 @@ fn copy_bytes(mut source: &File, mut target: &File) -> io::Result<()> {
     let metadata = source.metadata()?;
     let length = metadata.len();
     if metadata.blocks() * BLOCK_BYTES >= length {
-        // Inside the kernel.
-        return io::copy(&mut source, &mut target).map(|_| ());
+        return copy_range(source, target, u64::MAX, tell);
     }
     let mut position = 0;
     while let Some(begin) = seek(source, rustix::fs::SeekFrom::Data(position))? {
@@ -62,12 +66,32 @@ fn copy_bytes(mut source: &File, mut target: &File) -> io::Result<()> {
         let end = seek(source, rustix::fs::SeekFrom::Hole(begin))?.unwrap_or(length);
         source.seek(SeekFrom::Start(begin))?;
         target.seek(SeekFrom::Start(begin))?;
-        io::copy(&mut source.take(end - begin), &mut target)?;
+        copy_range(source, target, end - begin, tell)?;
         position = end;
     }
     // A hole at the end.
     if target.metadata()?.len() < length {
         target.set_len(length)?;
+    }
+    Ok(())
+}
+
+/// Copies so many bytes, or all that there are, inside the kernel.
+fn copy_range(
+    source: &File,
+    mut target: &File,
+    mut bytes: u64,
+    tell: &dyn Fn(u64),
+) -> io::Result<()> {
+    use std::io::Read;
+
+    while bytes > 0 {
+        let copied = io::copy(&mut source.take(bytes.min(TOLD_BYTES)), &mut target)?;
+        if copied == 0 {
+            break;
+        }
+        bytes -= copied;
+        tell(copied);
     }
     Ok(())
 }
@@ -83,8 +107,8 @@ fn seek(file: &File, to: rustix::fs::SeekFrom) -> io::Result<Option<u64>> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn copy_bytes(mut source: &File, mut target: &File) -> io::Result<()> {
-    io::copy(&mut source, &mut target).map(|_| ())
+fn copy_bytes(source: &File, target: &File, tell: &dyn Fn(u64)) -> io::Result<()> {
+    copy_range(source, target, u64::MAX, tell)
 }
 
 /// Everything written to the file system so far is on the disk afterwards.
@@ -125,7 +149,10 @@ mod tests {
         drop(file);
         std::fs::write(&to, "what was there").unwrap();
         let user = ServerUser::choose(None).unwrap();
-        copy(&from, &to, CloneMethod::Copy, &user).unwrap();
+        let told = std::cell::Cell::new(0);
+        let tell = |bytes| told.set(told.get() + bytes);
+        copy(&from, &to, CloneMethod::Copy, &user, &tell).unwrap();
+        assert!((20_000..9 << 20).contains(&told.get()), "{told:?}");
         assert!(std::fs::read(&from).unwrap() == std::fs::read(&to).unwrap());
         #[cfg(target_os = "linux")]
         {

@@ -11,6 +11,7 @@ mod choose;
 mod error;
 mod file;
 mod image;
+mod progress;
 mod tree;
 
 use std::fs;
@@ -147,6 +148,7 @@ impl Storage {
             &to.join(name),
             self.chosen.method,
             &self.user,
+            &|_| (),
         ) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound && to.exists() => Ok(false),

@@ -2,17 +2,21 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::progress::Progress;
 use super::{CloneMethod, file};
 use crate::postgres::ServerUser;
 
 /// Copies of small files are bound by system calls, not by the disk: a fresh
 /// branch is 1,300 of them.
 const COPY_THREADS_MAX: usize = 4;
+
+/// `st_blocks` counts in these.
+const BLOCK_BYTES: u64 = 512;
 
 /// What of a folder is no part of its clone.
 #[derive(Debug, Clone, Copy)]
@@ -123,6 +127,21 @@ impl Tree {
         Ok(())
     }
 
+    /// What is to be copied, as far as that takes time. Files that go meanwhile
+    /// are none.
+    fn bytes(&self, from: &Path, method: CloneMethod) -> u64 {
+        match method {
+            CloneMethod::Btrfs | CloneMethod::Reflink => 0,
+            CloneMethod::Copy => {
+                let files = self.files.iter();
+                let files = files.filter_map(|name| fs::metadata(from.join(name)).ok());
+                // Holes cost nothing.
+                let bytes = |file: fs::Metadata| file.len().min(file.blocks() * BLOCK_BYTES);
+                files.map(bytes).sum()
+            }
+        }
+    }
+
     fn copy(
         &self,
         from: &Path,
@@ -138,8 +157,11 @@ impl Tree {
             }
             .map_err(|error| (path, error))?;
         }
+        let progress = Progress::begin(to, self.bytes(from, method));
         let next = AtomicUsize::new(0);
         let failure = Mutex::new(None);
+        let tell = |bytes| progress.add(bytes);
+        let copy_file = |from: &Path, to: &Path| file::copy(from, to, method, user, &tell);
         let threads = std::thread::available_parallelism()
             .map_or(1, usize::from)
             .min(COPY_THREADS_MAX);
@@ -148,7 +170,7 @@ impl Tree {
                 scope.spawn(|| {
                     while let Some(name) = self.files.get(next.fetch_add(1, Ordering::Relaxed)) {
                         let source = from.join(name);
-                        let copied = match file::copy(&source, &to.join(name), method, user) {
+                        let copied = match copy_file(&source, &to.join(name)) {
                             // Gone since, and only the source can be.
                             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
                             copied => copied,

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, bail, ensure};
 use neon_api::BranchId;
-use neon_api::types::{BranchCreateRequest, EndpointState};
+use neon_api::types::{BranchCreateRequest, BranchSchemaQuery, EndpointState};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use suite::{Bank, EmulatorProcess, Folder, count, eventually};
@@ -180,6 +180,61 @@ async fn everything_survives_a_stop_and_a_kill() -> anyhow::Result<()> {
     let emulator = EmulatorProcess::start(&data).await?;
     let session = emulator.connect(&dev).await?;
     assert_eq!(notes(&session).await?.len(), count(4, 20));
+    emulator.stop().await
+}
+
+/// The server of a recovery belongs to no endpoint, and its folder to no record.
+#[tokio::test]
+async fn a_recovery_that_a_kill_cuts_off_leaves_no_server() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let data = folder.join("data");
+    let mut emulator = EmulatorProcess::start(&data).await?;
+    let main = emulator.main_branch().await?;
+    let past = data.join("branches").join(format!("{main}.past"));
+    for round in 0..count(3, 20) {
+        let session = emulator.connect(&main).await?;
+        let lsn = eventually("the branch has history", async || {
+            let row = session
+                .query_one("SELECT pg_current_wal_lsn()::text", &[])
+                .await?;
+            let lsn: String = row.get(0);
+            session
+                .batch_execute(
+                    "CREATE TABLE IF NOT EXISTS note (text text); INSERT INTO note VALUES ('')",
+                )
+                .await?;
+            let query = BranchSchemaQuery {
+                lsn: Some(lsn.clone()),
+                ..BranchSchemaQuery::database("neondb")
+            };
+            let (client, project) = (emulator.client(), emulator.project());
+            client.get_branch_schema(project, &main, &query).await?;
+            Ok(lsn)
+        })
+        .await?;
+        let http = suite::Http::of(&emulator);
+        let path = format!(
+            "/projects/{}/branches/{main}/schema?db_name=neondb&lsn={lsn}",
+            emulator.project()
+        );
+        let asked = tokio::spawn(async move {
+            let _ = http.call("GET", &path, serde_json::Value::Null).await;
+        });
+        eventually("its server starts", async || {
+            ensure!(past.join("postmaster.pid").exists());
+            Ok(())
+        })
+        .await
+        .with_context(|| format!("round {round}"))?;
+        emulator = emulator.kill_and_start().await?;
+        asked.await?;
+        assert_eq!(
+            postgres_processes(&data),
+            running_endpoints(&emulator).await?,
+            "round {round}"
+        );
+        assert!(!past.exists(), "round {round}");
+    }
     emulator.stop().await
 }
 

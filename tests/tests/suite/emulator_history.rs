@@ -1,25 +1,19 @@
 //! Points of the past: branches, restores and schemas, against a ledger that says
 //! what was true then.
 
+mod failed_restore;
+mod head;
+mod ledger;
+mod window;
+
 use std::path::Path;
 
-use anyhow::{Context, bail, ensure};
-use jiff::{Timestamp, ToSpan};
-use neon_api::BranchId;
+use anyhow::{Context, ensure};
+use jiff::ToSpan;
+use ledger::{Entry, check_branch, check_restore, has_history, pick, state, write};
 use neon_api::types::{BranchCreateRequest, BranchRestoreRequest};
 use serde_json::{Value, json};
-use suite::{EmulatorProcess, Folder, Http, count, eventually};
-use tokio_postgres::Client;
-
-/// What was true after an entry was committed, and before the next.
-#[derive(Debug, Clone)]
-struct Entry {
-    number: i64,
-    /// How many entries there were.
-    entries: i64,
-    lsn: String,
-    time: Timestamp,
-}
+use suite::{EmulatorProcess, Folder, Http, count};
 
 #[tokio::test]
 async fn points_of_the_past_are_what_they_were() -> anyhow::Result<()> {
@@ -44,6 +38,13 @@ pub(crate) async fn check_points(emulator: &EmulatorProcess, data: &Path) -> any
     for round in 0..points {
         let entry = pick(&ledger, round);
         check_branch(emulator, &main, &entry, round).await?;
+    }
+    // Another branch, restored to them.
+    let scratch = emulator.branch("scratch", Some(&main)).await?.branch.id;
+    let restores = count(2, 20);
+    for round in 0..restores {
+        let entry = pick(&ledger, round * 3 + 1);
+        check_restore(emulator, &scratch, &main, &entry, round).await?;
     }
 
     // Suspended, it has a past as well.
@@ -86,6 +87,10 @@ pub(crate) async fn check_points(emulator: &EmulatorProcess, data: &Path) -> any
     for round in 0..points {
         let entry = pick(&ledger, round * 7 + 3);
         check_branch(emulator, &main, &entry, 2_000 + round).await?;
+    }
+    for round in 0..restores {
+        let entry = pick(&ledger, round * 11 + 5);
+        check_restore(emulator, &scratch, &main, &entry, round).await?;
     }
     // When what was left behind was written, the branch of today stood still.
     let then = Entry {
@@ -291,123 +296,4 @@ async fn a_past_point_has_its_own_schema_roles_and_databases() -> anyhow::Result
     let uri = client.get_connection_uri(project, &query).await?.uri;
     suite::connect(uri.expose(), &data).await?;
     emulator.stop().await
-}
-
-/// Waits for the first image: from then on there is a past.
-async fn has_history(data: &Path, branch: &BranchId) -> anyhow::Result<()> {
-    let name = format!("history/{branch}/bases");
-    let folders = [data.join(&name), data.join("storage").join(&name)];
-    eventually("the branch has history", async || {
-        let images = folders
-            .iter()
-            .filter_map(|folder| std::fs::read_dir(folder).ok())
-            .flatten()
-            .flatten()
-            .filter(|entry| entry.file_name() != "new");
-        ensure!(images.count() > 0, "no image yet");
-        Ok(())
-    })
-    .await
-}
-
-/// Commits entries, some of them large, and notes where each ended.
-async fn write(
-    session: &Client,
-    numbers: std::ops::RangeInclusive<i64>,
-    before: i64,
-) -> anyhow::Result<Vec<Entry>> {
-    let mut ledger = Vec::new();
-    for (index, number) in numbers.enumerate() {
-        session
-            .execute(
-                "INSERT INTO entry SELECT $1::bigint, string_agg(md5(random()::text), '') \
-                 FROM generate_series(1, CASE WHEN $1::bigint % 7 = 0 THEN 20000 ELSE 1 END)",
-                &[&number],
-            )
-            .await?;
-        let row = session
-            .query_one(
-                "SELECT pg_current_wal_lsn()::text, \
-                        (extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
-                &[],
-            )
-            .await?;
-        ledger.push(Entry {
-            number,
-            entries: before + index as i64 + 1,
-            lsn: row.get(0),
-            time: Timestamp::from_microsecond(row.get(1))?,
-        });
-    }
-    Ok(ledger)
-}
-
-/// Any of them, another in each round.
-fn pick(ledger: &[Entry], round: usize) -> Entry {
-    let step = (round as u64 + 1)
-        .wrapping_mul(6_364_136_223_846_793_005)
-        .wrapping_add(1_442_695_040_888_963_407);
-    ledger[(step >> 33) as usize % ledger.len()].clone()
-}
-
-/// A branch at that point, by LSN in even rounds, by time in odd ones, has what
-/// was there then.
-async fn check_branch(
-    emulator: &EmulatorProcess,
-    parent: &BranchId,
-    entry: &Entry,
-    round: usize,
-) -> anyhow::Result<()> {
-    let request = BranchCreateRequest::named(format!("point-{round}"))
-        .parent(parent.clone())
-        .read_write_endpoint();
-    let request = match round % 2 {
-        0 => request.at_lsn(entry.lsn.clone()),
-        _ => request.at_timestamp(entry.time),
-    };
-    let (client, project) = (emulator.client(), emulator.project());
-    let created = client.create_branch(project, &request).await?;
-    emulator
-        .finished(&created.operations)
-        .await
-        .with_context(|| format!("round {round}, {entry:?}"))?;
-    let branch = client.get_branch(project, &created.branch.id).await?.branch;
-    match round % 2 {
-        0 => assert_eq!(
-            branch.parent_lsn.as_deref(),
-            Some(&*entry.lsn),
-            "round {round}"
-        ),
-        // Answers have whole seconds.
-        _ => assert_eq!(
-            branch.parent_timestamp.map(|time| time.as_second()),
-            Some(entry.time.as_second()),
-            "round {round}"
-        ),
-    }
-    ensure!(
-        branch.parent_lsn.is_some() && branch.parent_timestamp.is_some(),
-        "{branch:?}"
-    );
-    let session = emulator.connect(&branch.id).await?;
-    let found = state(&session).await?;
-    if found != (entry.number, entry.entries) {
-        bail!("round {round}, {entry:?}: {found:?}");
-    }
-    session
-        .batch_execute("INSERT INTO entry VALUES (-1)")
-        .await?;
-    let deleted = client
-        .delete_branch(project, &branch.id)
-        .await?
-        .context("it was there")?;
-    emulator.finished(&deleted.operations).await
-}
-
-/// The last entry and how many there are.
-async fn state(session: &Client) -> anyhow::Result<(i64, i64)> {
-    let row = session
-        .query_one("SELECT max(number), count(*) FROM entry", &[])
-        .await?;
-    Ok((row.get(0), row.get(1)))
 }

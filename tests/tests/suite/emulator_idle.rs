@@ -1,6 +1,6 @@
 //! Scale to zero: endpoints that nobody uses are suspended.
 
-use anyhow::{bail, ensure};
+use anyhow::{Context, bail, ensure};
 use neon_api::BranchId;
 use neon_api::types::{
     EndpointState, EndpointUpdate, EndpointUpdateRequest, OperationAction, OperationListQuery,
@@ -140,6 +140,62 @@ async fn an_endpoint_in_use_is_not_suspended() -> anyhow::Result<()> {
             .await?;
         is_suspended_in_time(&emulator, &branch, &clock, &mut seconds).await?;
     }
+    emulator.stop().await
+}
+
+/// The default branch is beside the limit. Who suspends one can start another.
+#[tokio::test]
+async fn no_more_endpoints_are_active_than_may_be() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let (data, address) = (folder.join("data"), suite::free_address()?);
+    let flags = ["--active-computes-max", "2"];
+    let emulator = EmulatorProcess::start_with(&data, &address, &flags).await?;
+    let project = emulator.project();
+    let [first, second] = [
+        emulator.branch("first", None).await?.branch.id,
+        emulator.branch("second", None).await?.branch.id,
+    ];
+    let http = Http::of(&emulator);
+    let third = json!({"branch": {"name": "third"}});
+    let path = format!("/projects/{project}/branches");
+    let third = http.expect(201, "POST", &path, third).await?;
+    let third = third.text("/branch/id").to_owned();
+    let refused = async |path: &str, body: serde_json::Value| {
+        let answer = http.expect(422, "POST", path, body).await?;
+        let code = answer.text("/code");
+        ensure!(code == "ACTIVE_ENDPOINTS_LIMIT_EXCEEDED", "{answer:?}");
+        anyhow::Ok(())
+    };
+    let endpoints = format!("/projects/{project}/endpoints");
+    let create = |kind: &str| json!({"endpoint": {"branch_id": third, "type": kind}});
+    let with_branch = json!({"endpoints": [{"type": "read_write"}]});
+    eventually("the third branch is there", async || {
+        refused(&endpoints, create("read_write")).await
+    })
+    .await?;
+    refused(&endpoints, create("read_only")).await?;
+    refused(&path, with_branch).await?;
+    // One that does not run.
+    let mut disabled = create("read_write");
+    disabled["endpoint"]["disabled"] = json!(true);
+    http.expect(201, "POST", &endpoints, disabled).await?;
+
+    emulator.suspend(&first).await?;
+    let third = third.parse()?;
+    emulator.disable(&third, false).await?;
+    emulator.connect(&third).await?;
+    let start = emulator.endpoint(&first).await?.id;
+    let start = format!("/projects/{project}/endpoints/{start}/start");
+    refused(&start, serde_json::Value::Null).await?;
+    let turned_away = emulator.connect(&first).await;
+    let reason = format!("{:#}", turned_away.err().context("it is turned away")?);
+    ensure!(reason.contains("concurrently active endpoints"), "{reason}");
+    // The default branch's always may.
+    let main = emulator.main_branch().await?;
+    emulator.suspend(&main).await?;
+    emulator.connect(&main).await?;
+    emulator.suspend(&second).await?;
+    emulator.connect(&first).await?;
     emulator.stop().await
 }
 

@@ -1,5 +1,6 @@
 //! Pooled addresses, through Debian's PgBouncers.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
@@ -260,6 +261,58 @@ async fn clients_that_hang_up_leave_no_pooler_behind() -> anyhow::Result<()> {
     emulator.stop().await?;
     assert_eq!(poolers(&data).len(), 0);
     Ok(())
+}
+
+/// One that takes its time to start holds up its own clients alone.
+#[tokio::test]
+async fn a_slow_pooler_holds_up_no_other_endpoint() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let real = program(&folder, Release::Trixie).await?;
+    let (slow, held, wrapper) = (
+        folder.join("slow"),
+        folder.join("held"),
+        folder.join("wrapper"),
+    );
+    // The endpoint is in the name of the configuration.
+    let script = format!(
+        "#!/bin/sh\n\
+         if [ -f {slow} ] && expr \"$*\" : \".*$(cat {slow})\" >/dev/null; then\n\
+           echo held >{held}\n\
+           while [ -f {slow} ]; do sleep 0.05; done\n\
+         fi\n\
+         exec {real} \"$@\"\n",
+        slow = slow.display(),
+        held = held.display(),
+        real = real.display(),
+    );
+    std::fs::write(&wrapper, script)?;
+    std::fs::set_permissions(&wrapper, PermissionsExt::from_mode(0o755))?;
+    // Whoever runs it writes there.
+    std::fs::write(&held, "")?;
+    std::fs::set_permissions(&held, PermissionsExt::from_mode(0o666))?;
+    let flags = ["--pgbouncer", wrapper.to_str().context("UTF-8")?];
+    let data = folder.join("data");
+    let emulator = EmulatorProcess::start_with(&data, &suite::free_address()?, &flags).await?;
+    let main = emulator.main_branch().await?;
+    let dev = emulator.branch("dev", None).await?.branch.id;
+    std::fs::write(&slow, emulator.endpoint(&dev).await?.id.as_str())?;
+    let waiting = {
+        let (uri, data) = (pooled_uri(&emulator, &dev).await?, data.clone());
+        tokio::spawn(async move { suite::connect(&uri, &data).await })
+    };
+    eventually("its pooler is held up", async || {
+        ensure!(!std::fs::read(&held)?.is_empty());
+        Ok(())
+    })
+    .await?;
+    let client = suite::connect(&pooled_uri(&emulator, &main).await?, &data).await?;
+    ask(&client, 1).await?;
+    emulator.suspend(&main).await?;
+    ensure!(!waiting.is_finished(), "the other still waits");
+    std::fs::remove_file(&slow)?;
+    let client = waiting.await??;
+    ask(&client, 2).await?;
+    emulator.stop().await
 }
 
 /// An old PgBouncer is not used unless a test insists: the address works all the

@@ -5,6 +5,7 @@ mod replicated;
 mod requests;
 
 use anyhow::{Context, ensure};
+use neon_api::EndpointId;
 use neon_api::types::{
     BranchCreateRequest, BranchCreateRequestEndpointOptions, BranchUpdateRequest,
     EndpointCreateRequest, EndpointType, RoleCreateRequest,
@@ -258,4 +259,49 @@ async fn a_replica_comes_back_from_kills() -> anyhow::Result<()> {
     let branch = branch.restart().await?;
     branch.shows(&replica, &written).await?;
     branch.finish().await
+}
+
+/// An errand on a branch without a writer waits for the branch's replicas, though
+/// not for ever: one that replays nothing gets the rest from the next writer.
+#[tokio::test]
+async fn an_errand_waits_for_a_replica_and_not_for_ever() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let branch = Replicated::start(&folder).await?;
+    let replica = branch.add().await?;
+    branch.write("before").await?;
+    let session = branch.shows(&replica, &["before"]).await?;
+    branch.suspend(&branch.writer).await?;
+    let replaying = Pid::from_raw(replaying(&branch, &replica)?);
+    kill(replaying, Signal::SIGSTOP)?;
+    let (client, project) = (branch.emulator.client(), branch.emulator.project());
+    let role = RoleCreateRequest::named("late");
+    let made = client.create_role(project, &branch.id, &role).await?;
+    let finished = branch.emulator.finished(&made.operations).await;
+    kill(replaying, Signal::SIGCONT)?;
+    finished?;
+    let log = branch.emulator.process().log();
+    ensure!(log.contains("a replica is behind"), "{log}");
+    branch.wake(&branch.writer).await?;
+    eventually("the replica has the role", async || {
+        let found = session
+            .query("SELECT FROM pg_roles WHERE rolname = 'late'", &[])
+            .await?;
+        ensure!(found.len() == 1);
+        Ok(())
+    })
+    .await?;
+    branch.finish().await
+}
+
+/// The process of a replica that replays what its branch has written.
+fn replaying(branch: &Replicated, replica: &EndpointId) -> anyhow::Result<i32> {
+    let postmaster = branch.postmaster(replica)?;
+    let children = format!("/proc/{postmaster}/task/{postmaster}/children");
+    let children = std::fs::read_to_string(children)?;
+    let is_startup = |pid: &&str| {
+        let title = std::fs::read_to_string(format!("/proc/{pid}/cmdline"));
+        title.is_ok_and(|title| title.contains("startup"))
+    };
+    let found = children.split_whitespace().find(is_startup);
+    Ok(found.context("a startup process")?.parse()?)
 }

@@ -1,8 +1,11 @@
 //! Schemas of the emulator's branches: as SQL, as tables, and compared.
 
+use anyhow::Context;
 use neon_api::types::SchemaCompareQuery;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
-use suite::{EmulatorProcess, Folder, Http};
+use suite::{EmulatorProcess, Folder, Http, count, eventually};
 
 #[tokio::test]
 async fn a_schema_is_told_as_tables() -> anyhow::Result<()> {
@@ -103,5 +106,55 @@ async fn two_branches_are_compared() -> anyhow::Result<()> {
     let query = SchemaCompareQuery::database("neondb");
     let refused = client.compare_branch_schema(project, &main, &query).await;
     assert!(refused.is_err_and(|error| error.to_string().contains("base_branch_id")));
+    emulator.stop().await
+}
+
+/// What went wrong is told apart: by whom it is to be mended, and whether asking
+/// again helps.
+#[tokio::test]
+async fn a_schema_that_cannot_be_told_is_no_internal_error() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let data = folder.join("data");
+    let emulator = EmulatorProcess::start(&data).await?;
+    let (client, project) = (emulator.client(), emulator.project());
+    let main = emulator.main_branch().await?;
+    let database = neon_api::types::DatabaseCreateRequest::new("gone", "neondb_owner");
+    let made = client.create_database(project, &main, &database).await?;
+    emulator.finished(&made.operations).await?;
+    let owner = emulator.connect(&main).await?;
+    owner.batch_execute("DROP DATABASE gone").await?;
+    let http = Http::of(&emulator);
+    let path = format!("/projects/{project}/branches/{main}/schema");
+    for format in ["sql", "json"] {
+        let path = format!("{path}?db_name=gone&format={format}");
+        let answer = http.expect(422, "GET", &path, Value::Null).await?;
+        let message = answer.text("/message");
+        assert!(message.contains("dropped by SQL"), "{message}");
+    }
+    // Its Postgres dies while it is asked.
+    for round in 0..count(10, 50) {
+        let pid = std::fs::read_to_string(
+            data.join("branches")
+                .join(main.as_str())
+                .join("postmaster.pid"),
+        )?;
+        let pid = pid.lines().next().context("a pid")?.trim().parse()?;
+        let path = format!(
+            "{path}?db_name=neondb&format={}",
+            ["sql", "json"][round % 2]
+        );
+        let (asked, again) = tokio::join!(http.call("GET", &path, Value::Null), async {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            http.call("GET", &path, Value::Null).await
+        });
+        for answer in [asked?, again?] {
+            assert!([200, 423, 503].contains(&answer.status), "{answer:?}");
+        }
+        eventually("it is back", async || {
+            http.expect(200, "GET", &path, Value::Null).await?;
+            emulator.connect(&main).await
+        })
+        .await?;
+    }
     emulator.stop().await
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::Lsn;
+use super::{Lsn, bases};
 use crate::engine::job_error::JobError;
 use crate::storage::Storage;
 
@@ -12,6 +12,8 @@ use crate::storage::Storage;
 const SEGMENT_BYTES: u64 = 1 << 20;
 /// In hexadecimal digits: 8 of the timeline, then 16 of the position in segments.
 const SEGMENT_NAME_BYTES: usize = 24;
+/// The folder of what [`adopt`] has put into the archive, by second names.
+const ADOPTED: &str = "adopted";
 
 /// A segment: its file's name, timeline and first byte.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +52,11 @@ pub(super) fn segments(folder: &Path) -> Result<Vec<Segment>, JobError> {
         .collect())
 }
 
+/// How much these are.
+pub(super) fn bytes<'a>(segments: impl Iterator<Item = &'a Segment>) -> u64 {
+    segments.map(|_| SEGMENT_BYTES).sum()
+}
+
 /// Puts into a new branch's folder what the source's archive does not have yet:
 /// its latest segments, and its timelines.
 pub(super) fn copy_tail(
@@ -69,35 +76,71 @@ pub(super) fn copy_tail(
     Ok(())
 }
 
-/// Makes a branch that is to be restored to its own past go on with its archive:
-/// what the new data have of earlier timelines is put there, and images from
-/// after the point go, since they are on none of the new data's timelines.
+/// Makes a branch that is restored to its own past go on with its archive: what
+/// the new data have of earlier timelines is put there, and images from after the
+/// point are hidden, since they are on none of the new data's timelines. Can be
+/// done again, and undone until it is [settled](settle).
 pub(super) fn adopt(
     new: &Path,
     history: &Path,
     point: Lsn,
     storage: &Storage,
 ) -> Result<(), JobError> {
-    let (wal, archive) = (new.join("pg_wal"), history.join("wal"));
-    let names = names(&wal)?;
-    let timeline = names
+    let (wal, archive, adopted) = (
+        new.join("pg_wal"),
+        history.join("wal"),
+        history.join(ADOPTED),
+    );
+    for folder in [&archive, &adopted] {
+        fs::create_dir_all(folder).map_err(at(folder))?;
+    }
+    let names_of_new = names(&wal)?;
+    let timeline = names_of_new
         .iter()
         .filter_map(|name| name.strip_suffix(".history"))
         .filter_map(|timeline| u32::from_str_radix(timeline, 16).ok())
         .max()
         .unwrap_or(1);
-    for name in names {
+    for name in names_of_new {
         let is_earlier = Segment::parse(&name).is_some_and(|segment| segment.timeline < timeline);
         if (is_earlier || name.ends_with(".history")) && !archive.join(&name).exists() {
-            storage.clone_file(&wal, &archive, Path::new(&name))?;
+            storage.clone_file(&wal, &adopted, Path::new(&name))?;
         }
     }
-    for base in super::bases::list(history)? {
+    for name in names(&adopted)? {
+        let to = archive.join(&name);
+        match fs::hard_link(adopted.join(&name), &to) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            linked => linked.map_err(at(&to))?,
+        }
+    }
+    for base in bases::list(history)? {
         if base.lsn > point {
-            storage.remove(&base.folder)?;
+            bases::hide(&base, storage)?;
         }
     }
     Ok(storage.settle()?)
+}
+
+/// Undoes [`adopt`], whole or half done. The branch goes on writing segments of
+/// the names that were put there.
+pub(super) fn disown(history: &Path, storage: &Storage) -> Result<(), JobError> {
+    let (archive, adopted) = (history.join("wal"), history.join(ADOPTED));
+    for name in names(&adopted)? {
+        let path = archive.join(&name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            removed => removed.map_err(at(&path))?,
+        }
+    }
+    bases::show_hidden(history, storage)?;
+    Ok(storage.remove(&adopted)?)
+}
+
+/// Forgets what [`disown`] would need.
+pub(super) fn settle(history: &Path, storage: &Storage) -> Result<(), JobError> {
+    storage.remove(&history.join(ADOPTED))?;
+    bases::remove_hidden(history, storage)
 }
 
 /// Removes what no image needs: segments that end before the oldest begins.
@@ -140,25 +183,76 @@ pub(super) fn switch_point(data: &Path) -> Result<Lsn, JobError> {
 }
 
 fn names(folder: &Path) -> Result<Vec<String>, JobError> {
-    let failed = |source| JobError::Archive {
-        path: PathBuf::from(folder),
-        source,
-    };
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(failed)?,
+        entries => entries.map_err(at(folder))?,
     };
     let mut names = Vec::new();
     for entry in entries {
-        names.extend(entry.map_err(failed)?.file_name().into_string().ok());
+        names.extend(entry.map_err(at(folder))?.file_name().into_string().ok());
     }
     Ok(names)
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> JobError {
+    let path = PathBuf::from(path);
+    |source| JobError::Archive { path, source }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    /// What of a restore to the branch's own past is undone leaves the history as
+    /// it was, done once or twice; what is settled cannot come back.
+    #[test]
+    fn an_adoption_can_be_undone_until_it_is_settled() {
+        let root = tempfile::tempdir().unwrap();
+        let storage = Storage::plain(root.path());
+        let (new, history) = (root.path().join("new"), root.path().join("history"));
+        let (wal, archive) = (new.join("pg_wal"), history.join("wal"));
+        for folder in [&wal, &archive] {
+            fs::create_dir_all(folder).unwrap();
+        }
+        let (archived, tail) = ("000000010000000000000001", "000000010000000000000002");
+        fs::write(archive.join(archived), "whole").unwrap();
+        for name in [
+            archived,
+            tail,
+            "00000002.history",
+            "000000020000000000000002",
+        ] {
+            fs::write(wal.join(name), "new").unwrap();
+        }
+        let time = "2026-11-21T06:00:01Z".parse().unwrap();
+        for lsn in [0x10_0000, 0x20_0000] {
+            let name = bases::name(Lsn(lsn), time, jiff::SignedDuration::ZERO);
+            fs::create_dir_all(bases::folder(&history).join(name)).unwrap();
+        }
+        let sorted = |folder: &Path| {
+            let mut names = names(folder).unwrap();
+            names.sort();
+            names
+        };
+        let before = sorted(&bases::folder(&history));
+        for times in 1..=2 {
+            for _ in 0..times {
+                adopt(&new, &history, Lsn(0x18_0000), &storage).unwrap();
+            }
+            assert_eq!(sorted(&archive), [archived, tail, "00000002.history"]);
+            assert_eq!(bases::list(&history).unwrap().len(), 1);
+            disown(&history, &storage).unwrap();
+            assert_eq!(sorted(&archive), [archived]);
+            assert_eq!(sorted(&bases::folder(&history)), before);
+        }
+        adopt(&new, &history, Lsn(0x18_0000), &storage).unwrap();
+        settle(&history, &storage).unwrap();
+        disown(&history, &storage).unwrap();
+        assert_eq!(sorted(&archive), [archived, tail, "00000002.history"]);
+        assert_eq!(fs::read_to_string(archive.join(archived)).unwrap(), "whole");
+        assert_eq!(sorted(&bases::folder(&history)), before[..1]);
+    }
 
     #[test]
     fn segments_are_placed_by_their_names() {

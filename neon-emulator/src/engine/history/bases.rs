@@ -3,6 +3,7 @@
 //! since 1970, from which on points can be recovered with it, and by how much the
 //! emulator's clock, which tests can move, was ahead of Postgres's then.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::engine::job_error::JobError;
 use crate::lsn::Lsn;
+use crate::storage::Storage;
+
+/// What the name of a hidden image begins with: such a folder is none's.
+const HIDDEN: &str = "hidden-";
 
 /// An image.
 #[derive(Debug, Clone)]
@@ -36,6 +41,48 @@ pub(super) fn name(lsn: Lsn, time: Timestamp, ahead: SignedDuration) -> String {
 
 /// The images of a branch, oldest first. What is half made has another name.
 pub(super) fn list(history: &Path) -> Result<Vec<Base>, JobError> {
+    let mut bases: Vec<Base> = entries(history)?.into_iter().filter_map(parse).collect();
+    bases.sort_by_key(|base| (base.time, base.lsn));
+    Ok(bases)
+}
+
+/// Hides an image: no point is recovered with it, and it can be shown again.
+pub(super) fn hide(base: &Base, storage: &Storage) -> Result<(), JobError> {
+    let Some(name) = base.folder.file_name() else {
+        return Ok(());
+    };
+    let mut hidden = OsString::from(HIDDEN);
+    hidden.push(name);
+    Ok(storage.rename(&base.folder, &base.folder.with_file_name(hidden))?)
+}
+
+/// Shows the hidden images.
+pub(super) fn show_hidden(history: &Path, storage: &Storage) -> Result<(), JobError> {
+    for (path, name) in hidden(history)? {
+        storage.rename(&path, &path.with_file_name(name))?;
+    }
+    Ok(())
+}
+
+/// Removes the hidden images.
+pub(super) fn remove_hidden(history: &Path, storage: &Storage) -> Result<(), JobError> {
+    for (path, _) in hidden(history)? {
+        storage.remove(&path)?;
+    }
+    Ok(())
+}
+
+/// The hidden images, with the names that they had.
+fn hidden(history: &Path) -> Result<Vec<(PathBuf, String)>, JobError> {
+    let names = entries(history)?.into_iter().filter_map(|path| {
+        let name = path.file_name()?.to_str()?.strip_prefix(HIDDEN)?.to_owned();
+        Some((path, name))
+    });
+    Ok(names.collect())
+}
+
+/// What lies in the folder of the images.
+fn entries(history: &Path) -> Result<Vec<PathBuf>, JobError> {
     let path = folder(history);
     let failed = |source| JobError::Archive {
         path: path.clone(),
@@ -45,14 +92,9 @@ pub(super) fn list(history: &Path) -> Result<Vec<Base>, JobError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(failed)?,
     };
-    let mut bases = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(failed)?;
-        let folder = entry.path();
-        bases.extend(parse(folder));
-    }
-    bases.sort_by_key(|base| (base.time, base.lsn));
-    Ok(bases)
+    entries
+        .map(|entry| Ok(entry.map_err(failed)?.path()))
+        .collect()
 }
 
 fn parse(folder: PathBuf) -> Option<Base> {

@@ -1,35 +1,27 @@
 //! Keeps the histories: makes images, and forgets what is older than the window.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jiff::{SignedDuration, ToSpan};
+use jiff::ToSpan;
 use neon_api::types::EndpointType;
 use neon_api::{BranchId, ProjectId};
-use tracing::{debug, warn};
+use tracing::debug;
 
-use super::{Base, archive, bases};
+use super::bases;
+use super::bounds::{is_due, prune};
 use crate::engine::job_error::JobError;
 use crate::engine::jobs::blocking;
 use crate::engine::{Engine, chain};
 use crate::postgres::{admin, clone_running};
-use crate::storage::{CloneMethod, Storage};
+use crate::storage::CloneMethod;
 use crate::time::{ahead, now};
 
 /// How often it looks whether there is an image to be made.
 const LOOK: Duration = Duration::from_secs(15);
 /// When a branch that has been started gets its first image, where that is a copy.
 const FIRST_COPY: Duration = Duration::from_secs(3);
-/// What is to be replayed at most, on a file system where an image costs little.
-const IMAGE_WAL_BYTES: u64 = 64 << 20;
-/// The same for time, where something was written.
-const IMAGE_MINUTES: i64 = 5;
-/// An image itself makes the branch write a segment or two.
-const IDLE_WAL_BYTES: u64 = 3 << 20;
-/// Of one branch. Beyond it the second oldest goes: a point there then has more
-/// to replay.
-const IMAGES_MAX: usize = 500;
 
 impl Engine {
     /// Until the emulator stops. One image is made at a time.
@@ -38,8 +30,11 @@ impl Engine {
         let mut stopping = self.stopping.subscribe();
         // When each is to be looked at next.
         let mut due: HashMap<BranchId, Instant> = HashMap::new();
+        // Of projects that keep none: whose history is gone.
+        let mut forgotten: HashSet<BranchId> = HashSet::new();
         loop {
             changes.mark_unchanged();
+            self.forget_unwanted(&mut forgotten).await;
             let branches = self.branches_with_history();
             due.retain(|known, _| branches.iter().any(|(_, branch, _)| branch == known));
             for (project, branch, retention_seconds) in branches {
@@ -60,6 +55,25 @@ impl Engine {
                 changed = changes.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep_until(next(&due).into()) => {}
                 _ = stopping.wait_for(|stopping| *stopping) => return,
+            }
+        }
+    }
+
+    async fn forget_unwanted(&self, forgotten: &mut HashSet<BranchId>) {
+        let branches = self.branches_without_history();
+        forgotten.retain(|known| branches.iter().any(|(_, branch, _)| branch == known));
+        for (project, branch, server) in branches {
+            let is_kept = server.is_some_and(|server| server.keeps_wal());
+            if forgotten.contains(&branch) && !is_kept {
+                continue;
+            }
+            match self.stop_to_keep(&project, &branch).await {
+                Ok(()) => {
+                    forgotten.insert(branch);
+                }
+                Err(error) => {
+                    debug!(%branch, error = chain(&error), "its history was not forgotten");
+                }
             }
         }
     }
@@ -104,22 +118,28 @@ impl Engine {
         retention_seconds: i64,
     ) -> Result<(), JobError> {
         let _held = self.hold_history(branch).await;
+        let server = self.writer_of(project, branch).ok_or(JobError::Gone)?;
+        if !server.keeps_wal() {
+            self.begin_to_keep(branch, &server).await?;
+        }
         let folder = self.history_folder(branch);
+        let wal_bytes_max = self.limits.history_wal_megabytes_max << 20;
         // What it was when the server started says little of a copy made now.
-        let size = match self.storage.chosen().method {
+        let copy_bytes = match self.storage.chosen().method {
             CloneMethod::Copy => {
-                let server = self.writer_of(project, branch).ok_or(JobError::Gone)?;
-                self.measure(project, branch, server.port()).await?
+                let size = self.measure(project, branch, server.port()).await?;
+                size.unsigned_abs()
             }
             CloneMethod::Btrfs | CloneMethod::Reflink => 0,
         };
         let is_due = {
             let (storage, folder) = (self.storage.clone(), folder.clone());
             blocking(move || {
+                bases::remove_hidden(&folder, &storage)?;
                 let bases = bases::list(&folder)?;
                 let window = now() - retention_seconds.seconds();
-                prune(&storage, &folder, &bases, window)?;
-                is_due(&storage, &folder, bases.last(), size)
+                prune(&storage, &folder, &bases, window, wal_bytes_max)?;
+                is_due(&folder, bases.last(), copy_bytes, wal_bytes_max)
             })
             .await?
         };
@@ -168,62 +188,4 @@ fn next(due: &HashMap<BranchId, Instant>) -> Instant {
         .copied()
         .min()
         .map_or(latest, |at| at.min(latest))
-}
-
-/// Whether an image is to be made: there is none, or what was written since the
-/// last would take long to replay. A copy is not worth it before it is smaller
-/// than that.
-fn is_due(
-    storage: &Storage,
-    history: &std::path::Path,
-    last: Option<&Base>,
-    branch_bytes: i64,
-) -> Result<bool, JobError> {
-    let Some(last) = last else { return Ok(true) };
-    let segments = archive::segments(&history.join("wal"))?;
-    let timeline = segments.iter().map(|segment| segment.timeline).max();
-    let written = segments
-        .iter()
-        .filter(|segment| Some(segment.timeline) == timeline)
-        .map(|segment| segment.end().0.saturating_sub(last.lsn.0))
-        .max()
-        .unwrap_or_default();
-    let is_old = now().duration_since(last.time) > SignedDuration::from_mins(IMAGE_MINUTES);
-    Ok(match storage.chosen().method {
-        CloneMethod::Copy => {
-            written > IMAGE_WAL_BYTES.max(u64::try_from(branch_bytes).unwrap_or_default())
-        }
-        CloneMethod::Btrfs | CloneMethod::Reflink => {
-            written > IMAGE_WAL_BYTES || (is_old && written > IDLE_WAL_BYTES)
-        }
-    })
-}
-
-/// Forgets images that no point of the window needs: all before the last that is
-/// older than the window.
-fn prune(
-    storage: &Storage,
-    history: &std::path::Path,
-    bases: &[Base],
-    window: jiff::Timestamp,
-) -> Result<(), JobError> {
-    let kept = bases
-        .iter()
-        .rposition(|base| base.time <= window)
-        .unwrap_or(0);
-    for base in &bases[..kept] {
-        if let Err(error) = storage.remove(&base.folder) {
-            warn!(error = chain(&error), "an image that is not needed is left");
-        }
-    }
-    if bases.len() - kept > IMAGES_MAX
-        && let Some(second) = bases.get(kept + 1)
-        && let Err(error) = storage.remove(&second.folder)
-    {
-        warn!(error = chain(&error), "an image too many is left");
-    }
-    match bases.get(kept) {
-        Some(oldest) if kept > 0 => archive::prune(&history.join("wal"), oldest.lsn),
-        _ => Ok(()),
-    }
 }

@@ -10,13 +10,14 @@
 //! project's `history_retention_seconds`.
 
 mod archive;
+mod archiving;
 mod bases;
+mod bounds;
 mod catalog;
 mod keeper;
 mod recover;
 
-use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use neon_api::{BranchId, ProjectId};
@@ -28,7 +29,7 @@ use super::job_error::JobError;
 use super::jobs::blocking;
 use crate::lsn::Lsn;
 use crate::postgres::{Archive, ArchiveMethod};
-use crate::storage::CloneMethod;
+use crate::storage::{CloneMethod, Storage};
 use bases::Base;
 use recover::Past;
 
@@ -69,14 +70,15 @@ impl Engine {
         })
     }
 
-    /// Where the branch's WAL goes; `None` where the project keeps no history.
-    pub(super) fn archive(&self, branch: &BranchId) -> Option<Archive> {
+    /// Where the branch's WAL goes: nowhere, where the project keeps no history.
+    pub(super) fn archive(&self, branch: &BranchId) -> Archive {
         let keeps_history = self.store.read(|state| {
             let mut projects = state.projects.values();
             let project = projects.find(|project| project.branches.contains_key(branch))?;
             Some(project.project.history_retention_seconds > 0)
         });
-        keeps_history.unwrap_or(false).then(|| Archive {
+        Archive {
+            is_kept: keeps_history.unwrap_or(false),
             folder: self.history_folder(branch).join("wal"),
             method: match self.storage.chosen().method {
                 // A subvolume's files cannot be linked from another.
@@ -84,31 +86,32 @@ impl Engine {
                 CloneMethod::Reflink | CloneMethod::Copy => ArchiveMethod::Link,
             },
             durability: self.storage.durability(),
-        })
+        }
     }
 
-    /// Forgets a branch's past: it is deleted, or its data are another's now.
+    /// Forgets a branch's past: it is deleted.
     pub(super) async fn forget_history(&self, branch: &BranchId) -> Result<(), JobError> {
         let _held = self.hold_history(branch).await;
         let (storage, folder) = (self.storage.clone(), self.history_folder(branch));
+        let aside = self.aside(branch, None);
         blocking(move || {
-            for base in bases::list(&folder)? {
-                storage.remove(&base.folder)?;
-            }
-            Ok(storage.remove(&folder)?)
+            remove_history(&storage, &aside)?;
+            remove_history(&storage, &folder)
         })
         .await
     }
 
-    /// Gives a branch's past to the one that gets its data.
-    pub(super) async fn move_history(
+    /// Puts away the past of a branch whose data are another's now: it is of the
+    /// old data, which `preserve` gets, if anybody. Can be done again, and undone
+    /// until it is tidied up.
+    pub(super) async fn set_history_aside(
         &self,
-        from: &BranchId,
-        to: &BranchId,
+        branch: &BranchId,
+        preserve: Option<&BranchId>,
     ) -> Result<(), JobError> {
-        let _held = self.hold_history(from).await;
+        let _held = self.hold_history(branch).await;
         let storage = self.storage.clone();
-        let (from, to) = (self.history_folder(from), self.history_folder(to));
+        let (from, to) = (self.history_folder(branch), self.aside(branch, preserve));
         blocking(move || match from.exists() && !to.exists() {
             true => Ok(storage.rename(&from, &to)?),
             false => Ok(()),
@@ -116,32 +119,74 @@ impl Engine {
         .await
     }
 
-    /// A branch that is restored to its own past keeps its history.
+    /// A branch that is restored to its own past keeps its history. Can be done
+    /// again, and undone until it is tidied up.
     pub(super) async fn go_on_with_history(
         &self,
         branch: &BranchId,
-        new: PathBuf,
         point: Lsn,
     ) -> Result<(), JobError> {
         let _held = self.hold_history(branch).await;
         let (history, storage) = (self.history_folder(branch), self.storage.clone());
+        let new = self.folder(branch);
         blocking(move || archive::adopt(&new, &history, point, &storage)).await
+    }
+
+    /// Undoes either of them.
+    pub(super) async fn take_history_back(
+        &self,
+        branch: &BranchId,
+        preserve: Option<&BranchId>,
+    ) -> Result<(), JobError> {
+        let _held = self.hold_history(branch).await;
+        let storage = self.storage.clone();
+        let (history, aside) = (self.history_folder(branch), self.aside(branch, preserve));
+        blocking(move || {
+            if aside.exists() {
+                remove_history(&storage, &history)?;
+                return Ok(storage.rename(&aside, &history)?);
+            }
+            archive::disown(&history, &storage)
+        })
+        .await
+    }
+
+    /// What was put away is not needed again.
+    pub(super) async fn tidy_history(&self, branch: &BranchId) -> Result<(), JobError> {
+        let _held = self.hold_history(branch).await;
+        let storage = self.storage.clone();
+        let (history, aside) = (self.history_folder(branch), self.aside(branch, None));
+        blocking(move || {
+            remove_history(&storage, &aside)?;
+            archive::settle(&history, &storage)
+        })
+        .await
+    }
+
+    /// Where the past of a branch's old data goes. No id has a dot.
+    fn aside(&self, branch: &BranchId, preserve: Option<&BranchId>) -> PathBuf {
+        match preserve {
+            Some(preserve) => self.history_folder(preserve),
+            None => self.history_folder(branch).with_extension("old"),
+        }
     }
 
     /// Holds a branch's images and archive. Who holds its folder as well took
     /// that first.
     async fn hold_history(&self, branch: &BranchId) -> OwnedMutexGuard<()> {
-        let lock = {
-            let mut locks = self
-                .histories
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(locks.entry(branch.clone()).or_default())
-        };
-        lock.lock_owned().await
+        self.histories.hold(branch).await
     }
 
     pub(super) fn history_folder(&self, branch: &BranchId) -> PathBuf {
         self.storage.root().join(HISTORY).join(branch.as_str())
     }
+}
+
+/// Removes a history with its images, which may be subvolumes.
+fn remove_history(storage: &Storage, folder: &Path) -> Result<(), JobError> {
+    for base in bases::list(folder)? {
+        storage.remove(&base.folder)?;
+    }
+    bases::remove_hidden(folder, storage)?;
+    Ok(storage.remove(folder)?)
 }

@@ -1,7 +1,9 @@
 //! Roles and databases.
 
 use anyhow::Context;
-use neon_api::types::{DatabaseCreateRequest, DatabaseUpdateRequest, RoleCreateRequest};
+use neon_api::types::{
+    ConnectionUriQuery, DatabaseCreateRequest, DatabaseUpdateRequest, RoleCreateRequest,
+};
 use suite::{EmulatorProcess, Folder};
 
 use super::assert_api_error;
@@ -113,5 +115,54 @@ async fn a_database_is_renamed_and_another_branch_made_default() -> anyhow::Resu
     assert_eq!(emulator.main_branch().await?, dev);
     let child = emulator.branch("child", None).await?.branch;
     assert_eq!(child.parent_id, Some(dev), "the default parent");
+    emulator.stop().await
+}
+
+/// A change that failed half way has not been made: neither in the API's lists nor
+/// in Postgres.
+#[tokio::test]
+async fn a_role_that_could_not_be_dropped_logs_in_as_before() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let emulator = EmulatorProcess::start(&folder.join("data")).await?;
+    let (client, project) = (emulator.client(), emulator.project());
+    let main = emulator.main_branch().await?;
+    let made = client
+        .create_role(project, &main, &RoleCreateRequest::named("app"))
+        .await?;
+    emulator.finished(&made.operations).await?;
+    // What it may do in a database that nobody may connect to keeps it.
+    let owner = emulator.connect(&main).await?;
+    owner.batch_execute("CREATE DATABASE closed").await?;
+    let uri = emulator.uri(&main).await?;
+    let closed = uri.expose().replace("/neondb?", "/closed?");
+    let closed = suite::connect(&closed, emulator.data()).await?;
+    closed
+        .batch_execute("CREATE TABLE note (); GRANT SELECT ON note TO app")
+        .await?;
+    owner
+        .batch_execute("ALTER DATABASE closed ALLOW_CONNECTIONS false")
+        .await?;
+
+    let dropped = client.delete_role(project, &main, "app").await?;
+    let operations = dropped.context("it was there")?.operations;
+    let failed = emulator.finished(&operations).await;
+    let reason = failed.err().context("it fails")?.to_string();
+    assert!(reason.contains("drop the role app"), "{reason}");
+    let roles = client.list_roles(project, &main).await?.roles;
+    assert!(roles.iter().any(|role| role.name == "app"));
+    let query = ConnectionUriQuery::new("neondb", "app").branch(main.clone());
+    let uri = client.get_connection_uri(project, &query).await?.uri;
+    suite::connect(uri.expose(), emulator.data()).await?;
+
+    // Nothing holds it any more.
+    owner
+        .batch_execute("ALTER DATABASE closed ALLOW_CONNECTIONS true")
+        .await?;
+    let dropped = client.delete_role(project, &main, "app").await?;
+    emulator
+        .finished(&dropped.context("it is there")?.operations)
+        .await?;
+    let refused = suite::connect(uri.expose(), emulator.data()).await;
+    assert!(refused.is_err());
     emulator.stop().await
 }

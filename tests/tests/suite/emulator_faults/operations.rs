@@ -123,3 +123,56 @@ async fn a_suspension_or_deletion_that_fails_changes_nothing() -> anyhow::Result
         .await?;
     emulator.stop().await
 }
+
+/// What was deleted is gone for callers at once; its folder goes as soon as it can.
+#[tokio::test]
+async fn a_deletion_that_fails_is_tried_again() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let emulator = EmulatorProcess::start_with_admin(&folder.join("data")).await?;
+    let faults = Faults::of(&emulator);
+    let (client, project) = (emulator.client(), emulator.project());
+    let fails = || json!({"fault": "operation_fails", "error": "not now", "count": 2});
+    let dev = emulator.branch("dev", None).await?.branch.id;
+    let snapshots = format!("/projects/{project}/branches/{dev}/snapshot");
+    let http = suite::Http::of(&emulator);
+    let made = http
+        .expect(200, "POST", &snapshots, serde_json::Value::Null)
+        .await?;
+    let snapshot = made.text("/snapshot/id").to_owned();
+    let is_gone = async |path: std::path::PathBuf| {
+        suite::eventually("its folder is gone", async || {
+            ensure!(!path.exists(), "{} is there", path.display());
+            Ok(())
+        })
+        .await
+    };
+    let path = folder.join("data/snapshots").join(&snapshot);
+    let taken: neon_api::OperationId = made.text("/operations/0/id").parse()?;
+    let taken = client.get_operation(project, taken).await?.operation;
+    emulator.finished(&[taken]).await?;
+    ensure!(path.exists(), "the snapshot is there");
+
+    let fault = faults.on_operation("delete_timeline", fails()).await?;
+    let deleted = format!("/projects/{project}/snapshots/{snapshot}");
+    http.expect(202, "DELETE", &deleted, serde_json::Value::Null)
+        .await?;
+    faults.happened(fault).await?;
+    is_gone(path).await?;
+
+    let probe = &emulator.branch("probe", Some(&dev)).await?.branch.id;
+    let fault = faults.on_operation("delete_timeline", fails()).await?;
+    let operations = client.delete_branch(project, probe).await?;
+    let operations = operations.context("it was there")?.operations;
+    ensure!(emulator.finished(&operations).await.is_err(), "it fails");
+    let found = client.get_branch(project, probe).await;
+    ensure!(found.is_err_and(|error| error.is_not_found()));
+    faults.happened(fault).await?;
+    is_gone(folder.join("data/branches").join(probe.as_str())).await?;
+
+    // The whole project, in the same way.
+    let fault = faults.on_operation("delete_timeline", fails()).await?;
+    client.delete_project(project).await?;
+    faults.happened(fault).await?;
+    is_gone(folder.join("data/branches").join(dev.as_str())).await?;
+    emulator.stop().await
+}

@@ -1,10 +1,66 @@
 //! Branches of schema alone.
 
 use anyhow::Context;
+use neon_api::BranchId;
 use neon_api::types::{BranchCreateRequest, BranchRestoreRequest, InitSource};
 use suite::{EmulatorProcess, Folder};
 
 use super::{branch, notes, write};
+
+/// Databases that nobody may connect to, and templates, are emptied as well, and
+/// stay what they are.
+#[tokio::test]
+async fn a_schema_only_branch_has_no_rows_in_closed_databases() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let emulator = EmulatorProcess::start(&folder.join("data")).await?;
+    let (client, project) = (emulator.client(), emulator.project());
+    let main = emulator.main_branch().await?;
+    let databases = ["closed", "mould"];
+    let session_of = async |branch: &BranchId, database: &str| {
+        let uri = emulator.uri(branch).await?;
+        let uri = uri.expose().replace("/neondb?", &format!("/{database}?"));
+        suite::connect(&uri, emulator.data()).await
+    };
+    for database in databases {
+        write(&emulator, &main, &format!("CREATE DATABASE {database}")).await?;
+        let session = session_of(&main, database).await?;
+        session
+            .batch_execute("CREATE TABLE note (text text); INSERT INTO note VALUES ('a secret')")
+            .await?;
+    }
+    let owner = emulator.connect(&main).await?;
+    for change in [
+        "ALTER DATABASE closed ALLOW_CONNECTIONS false",
+        "ALTER DATABASE mould IS_TEMPLATE true",
+    ] {
+        owner.batch_execute(change).await?;
+    }
+    let request = BranchCreateRequest::named("schema")
+        .parent(main.clone())
+        .init_source(InitSource::SchemaOnly)
+        .read_write_endpoint();
+    let made = client.create_branch(project, &request).await?;
+    emulator.finished(&made.operations).await?;
+    let id = &made.branch.id;
+    let owner = emulator.connect(id).await?;
+    let row = owner
+        .query_one(
+            "SELECT (SELECT datallowconn FROM pg_database WHERE datname = 'closed'), \
+                    (SELECT datistemplate FROM pg_database WHERE datname = 'mould')",
+            &[],
+        )
+        .await?;
+    assert!(!row.get::<_, bool>(0) && row.get::<_, bool>(1));
+    owner
+        .batch_execute("ALTER DATABASE closed ALLOW_CONNECTIONS true")
+        .await?;
+    for database in databases {
+        let session = session_of(id, database).await?;
+        let found = session.query("SELECT FROM note", &[]).await?;
+        assert!(found.is_empty(), "{database}");
+    }
+    emulator.stop().await
+}
 
 #[tokio::test]
 async fn a_schema_only_branch_is_a_root_without_rows() -> anyhow::Result<()> {
