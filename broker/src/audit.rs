@@ -82,7 +82,10 @@ impl Query {
             .as_ref()
             .is_none_or(|service| binding.is_some_and(|binding| binding.service == *service))
             && (self.branch.is_none() || self.branch == event.branch)
-            && self.holder.as_ref().is_none_or(|holder| event.holder == *holder)
+            && self
+                .holder
+                .as_ref()
+                .is_none_or(|holder| event.holder == *holder)
             && self.start.is_none_or(|start| event.time >= start)
             && self.end.is_none_or(|end| event.time < end)
             && self.before.is_none_or(|before| event.id < before)

@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use jiff::Timestamp;
 use neon_api::BranchId;
+use neon_api::types::Branch;
 use rpc::clock::Clock;
 use tokio::sync::watch;
 
@@ -63,6 +64,20 @@ pub struct Target {
     pub revision: Option<String>,
     /// Why this generation came to be, for people.
     pub reason: String,
+}
+
+impl Target {
+    /// What a binding will lead to that nobody was told of yet.
+    pub fn unannounced(spec: &BindingSpec, outcome: &Outcome) -> Target {
+        Target {
+            spec: spec.clone(),
+            generation: 0,
+            branch: outcome.branch.clone(),
+            uris: outcome.uris.clone(),
+            revision: outcome.revision.clone(),
+            reason: String::new(),
+        }
+    }
 }
 
 /// All bindings.
@@ -142,15 +157,19 @@ impl Bindings {
     }
 
     /// The binding's branch is as declared. Its generation goes up when it
-    /// leads elsewhere than before, and is stored before this is told.
+    /// leads elsewhere than before, or to other data, and is stored before this is
+    /// told. `renewed`: why it has other data, where that is known.
     /// `in_background`: nobody asked for it.
     pub async fn ready(
         &self,
         spec: &BindingSpec,
         outcome: Outcome,
+        renewed: Option<String>,
         in_background: bool,
     ) -> Result<(), state::Error> {
-        let generation = self.generation(&spec.name, &outcome, in_background).await?;
+        let generation = self
+            .generation(&spec.name, &outcome, renewed, in_background)
+            .await?;
         self.announce(spec, generation, outcome.uris);
         Ok(())
     }
@@ -193,6 +212,36 @@ impl Bindings {
         });
     }
 
+    /// Whether the branch was reset or restored since the binding was last
+    /// announced, whoever did it.
+    pub fn has_other_data(&self, name: &BindingName, outcome: &Outcome) -> bool {
+        self.state.read(|data| {
+            let last = data.generations.get(name);
+            last.is_some_and(|last| {
+                last.branch == outcome.branch && last.reset_at != outcome.reset_at
+            })
+        })
+    }
+
+    /// Bindings that point at that branch, or are declared to live on it.
+    pub fn on_branch(&self, branch: &Branch) -> Vec<BindingName> {
+        let all = self.list().into_iter().filter(|binding| {
+            let target = binding.target.as_deref();
+            target.is_some_and(|target| target.branch == branch.id)
+                || binding.spec.branch.as_str() == branch.name
+        });
+        all.map(|binding| binding.spec.name.clone()).collect()
+    }
+
+    /// Gives no leases on the binding until it is ready again. Who has one keeps
+    /// it, and hears nothing yet.
+    pub fn hold(&self, name: &BindingName, message: String) {
+        self.modify(name, |binding| {
+            binding.status = Status::Preparing(message);
+            false
+        });
+    }
+
     /// The binding's branch is not as declared. One that leads somewhere goes
     /// on doing so, and says why it leads nowhere else.
     pub fn not_ready(&self, name: &BindingName, message: String, for_good: bool) {
@@ -221,12 +270,13 @@ impl Bindings {
         &self,
         binding: &BindingName,
         outcome: &Outcome,
+        renewed: Option<String>,
         in_background: bool,
     ) -> Result<Generation, state::Error> {
         let now = Timestamp::try_from(self.clock.now()).unwrap_or(Timestamp::MAX);
         let name = binding.clone();
         let (branch, address) = (outcome.branch.clone(), address(&outcome.uris));
-        let revision = outcome.revision.clone();
+        let (revision, reset_at) = (outcome.revision.clone(), outcome.reset_at);
         let change = move |draft: &mut Draft<'_>| {
             let last = draft.generation(&name).cloned();
             let (number, reason) = match &last {
@@ -238,7 +288,10 @@ impl Bindings {
                     let reason = format!("the branch {branch} has another address");
                     (last.number + 1, reason)
                 }
-                Some(last) => (last.number, last.reason.clone()),
+                Some(last) => match &renewed {
+                    Some(reason) => (last.number + 1, reason.clone()),
+                    None => (last.number, last.reason.clone()),
+                },
             };
             let is_new = last.as_ref().is_none_or(|last| last.number != number);
             let since = last.as_ref().map_or(now, |last| last.since);
@@ -247,6 +300,7 @@ impl Bindings {
                 branch: branch.clone(),
                 address: address.clone(),
                 revision: revision.clone(),
+                reset_at,
                 since: if is_new { now } else { since },
                 reason,
             };

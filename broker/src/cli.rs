@@ -2,8 +2,10 @@
 //! and needs no key.
 
 mod audit;
+mod branches;
 mod client;
 mod serve;
+mod table;
 mod tokens;
 
 use std::process::ExitCode;
@@ -35,6 +37,10 @@ enum Command {
     Plan(client::Arguments),
     /// Have a running broker read broker.toml again and make the world match.
     Apply(client::Arguments),
+    /// List, make, change, delete, reset, restore and compare branches.
+    Branches(branches::BranchArguments),
+    /// Follow what goes on after a command has ended.
+    Operations(branches::OperationArguments),
     /// Ask whether a broker runs and the world is as declared.
     Health(client::HealthArguments),
     /// Show who got, kept and lost what, newest first.
@@ -56,6 +62,10 @@ pub fn main() -> ExitCode {
             Command::Serve(arguments) => Box::pin(serve::serve(arguments)).await.map_err(boxed),
             Command::Plan(arguments) => client::plan(arguments).await.map_err(boxed),
             Command::Apply(arguments) => client::apply(arguments).await.map_err(boxed),
+            Command::Branches(arguments) => {
+                Box::pin(branches::branches(arguments)).await.map_err(boxed)
+            }
+            Command::Operations(arguments) => branches::operations(arguments).await.map_err(boxed),
             Command::Health(arguments) => client::health(arguments).await.map_err(boxed),
             Command::Audit(arguments) => audit::audit(arguments).await.map_err(boxed),
             Command::Tokens(arguments) => tokens::run(&arguments).map_err(boxed),

@@ -1,21 +1,26 @@
 //! Keeps the world as broker.toml declares it: at the start, until it is so,
 //! and whenever somebody asks for an apply.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use neon_api::BranchId;
+use neon_api::types::Branch;
 use tokio::sync::{Mutex, MutexGuard, Notify, watch};
 
 use crate::audit::{Action, Event};
-use crate::bindings::Bindings;
+use crate::bindings::{Bindings, Target};
 use crate::config::{BindingSpec, Config, ConfigError};
 use crate::leases::Leases;
+use crate::logins::Logins;
 use crate::names::BindingName;
 use crate::neon::{self, Neon};
-use crate::reconcile::{self, Applied, Outcome, Report, Step};
+use crate::reconcile::{self, Applied, Outcome, Remark, Report, Step};
+use crate::roles;
 use crate::state::{self, Draft, State};
 use crate::text::one_line;
 
@@ -55,6 +60,16 @@ pub enum Error {
     /// A binding's generation could not be stored, so it is not announced.
     #[error(transparent)]
     State(#[from] state::Error),
+    /// A binding's lease roles could not be put right after its branch was reset
+    /// or restored, so it is not announced.
+    #[error("put the lease roles of {binding} right")]
+    Roles {
+        /// The binding.
+        binding: BindingName,
+        /// What came instead.
+        #[source]
+        source: roles::Error,
+    },
     /// The task that applied is gone.
     #[error("the apply ended early")]
     Interrupted(#[source] tokio::task::JoinError),
@@ -68,6 +83,7 @@ impl Error {
             Error::Running | Error::State(_) | Error::Interrupted(_) => true,
             Error::Reconcile(error) => error.is_transient(),
             Error::Binding { source, .. } => source.is_transient(),
+            Error::Roles { source, .. } => source.is_transient(),
         }
     }
 
@@ -82,11 +98,17 @@ impl Error {
 #[derive(Debug)]
 pub struct Keeper {
     neon: Neon,
+    /// The same, for what nobody waits for.
+    background: Neon,
     path: PathBuf,
     config: RwLock<Arc<Config>>,
     state: Arc<State>,
     bindings: Arc<Bindings>,
     leases: Arc<Leases>,
+    logins: Arc<Logins>,
+    /// Branches that were reset or restored, and why, until their bindings are
+    /// announced.
+    renewed: std::sync::Mutex<BTreeMap<BranchId, String>>,
     /// Held by the one apply that runs.
     applying: Mutex<()>,
     /// Told when an apply left what trying again may mend.
@@ -106,15 +128,19 @@ impl Keeper {
         state: Arc<State>,
         bindings: Arc<Bindings>,
         leases: Arc<Leases>,
+        logins: Arc<Logins>,
     ) -> Keeper {
         bindings.declare(&config);
         Keeper {
+            background: neon.background(),
             neon,
             path,
             config: RwLock::new(Arc::new(config)),
             state,
             bindings,
             leases,
+            logins,
+            renewed: std::sync::Mutex::default(),
             applying: Mutex::new(()),
             unsettled: Notify::new(),
             was_ready: watch::Sender::new(false),
@@ -171,7 +197,9 @@ impl Keeper {
     }
 
     async fn follow_one(&self, spec: &BindingSpec) -> Result<(), neon::Error> {
-        let stored = self.state.read(|data| data.generations.get(&spec.name).cloned());
+        let stored = self
+            .state
+            .read(|data| data.generations.get(&spec.name).cloned());
         let known = self.bindings.get(&spec.name);
         let known = known.and_then(|binding| Some(binding.target.as_ref()?.generation));
         if let Some(generation) = stored
@@ -228,6 +256,20 @@ impl Keeper {
         }
     }
 
+    /// Why a binding's branch has other data than when it was announced last; none
+    /// when it has not.
+    fn why_renewed(&self, spec: &BindingSpec, outcome: &Outcome) -> Option<String> {
+        if let Some(reason) = self.renewed().get(&outcome.branch) {
+            return Some(reason.clone());
+        }
+        let is_other = self.bindings.has_other_data(&spec.name, outcome);
+        is_other.then(|| format!("the branch {} was reset or restored", outcome.branch))
+    }
+
+    fn renewed(&self) -> std::sync::MutexGuard<'_, BTreeMap<BranchId, String>> {
+        self.renewed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether trying again may mend what an apply could not do. A fork that
     /// waits for its parent has no say: the parent has.
     fn is_unsettled(&self, applied: &Applied) -> bool {
@@ -243,11 +285,56 @@ impl Keeper {
             && self.operation_failures.load(Ordering::Relaxed) < OPERATION_FAILURES_MAX
     }
 
-    /// Reads broker.toml again and says what an apply would do.
-    pub async fn plan(&self) -> Result<Vec<Step>, Error> {
+    /// Reads broker.toml again and says what an apply would do, and what is
+    /// otherwise than declared and stays so.
+    pub async fn plan(&self) -> Result<(Vec<Step>, Vec<Remark>), Error> {
         let config = Config::load(&self.path)?;
         let world = reconcile::look(&self.neon, &config).await?;
-        Ok(reconcile::plan(&config, &world)?)
+        let steps = reconcile::plan(&config, &world)?;
+        Ok((steps, world.remarks))
+    }
+
+    /// Gives a branch other data, which `change` does, beneath the bindings on it:
+    /// they give no leases meanwhile, and no apply runs. Afterwards they are made
+    /// as declared, whether or not `change` worked; those whose branch has other
+    /// data are announced under a new generation once their lease roles are right.
+    /// `what` is done to it, for people: "restored".
+    pub async fn renew<E: From<Error>>(
+        &self,
+        branch: &Branch,
+        what: &str,
+        change: impl Future<Output = Result<(), E>>,
+    ) -> Result<(), E> {
+        let alone = self.applying.lock().await;
+        let on_branch = self.bindings.on_branch(branch);
+        let mut held = Held {
+            unsettled: (!on_branch.is_empty()).then_some(&self.unsettled),
+        };
+        for name in &on_branch {
+            let message = format!("its branch is being {what}");
+            self.bindings.hold(name, message);
+        }
+        let changed = change.await;
+        if on_branch.is_empty() {
+            return changed;
+        }
+        if changed.is_ok() {
+            let reason = format!("the branch {} was {what}", branch.name);
+            self.renewed().insert(branch.id.clone(), reason);
+        }
+        let applied = self.apply_config(self.config(), false, &alone).await;
+        let unsettled = match &applied {
+            Ok(applied) => self.is_unsettled(applied),
+            Err(error) => error.is_transient() || error.is_access_denied(),
+        };
+        held.unsettled = unsettled.then_some(&self.unsettled);
+        drop(held);
+        changed?;
+        let mut failures = applied?.failures.into_iter();
+        match failures.find(|(name, _)| on_branch.contains(name)) {
+            None => Ok(()),
+            Some((binding, source)) => Err(Error::Binding { binding, source }.into()),
+        }
     }
 
     /// Reads broker.toml again and makes the world match. Goes on when the
@@ -296,13 +383,32 @@ impl Keeper {
         let mut announcer = Announcer {
             keeper: self,
             in_background,
-            unstored: None,
+            renewed: Vec::new(),
+            trouble: None,
         };
-        let applied = reconcile::apply(&self.neon, &config, &mut announcer).await?;
+        let neon = match in_background {
+            true => &self.background,
+            false => &self.neon,
+        };
+        let applied = reconcile::apply(neon, &config, &mut announcer).await?;
         self.tell(&applied.steps).await;
-        if let Some(error) = announcer.unstored {
-            return Err(Error::State(error));
+        let Announcer {
+            renewed, trouble, ..
+        } = announcer;
+        if let Some(error) = trouble {
+            return Err(error);
         }
+        let failed = |name: &BindingName| applied.failures.iter().any(|(failed, _)| failed == name);
+        // A branch waits for the last of its bindings.
+        let waits = |branch: &BranchId| {
+            let all = self.bindings.list();
+            all.iter().any(|binding| {
+                let target = binding.target.as_deref();
+                target.is_some_and(|target| target.branch == *branch) && failed(&binding.spec.name)
+            })
+        };
+        self.renewed()
+            .retain(|branch, _| waits(branch) || !renewed.contains(branch));
         let mut failures = applied.failures.iter();
         match failures.any(|(_, error)| error.is_failed_operation()) {
             true => self.operation_failures.fetch_add(1, Ordering::Relaxed),
@@ -351,21 +457,62 @@ fn applied(step: &Step, time: Timestamp) -> Event {
     }
 }
 
+/// Bindings that are held back. One that is dropped before they were announced
+/// again, because the change was cut off, has an apply do so.
+struct Held<'a> {
+    unsettled: Option<&'a Notify>,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if let Some(unsettled) = self.unsettled {
+            unsettled.notify_one();
+        }
+    }
+}
+
 /// Tells the bindings' watchers of an apply as it goes on.
 struct Announcer<'a> {
     keeper: &'a Keeper,
     /// Whether nobody asked for it.
     in_background: bool,
+    /// Branches with other data whose bindings were told of it.
+    renewed: Vec<BranchId>,
     /// Why a binding that is ready could not be announced.
-    unstored: Option<state::Error>,
+    trouble: Option<Error>,
+}
+
+impl Announcer<'_> {
+    async fn announce(&mut self, spec: &BindingSpec, outcome: Outcome) -> Result<(), Error> {
+        let keeper = self.keeper;
+        let renewed = keeper.why_renewed(spec, &outcome);
+        if renewed.is_some() {
+            self.renewed.push(outcome.branch.clone());
+            let target = Target::unannounced(spec, &outcome);
+            let is_used = |role: &str| keeper.leases.is_used(&outcome.branch, role);
+            let max_ttl = keeper.leases.max_ttl();
+            keeper
+                .logins
+                .put_right(&target, max_ttl, is_used)
+                .await
+                .map_err(|source| Error::Roles {
+                    binding: spec.name.clone(),
+                    source,
+                })?;
+        }
+        Ok(keeper
+            .bindings
+            .ready(spec, outcome, renewed, self.in_background)
+            .await?)
+    }
 }
 
 impl Report for Announcer<'_> {
     async fn done(&mut self, spec: &BindingSpec, outcome: Outcome) {
-        let bindings = &self.keeper.bindings;
-        if let Err(error) = bindings.ready(spec, outcome, self.in_background).await {
+        if let Err(error) = self.announce(spec, outcome).await {
+            let bindings = &self.keeper.bindings;
             bindings.not_ready(&spec.name, one_line(&error), false);
-            self.unstored = Some(error);
+            self.trouble = Some(error);
         }
     }
 

@@ -306,7 +306,19 @@ impl Leases {
     /// How often a role has been closed.
     pub fn closings(&self, key: &RoleKey) -> i64 {
         let closings = |role: &Role| role.closings;
-        self.state.read(|data| data.roles.get(key).map_or(0, closings))
+        self.state
+            .read(|data| data.roles.get(key).map_or(0, closings))
+    }
+
+    /// Whether a live lease has that role on that branch.
+    pub fn is_used(&self, branch: &BranchId, role: &str) -> bool {
+        let now = self.now();
+        self.state.read(|data| {
+            let mut leases = data.leases.values();
+            leases.any(|lease| {
+                lease.expire_time > now && lease.grant.branch == *branch && lease.grant.role == role
+            })
+        })
     }
 
     /// A live lease.
@@ -432,8 +444,8 @@ fn live(draft: &Draft<'_>, now: Timestamp, id: LeaseId) -> Result<Lease, Error> 
 fn role_open(draft: &mut Draft<'_>, lease: &Lease, closings: i64) -> bool {
     let key = lease.grant.role_key();
     let found = draft.role(&key).cloned();
-    let (status, by_now) = found
-        .map_or((RoleStatus::Closed, 0), |role| (role.status, role.closings));
+    let (status, by_now) =
+        found.map_or((RoleStatus::Closed, 0), |role| (role.status, role.closings));
     if status != RoleStatus::Open {
         let role = Role {
             binding: lease.request.binding.clone(),

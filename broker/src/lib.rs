@@ -5,12 +5,14 @@
 //! gRPC API; behind them [`keeper`] keeps the world as declared, with
 //! [`reconcile`], [`migrate`], [`seed`] and [`roles`] doing the work, over
 //! [`neon`] and [`postgres`]; [`bindings`] and [`leases`] are what callers see,
-//! [`closer`] ends what leases leave,
+//! [`closer`] ends what leases leave, [`branches`] changes branches for callers, as
+//! [`operations`] that go on when they have left,
 //! [`grants`] says who may do what,
 //! [`state`] is what outlives the process, and [`audit`] tells of it.
 
 pub mod audit;
 pub mod bindings;
+pub mod branches;
 pub mod cli;
 pub mod closer;
 pub mod config;
@@ -23,6 +25,7 @@ pub mod logins;
 pub mod migrate;
 pub mod names;
 pub mod neon;
+pub mod operations;
 pub mod postgres;
 pub mod reconcile;
 pub mod roles;

@@ -173,6 +173,42 @@ impl Logins {
         postgres::bounded(limit, format!("close the role {role}"), closing).await
     }
 
+    /// After a branch was reset or restored, which takes roles away and brings
+    /// old ones back: closes every lease role there that `is_used` does not know,
+    /// and makes the binding's anew that it does.
+    pub async fn put_right(
+        &self,
+        target: &Target,
+        max_ttl: Duration,
+        is_used: impl Fn(&str) -> bool,
+    ) -> Result<(), roles::Error> {
+        let (owner, service) = (&target.uris.direct, &target.spec.service);
+        let limit = Duration::from_secs(ROLE_SECONDS_MAX);
+        let listing = async {
+            let client = postgres::session(owner).await?;
+            roles::logins_open(&client).await
+        };
+        let open = postgres::bounded(limit, "list the lease roles", listing).await?;
+        for role in open {
+            let may_close = async { !is_used(&role) };
+            let closed = self.close(owner, service, &target.branch, &role, may_close);
+            if closed.await? {
+                tracing::info!(%role, branch = %target.branch, "closed a lease role that a restore brought back");
+            }
+        }
+        for access in Access::ALL {
+            let role = roles::login_name(&target.spec.name, access);
+            if is_used(&role) {
+                let place = self.place(&target.branch, &role);
+                let _open = place.open.read().await;
+                let mut made = place.made.lock().await;
+                *made = None;
+                *made = Some(self.make(target, access, max_ttl).await?);
+            }
+        }
+        Ok(())
+    }
+
     async fn make(
         &self,
         target: &Target,

@@ -149,6 +149,34 @@ impl fmt::Display for LeaseId {
     }
 }
 
+/// An operation: `operations/{uuid}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OperationName(Uuid);
+
+impl OperationName {
+    /// A new one, random.
+    pub fn random() -> Self {
+        OperationName(Uuid::new_v4())
+    }
+}
+
+impl FromStr for OperationName {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        text.strip_prefix("operations/")
+            .and_then(|id| Uuid::try_parse(id).ok())
+            .map(OperationName)
+            .ok_or_else(|| InvalidName::new("operation", text, "operations/{uuid}"))
+    }
+}
+
+impl fmt::Display for OperationName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "operations/{}", self.0)
+    }
+}
+
 /// A branch of the project as the API names it: `branches/{Neon's branch id}`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BranchResource(pub BranchId);

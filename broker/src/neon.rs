@@ -1,35 +1,69 @@
 //! Neon, as the broker uses it: the one module that talks to its API.
 //!
-//! What neon-api leaves to its caller is decided here. A refusal that changed
+//! What neon-api leaves to its caller is decided here. Every request counts
+//! against one budget of the account (`budget`), callers' before the
+//! background's (`turns`). Equal reads and creations that come together are one
+//! (`flights`). Mutations of the project go one after the other, each followed to
+//! the end of its operations before the next is sent. A refusal that changed
 //! nothing (423, 429, 503) is repeated with full jitter, Retry-After being
-//! honoured; a mutation whose answer was lost is looked for before anything is
-//! repeated; operations are followed to their end; and all of it is bounded.
+//! honoured (`retry`); a mutation whose answer was lost is looked for before
+//! anything is repeated (`branches`, `changes`); and all of it is bounded.
 
 mod branches;
+mod budget;
+mod changes;
 mod endpoints;
+mod flights;
+mod new;
 mod retry;
+mod schemas;
+mod turns;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use neon_api::types::{AnnotationData, Branch, ConnectionUriQuery};
 use neon_api::{BranchId, NeonClient, OperationId, ProjectId};
 
-use crate::names::BranchName;
+use self::budget::Budget;
+use self::flights::Flights;
+use self::retry::Asked;
+use self::turns::Turns;
 use crate::postgres::OwnerUri;
 
 pub use branches::Ensured;
+pub use budget::Limits;
+pub use new::{Lsn, NewBranch, Point, Purpose};
+pub use turns::{Priority, Turn};
 
 /// The annotation's key and value that say that a branch is ours.
 const MANAGED_BY: (&str, &str) = ("managed-by", "branch-broker");
 /// The annotation's key for the binding that a branch was made for.
 const BINDING: &str = "binding";
+/// The annotation's key for what was asked for when the branch was made.
+const REQUEST: &str = "request";
 
-/// One project of a Neon account.
-#[derive(Debug)]
+/// One project of a Neon account. Clones share the account's budget.
+#[derive(Debug, Clone)]
 pub struct Neon {
+    shared: Arc<Shared>,
+    priority: Priority,
+}
+
+#[derive(Debug)]
+struct Shared {
     client: NeonClient,
     project: ProjectId,
-    flights: branches::Flights,
+    budget: Budget,
+    /// Whose mutation is under way.
+    turns: Arc<Turns>,
+    /// How many mutations were made: a read joins an equal one only while this
+    /// stays, so that it is never older than what somebody was told.
+    mutations: AtomicU64,
+    lists: Flights<(Option<String>, u64), Vec<Found>>,
+    branches: Flights<(BranchId, u64), Option<Found>>,
+    creations: Flights<NewBranch, Ensured>,
 }
 
 /// A branch with what its annotation says.
@@ -39,6 +73,8 @@ pub struct Found {
     pub branch: Branch,
     /// Whether the broker made it.
     pub managed: bool,
+    /// What it was asked for with, where a request made it.
+    pub request: Option<String>,
 }
 
 /// How the owner of a database connects to it on a branch.
@@ -51,11 +87,11 @@ pub struct OwnerUris {
 }
 
 /// Why Neon did not do what was asked.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// The API key is not accepted, or not for this.
     #[error("Neon does not accept the API key; check NEON_API_KEY")]
-    WrongKey(#[source] Box<neon_api::Error>),
+    WrongKey(#[source] Arc<neon_api::Error>),
     /// The project is not there.
     #[error("Neon has no project {project} for this API key; check NEON_PROJECT_ID")]
     NoProject {
@@ -69,8 +105,11 @@ pub enum Error {
         what: String,
         /// What came instead.
         #[source]
-        source: Box<neon_api::Error>,
+        source: Arc<neon_api::Error>,
     },
+    /// More requests wait for the account's budget than may.
+    #[error("more requests wait for Neon than the broker keeps")]
+    Crowded,
     /// The database is not on the branch.
     #[error(
         "the branch {branch} has no database {database:?}; create it, or correct `database` in broker.toml"
@@ -117,8 +156,8 @@ pub enum Error {
     /// A branch does not get ready.
     #[error("the branch {branch} is still {state} after {} s", waited.as_secs())]
     BranchSlow {
-        /// The branch.
-        branch: BranchName,
+        /// The branch's name.
+        branch: String,
         /// The state it is in.
         state: String,
         /// How long it was waited for.
@@ -138,7 +177,7 @@ impl Error {
                     || source.status().is_none_or(|status| status >= 500)
             }
             Error::OperationFailed { .. } => false,
-            Error::OperationSlow { .. } | Error::BranchSlow { .. } => true,
+            Error::Crowded | Error::OperationSlow { .. } | Error::BranchSlow { .. } => true,
         }
     }
 
@@ -155,12 +194,46 @@ impl Error {
         }
     }
 
+    /// What Neon answered, or why it did not.
+    pub fn answer(&self) -> Option<&neon_api::Error> {
+        match self {
+            Error::WrongKey(error) | Error::Api { source: error, .. } => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Whether Neon refuses the request itself, by no limit that has a name: it
+    /// asks for something that cannot be.
+    pub fn is_refusal_of_request(&self) -> bool {
+        let refused = |error: &neon_api::Error| {
+            matches!(error.status(), Some(400 | 422)) && error.code().is_none()
+        };
+        !self.is_transient() && self.answer().is_some_and(refused)
+    }
+
+    fn is_not_found(&self) -> bool {
+        self.answer().is_some_and(neon_api::Error::is_not_found)
+    }
+
+    fn is_conflict(&self) -> bool {
+        self.answer().is_some_and(neon_api::Error::is_conflict)
+    }
+
+    fn outcome_is_unknown(&self) -> bool {
+        let unknown = neon_api::Error::outcome_is_unknown;
+        self.answer().is_some_and(unknown)
+    }
+
+    fn may_repeat(&self) -> bool {
+        self.answer().is_some_and(neon_api::Error::may_repeat)
+    }
+
     fn api(what: impl Into<String>, source: neon_api::Error) -> Error {
         match source.is_unauthorized() {
-            true => Error::WrongKey(Box::new(source)),
+            true => Error::WrongKey(Arc::new(source)),
             false => Error::Api {
                 what: what.into(),
-                source: Box::new(source),
+                source: Arc::new(source),
             },
         }
     }
@@ -168,21 +241,51 @@ impl Error {
 
 impl Neon {
     /// The project, reached with that client.
-    pub fn new(client: NeonClient, project: ProjectId) -> Neon {
+    pub fn new(client: NeonClient, project: ProjectId, limits: Limits) -> Neon {
         Neon {
-            client,
-            project,
-            flights: branches::Flights::default(),
+            shared: Arc::new(Shared {
+                client,
+                project,
+                budget: Budget::new(limits),
+                turns: Arc::default(),
+                mutations: AtomicU64::new(0),
+                lists: Flights::default(),
+                branches: Flights::default(),
+                creations: Flights::default(),
+            }),
+            priority: Priority::Caller,
         }
+    }
+
+    /// The same for work that nobody waits for: callers' requests go first.
+    #[must_use]
+    pub fn background(&self) -> Neon {
+        Neon {
+            shared: Arc::clone(&self.shared),
+            priority: Priority::Background,
+        }
+    }
+
+    /// Waits until no other mutation of the project is under way, and keeps others
+    /// back until the turn is dropped. What it is for has to be looked at again:
+    /// who had the turn before may have changed it.
+    pub async fn turn(&self) -> Result<Turn, Error> {
+        let turn = self.shared.turns.take(self.priority).await;
+        turn.map_err(|_| Error::Crowded)
     }
 
     /// Whether the key is accepted and the project is there. One request, not
     /// repeated.
     pub async fn check(&self) -> Result<(), Error> {
-        match self.client.get_project(&self.project).await {
+        let Shared {
+            client, project, ..
+        } = &*self.shared;
+        let admitted = self.shared.budget.admit("GET project", self.priority);
+        admitted.await.map_err(|_| Error::Crowded)?;
+        match client.get_project(project).await {
             Ok(_) => Ok(()),
             Err(error) if error.is_not_found() => Err(Error::NoProject {
-                project: self.project.clone(),
+                project: project.clone(),
             }),
             Err(error) => Err(Error::api("look for the Neon project", error)),
         }
@@ -190,10 +293,15 @@ impl Neon {
 
     /// How the owner of a database connects to it.
     pub async fn owner_uris(&self, branch: &BranchId, database: &str) -> Result<OwnerUris, Error> {
-        let what = || format!("look for the database {database} on the branch {branch}");
-        let databases = retry::reads_of_new(|| self.client.list_databases(&self.project, branch))
-            .await
-            .map_err(|error| Error::api(what(), error))?
+        let what = format!("look for the database {database} on the branch {branch}");
+        let asked = Asked {
+            route: "GET databases",
+            what: &what,
+        };
+        let (client, project) = self.place();
+        let databases = self
+            .read_of_new(asked, || client.list_databases(project, branch))
+            .await?
             .databases;
         let owner = databases
             .into_iter()
@@ -219,14 +327,40 @@ impl Neon {
         let query = ConnectionUriQuery::new(database, owner)
             .branch(branch.clone())
             .pooled(pooled);
-        let answer =
-            retry::reads_of_new(|| self.client.get_connection_uri(&self.project, &query)).await;
-        match answer {
-            Ok(answer) => Ok(OwnerUri::new(answer.uri.expose())),
-            Err(error) => {
-                let what = format!("ask how to connect to the branch {branch}");
-                Err(Error::api(what, error))
-            }
+        let what = format!("ask how to connect to the branch {branch}");
+        let asked = Asked {
+            route: "GET connection_uri",
+            what: &what,
+        };
+        let (client, project) = self.place();
+        let answer = self
+            .read_of_new(asked, || client.get_connection_uri(project, &query))
+            .await?;
+        Ok(OwnerUri::new(answer.uri.expose()))
+    }
+
+    fn place(&self) -> (&NeonClient, &ProjectId) {
+        (&self.shared.client, &self.shared.project)
+    }
+}
+
+impl Shared {
+    /// A mutation was made, or may have been.
+    fn mutated(&self) {
+        self.mutations.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn age(&self) -> u64 {
+        self.mutations.load(Ordering::SeqCst)
+    }
+}
+
+impl Found {
+    fn new(branch: Branch, annotation: Option<&AnnotationData>) -> Found {
+        Found {
+            branch,
+            managed: is_managed(annotation),
+            request: annotation.and_then(|notes| notes.value.get(REQUEST).cloned()),
         }
     }
 }

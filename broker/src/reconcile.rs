@@ -9,6 +9,7 @@
 
 mod apply;
 mod budget;
+mod lineage;
 mod look;
 mod steps;
 
@@ -19,6 +20,7 @@ use crate::{migrate, neon, postgres, roles, seed};
 
 pub use apply::{Applied, Outcome, Report, apply};
 pub use budget::{CONNECTIONS_RESERVED, Limits};
+pub use lineage::Remark;
 pub use look::{check_parents, look};
 pub use steps::{Inside, World, plan};
 

@@ -20,7 +20,7 @@ use crate::config::ServiceSpec;
 use crate::migrate;
 use crate::names::{BindingName, ServiceName};
 use crate::postgres::{self, Attempted as _, escape_identifier, escape_literal};
-pub use login::{Login, login_close, login_ensure};
+pub use login::{Login, login_close, login_ensure, logins_open};
 pub use password::set as password_set;
 pub use rights::are_granted;
 
@@ -38,7 +38,7 @@ pub enum Access {
 }
 
 impl Access {
-    const ALL: [Access; 2] = [Access::ReadOnly, Access::ReadWrite];
+    pub(crate) const ALL: [Access; 2] = [Access::ReadOnly, Access::ReadWrite];
 
     /// As grants name it, and as it is stored.
     pub fn as_str(self) -> &'static str {

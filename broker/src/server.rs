@@ -3,10 +3,14 @@
 
 mod audit;
 mod bindings;
+mod branch_requests;
 mod branches;
 mod config;
 mod error;
+mod filter;
 mod leases;
+mod once;
+mod operations;
 mod request;
 mod rights;
 mod watch;
@@ -18,23 +22,29 @@ use proto::broker::v1::binding_service_server::BindingServiceServer;
 use proto::broker::v1::branch_service_server::BranchServiceServer;
 use proto::broker::v1::config_service_server::ConfigServiceServer;
 use proto::broker::v1::lease_service_server::LeaseServiceServer;
+use proto::google::longrunning::operations_server::OperationsServer;
+use rpc::clock::Clock;
 use rpc::page::PageTokens;
 use rpc::server::Server;
 
 pub use error::Error;
+pub use once::Answers;
 
 use crate::bindings::Bindings;
+use crate::branches::Branches;
 use crate::keeper::Keeper;
 use crate::leases::Leases;
 use crate::logins::Logins;
+use crate::operations::Operations;
 use crate::state::State;
 
 /// Services that take calls before the world is as declared.
-pub const READY_AT_ONCE: [&str; 4] = [
+pub const READY_AT_ONCE: [&str; 5] = [
     "broker.v1.AuditService",
     "broker.v1.BindingService",
     "broker.v1.BranchService",
     "broker.v1.ConfigService",
+    "google.longrunning.Operations",
 ];
 
 /// Takes calls when the whole server does.
@@ -47,6 +57,12 @@ pub struct Broker {
     pub state: Arc<State>,
     /// Keeps the world as declared.
     pub keeper: Arc<Keeper>,
+    /// Changes branches for callers.
+    pub branches: Branches,
+    /// What goes on after a call was answered.
+    pub operations: Arc<Operations>,
+    /// What was answered to a request id.
+    pub answers: Answers,
     /// What each binding leads to.
     pub bindings: Arc<Bindings>,
     /// Who may connect.
@@ -55,6 +71,8 @@ pub struct Broker {
     pub logins: Arc<Logins>,
     /// For lists.
     pub page_tokens: PageTokens,
+    /// What time it is.
+    pub clock: Clock,
 }
 
 /// Adds the broker's services to a server.
@@ -66,4 +84,5 @@ pub fn add_services(server: Server, broker: &Broker) -> Server {
         .add_service(LeaseServiceServer::new(broker.clone()))
         .add_service(ConfigServiceServer::new(broker.clone()))
         .add_service(AuditServiceServer::new(broker.clone()))
+        .add_service(OperationsServer::new(broker.clone()))
 }

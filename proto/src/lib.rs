@@ -15,6 +15,20 @@ pub mod broker {
     }
 }
 
+/// Google's own messages, which the broker's API uses.
+pub mod google {
+    /// Operations: work that goes on after a call was answered.
+    #[allow(missing_docs, rustdoc::all, clippy::all)]
+    pub mod longrunning {
+        include!("gen/google.longrunning.rs");
+    }
+    /// A refusal as a message.
+    #[allow(missing_docs, rustdoc::all, clippy::all)]
+    pub mod rpc {
+        include!("gen/google.rpc.rs");
+    }
+}
+
 /// The user-service's API, one module a version.
 pub mod users {
     /// Version 1: id, name, email.

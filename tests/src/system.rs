@@ -8,6 +8,7 @@ use proto::broker::v1::binding_service_client::BindingServiceClient;
 use proto::broker::v1::branch_service_client::BranchServiceClient;
 use proto::broker::v1::config_service_client::ConfigServiceClient;
 use proto::broker::v1::lease_service_client::LeaseServiceClient;
+use proto::google::longrunning::operations_client::OperationsClient;
 use proto::users::{v1, v2};
 use rpc::health::wait_until_serving;
 use tonic::transport::Channel;
@@ -186,7 +187,23 @@ impl Broker {
         emulator: &EmulatorProcess,
         config: &Path,
     ) -> anyhow::Result<Self> {
-        let environment = Self::environment(folder, emulator).await?;
+        Self::start_with(listen, folder, emulator, config, &[]).await
+    }
+
+    /// As [`Broker::start_at`], with these variables as well.
+    ///
+    /// # Errors
+    /// When it ends at its start; with its log.
+    pub async fn start_with(
+        listen: &str,
+        folder: &Folder,
+        emulator: &EmulatorProcess,
+        config: &Path,
+        variables: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
+        let mut environment = Self::environment(folder, emulator).await?;
+        let more = variables.iter();
+        environment.extend(more.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let log = folder.join("broker.log");
         Self::launch(listen, config, environment, &log).await
     }
@@ -291,6 +308,14 @@ impl Broker {
     /// When the broker cannot be reached.
     pub async fn leases(&self) -> anyhow::Result<LeaseServiceClient<Channel>> {
         Ok(LeaseServiceClient::new(channel(&self.address).await?))
+    }
+
+    /// A client of google.longrunning.Operations.
+    ///
+    /// # Errors
+    /// When the broker cannot be reached.
+    pub async fn operations(&self) -> anyhow::Result<OperationsClient<Channel>> {
+        Ok(OperationsClient::new(channel(&self.address).await?))
     }
 
     /// A client of ConfigService.

@@ -11,7 +11,13 @@ use std::path::{Path, PathBuf};
 
 use prost::Message;
 
-const PACKAGES: [&str; 3] = ["broker/v1", "users/v1", "users/v2"];
+const PACKAGES: [&str; 5] = [
+    "broker/v1",
+    "google/longrunning",
+    "google/rpc",
+    "users/v1",
+    "users/v2",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let out = std::env::args_os()

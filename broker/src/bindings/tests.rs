@@ -18,6 +18,7 @@ fn outcome(branch: &str, port: u16) -> Outcome {
             direct: uri.clone(),
             pooled: uri,
         },
+        reset_at: None,
         revision: Some("r".into()),
     }
 }
@@ -30,7 +31,7 @@ fn bindings(state: &Arc<State>) -> (Bindings, BindingSpec) {
 }
 
 async fn generation(bindings: &Bindings, spec: &BindingSpec, outcome: Outcome) -> i64 {
-    bindings.ready(spec, outcome, true).await.unwrap();
+    bindings.ready(spec, outcome, None, true).await.unwrap();
     let binding = bindings.get(&spec.name).unwrap();
     binding.target.as_ref().unwrap().generation
 }
@@ -63,10 +64,16 @@ async fn a_watcher_hears_of_changes_and_of_nothing_else() {
     let failed = Status::Failed("no luck".into());
     assert_eq!(watch.borrow_and_update().status, failed);
 
-    bindings.ready(&spec, outcome("br-a", 1), true).await.unwrap();
+    bindings
+        .ready(&spec, outcome("br-a", 1), None, true)
+        .await
+        .unwrap();
     assert!(watch.has_changed().unwrap());
     assert_eq!(watch.borrow_and_update().status, Status::Ready);
-    bindings.ready(&spec, outcome("br-a", 1), true).await.unwrap();
+    bindings
+        .ready(&spec, outcome("br-a", 1), None, true)
+        .await
+        .unwrap();
     assert!(!watch.has_changed().unwrap());
 
     // What leads somewhere goes on doing so.
@@ -88,7 +95,10 @@ async fn a_watcher_hears_of_changes_and_of_nothing_else() {
 async fn a_binding_that_cannot_move_stays_what_it_was() {
     let state = Arc::new(State::in_memory());
     let (bindings, spec) = bindings(&state);
-    bindings.ready(&spec, outcome("br-a", 1), true).await.unwrap();
+    bindings
+        .ready(&spec, outcome("br-a", 1), None, true)
+        .await
+        .unwrap();
     let mut moved = config();
     moved.bindings[0].branch = "elsewhere".parse().unwrap();
     bindings.declare(&moved);
@@ -99,8 +109,31 @@ async fn a_binding_that_cannot_move_stays_what_it_was() {
     assert_eq!(binding.target.as_ref().unwrap().spec, spec);
 
     let moved = &moved.bindings[0];
-    bindings.ready(moved, outcome("br-b", 1), true).await.unwrap();
+    bindings
+        .ready(moved, outcome("br-b", 1), None, true)
+        .await
+        .unwrap();
     let binding = bindings.get(&spec.name).unwrap();
     assert_eq!(binding.trouble, None);
     assert_eq!(binding.target.as_ref().unwrap().spec, *moved);
+}
+
+#[tokio::test]
+async fn a_generation_goes_up_when_the_branch_has_other_data() {
+    let state = Arc::new(State::in_memory());
+    let (bindings, spec) = bindings(&state);
+    assert_eq!(generation(&bindings, &spec, outcome("br-a", 1)).await, 1);
+    assert!(!bindings.has_other_data(&spec.name, &outcome("br-a", 1)));
+    let reset = || Outcome {
+        reset_at: Some(Timestamp::UNIX_EPOCH),
+        ..outcome("br-a", 1)
+    };
+    assert!(bindings.has_other_data(&spec.name, &reset()));
+    let reason = Some("reset".to_owned());
+    bindings.ready(&spec, reset(), reason, true).await.unwrap();
+    assert!(!bindings.has_other_data(&spec.name, &reset()));
+    let binding = bindings.get(&spec.name).unwrap();
+    let target = binding.target.as_ref().unwrap();
+    assert_eq!((target.generation, &*target.reason), (2, "reset"));
+    assert_eq!(generation(&bindings, &spec, reset()).await, 2);
 }

@@ -80,5 +80,9 @@ fn line(event: &pb::AuditEvent) -> String {
         .map(String::as_str)
         .filter(|text| !text.is_empty())
         .collect();
-    format!("{time:.3}  {action:9}  {}  {}", about.join("  "), event.message)
+    format!(
+        "{time:.3}  {action:9}  {}  {}",
+        about.join("  "),
+        event.message
+    )
 }

@@ -19,6 +19,7 @@ pub(super) struct Arguments {
     /// Where the broker is.
     #[arg(
         long,
+        global = true,
         value_name = "URL",
         default_value = "http://127.0.0.1:7431",
         env = "BROKER_URL"
@@ -26,16 +27,26 @@ pub(super) struct Arguments {
     broker: String,
     /// PEM file of the authorities that the broker's certificate has to come
     /// from. Without it: those that browsers trust.
-    #[arg(long, value_name = "FILE", env = "BROKER_CA_FILE")]
+    #[arg(long, global = true, value_name = "FILE", env = "BROKER_CA_FILE")]
     broker_ca_file: Option<PathBuf>,
     /// PEM file of this caller's certificate.
-    #[arg(long, value_name = "FILE", env = "BROKER_CLIENT_CERT_FILE")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "BROKER_CLIENT_CERT_FILE"
+    )]
     broker_client_cert_file: Option<PathBuf>,
     /// PEM file of that certificate's key.
-    #[arg(long, value_name = "FILE", env = "BROKER_CLIENT_KEY_FILE")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "BROKER_CLIENT_KEY_FILE"
+    )]
     broker_client_key_file: Option<PathBuf>,
     /// File of the token that says who calls.
-    #[arg(long, value_name = "FILE", env = "BROKER_TOKEN_FILE")]
+    #[arg(long, global = true, value_name = "FILE", env = "BROKER_TOKEN_FILE")]
     broker_token_file: Option<PathBuf>,
 }
 
@@ -92,11 +103,15 @@ impl From<ConnectError> for Error {
 /// `broker plan`.
 pub(super) async fn plan(arguments: Arguments) -> Result<(), Error> {
     let mut client = ConfigServiceClient::new(connect(&arguments).await?);
-    let steps = client.plan(pb::PlanRequest {}).await.map_err(refused)?;
+    let plan = client.plan(pb::PlanRequest {}).await.map_err(refused)?;
+    let plan = plan.into_inner();
     print(
-        &steps.into_inner().steps,
+        &plan.steps,
         "nothing to do: the world is as broker.toml declares it",
     );
+    for remark in &plan.remarks {
+        println!("note: {remark}");
+    }
     Ok(())
 }
 

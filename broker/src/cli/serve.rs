@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,16 +18,18 @@ use tokio::sync::watch;
 use url::Url;
 
 use crate::bindings::Bindings;
+use crate::branches::Branches;
 use crate::closer::Closer;
 use crate::config::{Config, ConfigError};
 use crate::credentials::{Key, KeyError};
 use crate::keeper::Keeper;
 use crate::leases::Leases;
 use crate::logins::Logins;
-use crate::neon::{self, Neon};
+use crate::neon::{self, Limits, Neon};
+use crate::operations::Operations;
 use crate::postgres::OwnerUri;
 use crate::reconcile;
-use crate::server::{self, Broker};
+use crate::server::{self, Answers, Broker};
 use crate::state::{Database, DatabaseError, State};
 use crate::text::one_line;
 
@@ -77,6 +80,23 @@ pub(super) struct Arguments {
         env = "NEON_API_URL"
     )]
     neon_api_url: String,
+    /// Requests that Neon takes from the account in a minute. Callers wait when
+    /// they are used up. For brokers that share an account: a part each.
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = Limits::NEON.per_minute,
+        env = "NEON_REQUESTS_PER_MINUTE"
+    )]
+    neon_requests_per_minute: NonZeroU32,
+    /// Requests that Neon takes from the account in a second on one route.
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = Limits::NEON.per_second_per_route,
+        env = "NEON_REQUESTS_PER_SECOND_PER_ROUTE"
+    )]
+    neon_requests_per_second_per_route: NonZeroU32,
     #[command(flatten)]
     security: SecurityArgs,
     #[command(flatten)]
@@ -162,7 +182,7 @@ pub(super) async fn serve(arguments: Arguments) -> Result<(), Error> {
     ));
     let bindings = Arc::new(Bindings::new(Arc::clone(&state), clock.clone()));
     let page_tokens = PageTokens::new(&key.page_token_key());
-    let logins = Arc::new(Logins::new(key, clock));
+    let logins = Arc::new(Logins::new(key, clock.clone()));
     let keeper = Arc::new(Keeper::new(
         neon,
         arguments.config.clone(),
@@ -170,6 +190,7 @@ pub(super) async fn serve(arguments: Arguments) -> Result<(), Error> {
         Arc::clone(&state),
         Arc::clone(&bindings),
         Arc::clone(&leases),
+        Arc::clone(&logins),
     ));
     let closer = Closer::new(
         Arc::clone(&state),
@@ -180,21 +201,21 @@ pub(super) async fn serve(arguments: Arguments) -> Result<(), Error> {
     let broker = Broker {
         state: Arc::clone(&state),
         keeper: Arc::clone(&keeper),
+        branches: Branches::new(Arc::clone(&keeper), Arc::clone(&bindings)),
+        operations: Arc::new(Operations::new(clock.clone())),
+        answers: Answers::new(clock.clone()),
         bindings,
         leases: Arc::clone(&leases),
         logins,
         page_tokens,
+        clock,
     };
     let _reloading = reload("grants in broker.toml", vec![arguments.config], {
         let keeper = Arc::clone(&keeper);
         move || keeper.reload_grants().map_err(|error| one_line(&error))
     });
     tokio::spawn(async move { leases.sweep().await });
-    tokio::spawn(tell_health(
-        health,
-        Arc::clone(&state),
-        keeper.was_ready(),
-    ));
+    tokio::spawn(tell_health(health, Arc::clone(&state), keeper.was_ready()));
     tokio::spawn({
         let keeper = Arc::clone(&keeper);
         async move { keeper.follow().await }
@@ -299,7 +320,12 @@ fn neon_of(arguments: &Arguments) -> Result<Neon, Error> {
         given: url.clone(),
         source,
     })?;
-    Ok(Neon::new(NeonClient::new(url, Secret::from(key))?, project))
+    let client = NeonClient::new(url, Secret::from(key))?;
+    let limits = Limits {
+        per_minute: arguments.neon_requests_per_minute,
+        per_second_per_route: arguments.neon_requests_per_second_per_route,
+    };
+    Ok(Neon::new(client, project, limits))
 }
 
 /// Where the state is to be. None: in memory.

@@ -259,7 +259,11 @@ async fn what_happens_to_a_lease_is_told_and_renewals_once_an_hour() {
         generation: 2,
         ..lease.grant.clone()
     };
-    bench.leases.moved(lease.id, moved.clone(), 0).await.unwrap();
+    bench
+        .leases
+        .moved(lease.id, moved.clone(), 0)
+        .await
+        .unwrap();
     bench.leases.moved(lease.id, moved, 0).await.unwrap();
     bench.leases.release(lease.id, None).await.unwrap();
     bench.leases.release(lease.id, None).await.unwrap();

@@ -1,22 +1,21 @@
 //! Branches: finding them, and making one when it is missing.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use neon_api::BranchId;
-use neon_api::types::{Branch, BranchCreateRequest, BranchState, BranchesResponse};
+use neon_api::types::{BranchState, BranchesResponse};
 
-use super::{BINDING, Error, Found, MANAGED_BY, Neon, is_managed, retry};
-use crate::names::{BindingName, BranchName};
+use super::retry::Asked;
+use super::{Error, Found, Neon, NewBranch, Turn};
+use crate::names::BranchName;
 
-/// How often a lost creation is looked for before it is repeated. Behind a
+/// How often a lost mutation is looked for before it is repeated. Behind a
 /// gateway that gave up, Neon may be at work still.
-const LOOKS_FOR_LOST_MAX: u32 = 4;
+pub(super) const LOOKS_FOR_LOST_MAX: u32 = 4;
 /// The pause between such looks, in milliseconds.
-const LOOK_FOR_LOST_MS: u64 = 500;
-/// How often a creation is sent after it was lost and not found.
-const LOST_CREATES_MAX: u32 = 3;
+pub(super) const LOOK_FOR_LOST_MS: u64 = 500;
+/// How often a mutation is sent after it was lost and not found.
+pub(super) const LOST_MAX: u32 = 3;
 /// How long a branch may take to get ready, in seconds.
 const READY_SECONDS_MAX: u64 = 120;
 /// Pauses between looks at a branch that is not ready, in milliseconds.
@@ -27,131 +26,169 @@ const READY_POLL_MS_MAX: u64 = 1_000;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ensured {
     /// The branch.
-    pub branch: Branch,
+    pub found: Found,
     /// Whether it was made just now.
     pub created: bool,
-}
-
-/// Creations that are under way, by name: who asks for the same branch waits
-/// for the first, and finds it.
-#[derive(Debug, Default)]
-pub(super) struct Flights(Mutex<HashMap<BranchName, Arc<tokio::sync::Mutex<()>>>>);
-
-impl Flights {
-    fn of(&self, name: &BranchName) -> Arc<tokio::sync::Mutex<()>> {
-        let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Nobody else has those that only this map holds.
-        flights.retain(|_, flight| Arc::strong_count(flight) > 1);
-        Arc::clone(flights.entry(name.clone()).or_default())
-    }
 }
 
 impl Neon {
     /// All branches of the project, by name.
     pub async fn branches(&self) -> Result<Vec<Found>, Error> {
-        let page = retry::reads(|| self.client.list_all_branches(&self.project, None))
-            .await
-            .map_err(|error| Error::api("list the branches", error))?;
-        let mut found = found_in(page);
+        let mut found = self.branches_holding(None, "list the branches").await?;
         found.sort_by(|a, b| a.branch.name.cmp(&b.branch.name));
         Ok(found)
     }
 
     /// The branch of that id.
     pub async fn branch(&self, id: &BranchId) -> Result<Option<Found>, Error> {
-        match retry::reads(|| self.client.get_branch(&self.project, id)).await {
-            Ok(answer) => Ok(Some(Found {
-                managed: is_managed(answer.annotation.as_ref()),
-                branch: answer.branch,
-            })),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(Error::api(format!("get the branch {id}"), error)),
-        }
+        let what = format!("get the branch {id}");
+        let asked = Asked {
+            route: "GET branch",
+            what: &what,
+        };
+        let (client, project) = self.place();
+        let reading = async {
+            match self.read(asked, || client.get_branch(project, id)).await {
+                Ok(answer) => Ok(Some(Found::new(answer.branch, answer.annotation.as_ref()))),
+                Err(error) if error.is_not_found() => Ok(None),
+                Err(error) => Err(error),
+            }
+        };
+        let key = (id.clone(), self.shared.age());
+        self.shared.branches.share(key, Box::pin(reading)).await
     }
 
     /// The branch of that name.
     pub async fn branch_named(&self, name: &BranchName) -> Result<Option<Found>, Error> {
-        let search = || {
-            self.client
-                .list_all_branches(&self.project, Some(name.as_str()))
-        };
-        let page = retry::reads(search)
-            .await
-            .map_err(|error| Error::api(format!("look for the branch {name}"), error))?;
+        let what = format!("look for the branch {name}");
+        let found = self.branches_holding(Some(name.as_str()), &what).await?;
         // The search takes parts of names, and ids.
-        Ok(found_in(page)
+        Ok(found
             .into_iter()
             .find(|found| found.branch.name == name.as_str()))
     }
 
-    /// The branch of that name, ready for queries; made from its parent, with a
-    /// read-write endpoint and our annotation, when it is not there. `parent`:
-    /// `None` for the project's default branch.
-    pub async fn branch_ensure(
+    async fn branches_holding(
         &self,
-        name: &BranchName,
-        parent: Option<&BranchId>,
-        binding: &BindingName,
-    ) -> Result<Ensured, Error> {
-        let flight = self.flights.of(name);
-        let _alone = flight.lock().await;
+        search: Option<&str>,
+        what: &str,
+    ) -> Result<Vec<Found>, Error> {
+        let asked = Asked {
+            route: "GET branches",
+            what,
+        };
+        let (client, project) = self.place();
+        let reading = async {
+            let page = self
+                .read(asked, || client.list_all_branches(project, search))
+                .await?;
+            Ok(found_in(page))
+        };
+        let key = (search.map(str::to_owned), self.shared.age());
+        self.shared.lists.share(key, Box::pin(reading)).await
+    }
+
+    /// The branch of that name, ready for queries; made when it is not there.
+    /// Many who want the same one at once cause one creation.
+    pub async fn branch_ensure(&self, new: &NewBranch) -> Result<Ensured, Error> {
+        let mut is_ours = false;
+        let making = async {
+            is_ours = true;
+            self.branch_find_or_create(new).await
+        };
+        let ensured = self
+            .shared
+            .creations
+            .share(new.clone(), Box::pin(making))
+            .await?;
+        Ok(Ensured {
+            created: ensured.created && is_ours,
+            ..ensured
+        })
+    }
+
+    async fn branch_find_or_create(&self, new: &NewBranch) -> Result<Ensured, Error> {
+        let name = &new.name;
         if let Some(found) = self.branch_named(name).await? {
             if !found.managed {
                 tracing::info!(branch = %name, id = %found.branch.id, "using a branch that the broker did not make");
             }
-            return self.ready(name, found.branch, false).await;
+            return self.ready(found, false).await;
         }
-        let (branch, created) = self.branch_create(name, parent, binding).await?;
-        self.ready(name, branch, created).await
+        let turn = self.turn().await?;
+        let (found, created) = match self.branch_named(name).await? {
+            Some(found) => (found, false),
+            None => self.branch_create(new, &turn).await?,
+        };
+        self.ready(found, created).await
     }
 
     /// Creates the branch, or finds the one that somebody, most often an earlier
     /// request of ours whose answer was lost, has created meanwhile.
-    async fn branch_create(
-        &self,
-        name: &BranchName,
-        parent: Option<&BranchId>,
-        binding: &BindingName,
-    ) -> Result<(Branch, bool), Error> {
-        let binding = binding.to_string();
-        let mut request = BranchCreateRequest::named(name.as_str())
-            .read_write_endpoint()
-            .annotation([MANAGED_BY, (BINDING, &binding)]);
-        if let Some(parent) = parent {
-            request = request.parent(parent.clone());
-        }
+    async fn branch_create(&self, new: &NewBranch, _turn: &Turn) -> Result<(Found, bool), Error> {
+        let name = &new.name;
+        let request = new.request();
+        let what = format!("create the branch {name}");
+        let asked = Asked {
+            route: "POST branches",
+            what: &what,
+        };
+        let (client, project) = self.place();
         let mut lost = 0;
         loop {
-            let error =
-                match retry::mutations(|| self.client.create_branch(&self.project, &request)).await
-                {
-                    Ok(created) => {
-                        let id = &created.branch.id;
-                        self.operations_follow(id, &created.operations).await?;
-                        tracing::debug!(branch = %name, %id, "created a branch");
-                        return Ok((created.branch, true));
-                    }
-                    Err(error) => error,
-                };
+            let creating = self.mutate(asked, || client.create_branch(project, &request));
+            let error = match creating.await {
+                Ok(created) => {
+                    let id = &created.branch.id;
+                    self.operations_follow(id, &created.operations).await?;
+                    tracing::debug!(branch = %name, %id, "created a branch");
+                    let request = match &new.purpose {
+                        super::Purpose::Request(request) => Some(request.clone()),
+                        super::Purpose::Binding(_) => None,
+                    };
+                    let found = Found {
+                        branch: created.branch,
+                        managed: true,
+                        request,
+                    };
+                    return Ok((found, true));
+                }
+                Err(error) => error,
+            };
             if !error.is_conflict() && !error.outcome_is_unknown() {
-                return Err(Error::api(format!("create the branch {name}"), error));
+                return Err(error);
             }
-            if let Some(found) = self.branch_look_for_lost(name).await? {
+            let found = self.look_for_lost(|| self.branch_named(name)).await?;
+            if let Some(found) = found {
                 let id = &found.branch.id;
                 tracing::info!(branch = %name, %id, "found the branch after a lost or refused creation");
-                return Ok((found.branch, found.managed));
+                // One for a binding is marked as ours, and nothing more.
+                let is_ours = match new.purpose {
+                    super::Purpose::Request(_) => new.is_request(found.request.as_deref()),
+                    super::Purpose::Binding(_) => found.managed,
+                };
+                return Ok((found, is_ours));
             }
             lost += 1;
-            if error.is_conflict() || lost == LOST_CREATES_MAX {
-                return Err(Error::api(format!("create the branch {name}"), error));
+            if error.is_conflict() || lost == LOST_MAX {
+                return Err(error);
             }
             tracing::warn!(branch = %name, "a creation was lost and left nothing: repeating it");
         }
     }
 
-    async fn branch_look_for_lost(&self, name: &BranchName) -> Result<Option<Found>, Error> {
+    /// Looks for what a lost mutation should have left, some times.
+    pub(super) async fn look_for_lost<T, F>(
+        &self,
+        mut look: impl FnMut() -> F,
+    ) -> Result<Option<T>, Error>
+    where
+        F: Future<Output = Result<Option<T>, Error>>,
+    {
         for _ in 0..LOOKS_FOR_LOST_MAX {
-            if let Some(found) = self.branch_named(name).await? {
+            // What was read before the loss does not count.
+            self.shared.mutated();
+            if let Some(found) = look().await? {
                 return Ok(Some(found));
             }
             tokio::time::sleep(Duration::from_millis(LOOK_FOR_LOST_MS)).await;
@@ -160,42 +197,41 @@ impl Neon {
     }
 
     /// Waits until the branch can be queried.
-    async fn ready(
-        &self,
-        name: &BranchName,
-        mut branch: Branch,
-        created: bool,
-    ) -> Result<Ensured, Error> {
+    pub(super) async fn ready(&self, mut found: Found, created: bool) -> Result<Ensured, Error> {
         let waited = Duration::from_secs(READY_SECONDS_MAX);
         let deadline = tokio::time::Instant::now() + waited;
         let mut pause = Duration::from_millis(READY_POLL_MS_MIN);
+        let what = format!("look at the branch {}", found.branch.name);
+        let asked = Asked {
+            route: "GET branch",
+            what: &what,
+        };
+        let (client, project) = self.place();
+        let mut looked = false;
         loop {
             // A state that this broker does not know yet is left to Postgres.
-            if !matches!(
-                branch.current_state,
+            let is_busy = matches!(
+                found.branch.current_state,
                 BranchState::Init | BranchState::Resetting
-            ) {
-                return Ok(Ensured { branch, created });
+            );
+            if !is_busy {
+                return Ok(Ensured { found, created });
             }
             if tokio::time::Instant::now() >= deadline {
                 return Err(Error::BranchSlow {
-                    branch: name.clone(),
-                    state: branch.current_state.to_string(),
+                    branch: found.branch.name,
+                    state: found.branch.current_state.to_string(),
                     waited,
                 });
             }
-            let id = branch.id.clone();
-            branch = retry::reads_of_new(|| self.client.get_branch(&self.project, &id))
-                .await
-                .map_err(|error| Error::api(format!("look at the branch {name}"), error))?
-                .branch;
-            if matches!(
-                branch.current_state,
-                BranchState::Init | BranchState::Resetting
-            ) {
+            if looked {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_millis(READY_POLL_MS_MAX));
             }
+            let id = found.branch.id.clone();
+            let look = || client.get_branch(project, &id);
+            found.branch = self.read_of_new(asked, look).await?.branch;
+            looked = true;
         }
     }
 }
@@ -204,9 +240,9 @@ fn found_in(page: BranchesResponse) -> Vec<Found> {
     let annotations = page.annotations;
     page.branches
         .into_iter()
-        .map(|branch| Found {
-            managed: is_managed(annotations.get(&branch.id)),
-            branch,
+        .map(|branch| {
+            let notes = annotations.get(&branch.id);
+            Found::new(branch, notes)
         })
         .collect()
 }

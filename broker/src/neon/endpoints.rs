@@ -5,7 +5,8 @@ use std::time::Duration;
 use neon_api::BranchId;
 use neon_api::types::{EndpointCreateRequest, EndpointType, Operation};
 
-use super::{Error, Neon, retry};
+use super::retry::Asked;
+use super::{Error, Neon};
 
 /// How long an operation is followed, in seconds. A compute starts in one or
 /// two; Neon's own tools give up after 300.
@@ -17,13 +18,14 @@ const OPERATION_POLL_MS_MAX: u64 = 1_000;
 impl Neon {
     /// Whether a branch has a read-write endpoint.
     pub async fn endpoint_exists(&self, branch: &BranchId) -> Result<bool, Error> {
-        let list = || self.client.list_branch_endpoints(&self.project, branch);
-        let endpoints = retry::reads_of_new(list)
-            .await
-            .map_err(|error| {
-                Error::api(format!("list the endpoints of the branch {branch}"), error)
-            })?
-            .endpoints;
+        let what = format!("list the endpoints of the branch {branch}");
+        let asked = Asked {
+            route: "GET branch endpoints",
+            what: &what,
+        };
+        let (client, project) = self.place();
+        let list = || client.list_branch_endpoints(project, branch);
+        let endpoints = self.read_of_new(asked, list).await?.endpoints;
         Ok(endpoints
             .iter()
             .any(|endpoint| endpoint.endpoint_type == EndpointType::ReadWrite))
@@ -35,9 +37,16 @@ impl Neon {
         if self.endpoint_exists(branch).await? {
             return Ok(false);
         }
+        let what = format!("create an endpoint for the branch {branch}");
+        let asked = Asked {
+            route: "POST endpoints",
+            what: &what,
+        };
         let request = EndpointCreateRequest::read_write(branch.clone());
-        let create = || self.client.create_endpoint(&self.project, &request);
-        match retry::mutations(create).await {
+        let (client, project) = self.place();
+        let _turn = self.turn().await?;
+        let creating = self.mutate(asked, || client.create_endpoint(project, &request));
+        match creating.await {
             Ok(created) => {
                 self.operations_follow(branch, &created.operations).await?;
                 tracing::debug!(%branch, endpoint = %created.endpoint.id, "created an endpoint");
@@ -48,10 +57,10 @@ impl Neon {
             Err(error) if error.is_conflict() || error.outcome_is_unknown() => {
                 match self.endpoint_exists(branch).await? {
                     true => Ok(false),
-                    false => Err(Error::api(create_words(branch), error)),
+                    false => Err(error),
                 }
             }
-            Err(error) => Err(Error::api(create_words(branch), error)),
+            Err(error) => Err(error),
         }
     }
 
@@ -82,19 +91,15 @@ impl Neon {
     }
 
     async fn operation(&self, branch: &BranchId, known: &Operation) -> Result<Operation, Error> {
-        let get = || self.client.get_operation(&self.project, known.id);
-        match retry::reads_of_new(get).await {
-            Ok(answer) => Ok(answer.operation),
-            Err(error) => {
-                let what = format!("follow an operation on the branch {branch}");
-                Err(Error::api(what, error))
-            }
-        }
+        let what = format!("follow an operation on the branch {branch}");
+        let asked = Asked {
+            route: "GET operation",
+            what: &what,
+        };
+        let (client, project) = self.place();
+        let get = || client.get_operation(project, known.id);
+        Ok(self.read_of_new(asked, get).await?.operation)
     }
-}
-
-fn create_words(branch: &BranchId) -> String {
-    format!("create an endpoint for the branch {branch}")
 }
 
 fn failed(branch: &BranchId, operation: Operation) -> Error {

@@ -66,7 +66,7 @@ async fn start(creations: &[Creation]) -> (Neon, Shared) {
     tokio::spawn(async move { axum::serve(listener, router).await });
     let client = NeonClient::new(url.parse().unwrap(), Secret::from("key")).unwrap();
     let project = "late-frost-12345678".parse().unwrap();
-    (Neon::new(client, project), script)
+    (Neon::new(client, project, Limits::NEON), script)
 }
 
 async fn list(
@@ -191,8 +191,8 @@ fn the_operation(status: &str) -> Value {
 
 async fn ensure(neon: &Neon, name: &str) -> Result<Ensured, Error> {
     let binding: BindingName = "services/users/versions/v1".parse().unwrap();
-    neon.branch_ensure(&name.parse().unwrap(), None, &binding)
-        .await
+    let new = NewBranch::for_binding(name.parse().unwrap(), None, binding);
+    neon.branch_ensure(&new).await
 }
 
 fn seen(script: &Shared) -> (usize, usize) {
@@ -205,10 +205,10 @@ async fn a_missing_branch_is_made_once_with_our_annotation_and_ready() {
     let (neon, script) = start(&[Creation::Answered]).await;
     let made = ensure(&neon, "api_v1_branch").await.unwrap();
     assert!(made.created);
-    assert_eq!(made.branch.current_state.as_str(), "ready");
+    assert_eq!(made.found.branch.current_state.as_str(), "ready");
     let found = ensure(&neon, "api_v1_branch").await.unwrap();
     assert!(!found.created);
-    assert_eq!(found.branch.id, made.branch.id);
+    assert_eq!(found.found.branch.id, made.found.branch.id);
     assert_eq!(seen(&script), (1, 1));
     assert!(neon.branches().await.unwrap()[0].managed);
 }
@@ -234,7 +234,7 @@ async fn many_who_want_one_missing_branch_cause_one_creation() {
 async fn a_lost_answer_is_looked_for_and_not_repeated() {
     let (neon, script) = start(&[Creation::AnswerLost]).await;
     let found = ensure(&neon, "api_v1_branch").await.unwrap();
-    assert_eq!(found.branch.name, "api_v1_branch");
+    assert_eq!(found.found.branch.name, "api_v1_branch");
     assert_eq!(seen(&script), (1, 1));
 }
 

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use neon_api::BranchId;
 
 use super::look::LOOK_LIMIT;
 use super::steps::{step, steps_of};
-use super::{Action, Error, Step, budget, look};
+use super::{Action, Error, Step, budget, lineage, look};
 use crate::config::{BindingSpec, Config};
 use crate::names::{BindingName, BranchName};
-use crate::neon::{Ensured, Found, Neon, OwnerUris};
+use crate::neon::{Ensured, Found, Neon, NewBranch, OwnerUris};
 use crate::postgres::bounded;
 use crate::{migrate, postgres, roles, seed};
 
@@ -25,6 +26,8 @@ pub struct Outcome {
     pub branch: BranchId,
     /// How the owner connects to it.
     pub uris: OwnerUris,
+    /// When the branch was last reset or restored.
+    pub reset_at: Option<Timestamp>,
     /// The newest revision there, by its folder's name.
     pub revision: Option<String>,
 }
@@ -87,7 +90,8 @@ struct Run<'a> {
 
 impl Run<'_> {
     async fn binding(mut self, known: &mut BTreeMap<BranchName, Found>) -> Result<Outcome, Error> {
-        let Ensured { branch, created } = self.branch(known).await?;
+        let Ensured { found, created } = self.branch(known).await?;
+        let branch = found.branch;
         if self.neon.endpoint_ensure(&branch.id).await? && !created {
             self.took(Action::CreateEndpoint);
         }
@@ -97,6 +101,7 @@ impl Run<'_> {
         Ok(Outcome {
             branch: branch.id,
             uris,
+            reset_at: branch.last_reset_at,
             revision: self.spec.head().map(|revision| revision.name.clone()),
         })
     }
@@ -106,8 +111,11 @@ impl Run<'_> {
         let spec = self.spec;
         let parent = spec.parent.as_ref().map(|name| (name, known.get(name)));
         match (known.get(&spec.branch), parent) {
-            (Some(found), Some((name, Some(parent)))) => warn_of_drift(spec, found, name, parent),
-            (Some(_), _) => {}
+            (Some(_), _) => {
+                if let Some(remark) = lineage::remark(spec, known.values()) {
+                    tracing::info!(binding = %spec.name, "{remark}");
+                }
+            }
             (None, Some((name, None))) => {
                 return Err(Error::ParentNotFound {
                     branch: spec.branch.clone(),
@@ -118,18 +126,15 @@ impl Run<'_> {
             (None, None) => {}
         }
         let parent_id = parent.and_then(|(_, found)| found.map(|found| found.branch.id.clone()));
-        let ensured = self
-            .neon
-            .branch_ensure(&spec.branch, parent_id.as_ref(), &spec.name)
-            .await?;
+        let new = NewBranch::for_binding(spec.branch.clone(), parent_id, spec.name.clone());
+        let ensured = self.neon.branch_ensure(&new).await?;
         if ensured.created {
             let parent = spec.parent.clone();
             self.took(Action::CreateBranch { parent });
         }
-        known.entry(spec.branch.clone()).or_insert_with(|| Found {
-            branch: ensured.branch.clone(),
-            managed: ensured.created,
-        });
+        known
+            .entry(spec.branch.clone())
+            .or_insert_with(|| ensured.found.clone());
         Ok(ensured)
     }
 
@@ -226,14 +231,5 @@ impl Run<'_> {
         let step = step(self.spec, action);
         tracing::info!(binding = %step.binding, "{step}");
         self.applied.steps.push(step);
-    }
-}
-
-fn warn_of_drift(spec: &BindingSpec, found: &Found, name: &BranchName, parent: &Found) {
-    if found.branch.parent_id.as_ref() != Some(&parent.branch.id) {
-        tracing::warn!(
-            binding = %spec.name, branch = %spec.branch, parent = %name,
-            "the branch is there, and is not a child of its declared parent; it is used as it is"
-        );
     }
 }

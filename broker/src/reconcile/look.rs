@@ -6,7 +6,7 @@ use std::time::Duration;
 use neon_api::BranchId;
 use tokio_postgres::Client;
 
-use super::{Error, Inside, World, budget};
+use super::{Error, Inside, World, budget, lineage};
 use crate::config::{Config, ServiceSpec};
 use crate::names::BranchName;
 use crate::neon::{Found, Neon};
@@ -21,6 +21,7 @@ pub async fn look(neon: &Neon, config: &Config) -> Result<World, Error> {
     let there = branches_by_name(neon).await?;
     let mut world = World::default();
     for spec in &config.bindings {
+        world.remarks.extend(lineage::remark(spec, there.values()));
         for name in [Some(&spec.branch), spec.parent.as_ref()]
             .into_iter()
             .flatten()

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Action, Error, Limits, Step, budget};
+use super::{Action, Error, Limits, Remark, Step, budget};
 use crate::config::{BindingSpec, Config};
 use crate::names::{BranchName, ServiceName};
 
@@ -15,6 +15,8 @@ pub struct World {
     pub inside: BTreeMap<(BranchName, ServiceName), Inside>,
     /// What a branch's Postgres is set to, where it could be asked.
     pub limits: BTreeMap<BranchName, Limits>,
+    /// What is otherwise than declared, and stays so.
+    pub remarks: Vec<Remark>,
 }
 
 /// What a service has on a branch.

@@ -71,6 +71,20 @@ pub async fn login_ensure(
     Ok(role)
 }
 
+/// Login roles of ours that somebody may log in as, whatever branch they are of.
+pub async fn logins_open(client: &Client) -> Result<Vec<String>, postgres::Error> {
+    let rows = client
+        .query(
+            "SELECT rolname FROM pg_roles
+             WHERE rolcanlogin AND starts_with(shobj_description(oid, 'pg_authid'), $1)
+             ORDER BY rolname",
+            &[&LOGIN_COMMENT],
+        )
+        .await
+        .attempted("list lease roles")?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
 /// Closes a login role that no lease uses: nobody logs in as it, and who has is
 /// thrown out. `may_close` is asked when no other broker can make the role. False:
 /// it did not. A role that is not ours, or not there, is left alone.

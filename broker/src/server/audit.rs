@@ -1,9 +1,9 @@
 //! AuditService.
 
 use jiff::Timestamp;
+use prost::Message as _;
 use proto::broker::v1 as pb;
 use proto::broker::v1::audit_service_server::AuditService;
-use prost::Message as _;
 use rpc::page;
 use rpc::status::{FieldViolation, FieldViolations};
 use tonic::{Request, Response, Status};
@@ -63,8 +63,10 @@ fn filter(request: &pb::ListAuditEventsRequest) -> String {
 
 fn query(request: pb::ListAuditEventsRequest, violations: &mut FieldViolations) -> Option<Query> {
     let named = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    let service = named(&request.service).map(|text| request::name::<ServiceName>("service", &text));
-    let branch = named(&request.branch).map(|text| request::name::<BranchResource>("branch", &text));
+    let service =
+        named(&request.service).map(|text| request::name::<ServiceName>("service", &text));
+    let branch =
+        named(&request.branch).map(|text| request::name::<BranchResource>("branch", &text));
     let start = request.start_time.map(|at| moment("start_time", at));
     let end = request.end_time.map(|at| moment("end_time", at));
     let service = violations.take(service.transpose());
@@ -103,7 +105,11 @@ fn wire(event: Event) -> pb::AuditEvent {
         time: Some(time(event.time)),
         action: action.into(),
         binding: text(event.binding.map(|binding| binding.to_string())),
-        branch: text(event.branch.map(|branch| BranchResource(branch).to_string())),
+        branch: text(
+            event
+                .branch
+                .map(|branch| BranchResource(branch).to_string()),
+        ),
         lease: text(event.lease.map(|lease| lease.to_string())),
         holder: event.holder,
         message: event.message,

@@ -22,12 +22,14 @@ impl BindingService for Broker {
         let page = Page::of(
             &self.page_tokens,
             LIST,
+            String::new(),
             request.page_size,
             &request.page_token,
         )?;
         let all = self.bindings.list();
         let all = all.iter().map(|binding| wire(binding));
-        let (bindings, next_page_token) = page.cut(&self.page_tokens, all, |item| &item.name);
+        let (bindings, next_page_token) =
+            page.cut(&self.page_tokens, all, |item| item.name.clone());
         Ok(Response::new(pb::ListBindingsResponse {
             bindings,
             next_page_token,

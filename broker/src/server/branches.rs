@@ -4,16 +4,38 @@ use std::time::SystemTime;
 
 use jiff::Timestamp;
 use neon_api::types::BranchState;
+use prost::Message as _;
 use proto::broker::v1 as pb;
 use proto::broker::v1::branch_service_server::BranchService;
+use proto::google::longrunning::Operation;
 use tonic::{Request, Response, Status};
 
+use super::branch_requests as decode;
+use super::filter::{self, Field, Filter, Kind, Order, Value};
+use super::operations::{BRANCH, EMPTY, any};
 use super::request::{self, Page};
 use super::{Broker, Error};
+use crate::branches::{self, etag};
 use crate::names::BranchResource;
 use crate::neon::Found;
 
 const LIST: &str = "broker.v1.BranchService/ListBranches";
+/// What a list can be narrowed by.
+const FIELDS: [Field; 8] = [
+    ("display_name", Kind::Text),
+    ("parent", Kind::Text),
+    ("state", Kind::Text),
+    ("default", Kind::Flag),
+    ("protected", Kind::Flag),
+    ("managed", Kind::Flag),
+    ("create_time", Kind::Time),
+    ("expire_time", Kind::Time),
+];
+/// What it can be sorted by.
+const SORTED: [&str; 3] = ["display_name", "create_time", "expire_time"];
+
+/// Where a branch is in a list: by what was asked for, then by its id.
+type Key = (filter::Key, String);
 
 #[tonic::async_trait]
 impl BranchService for Broker {
@@ -23,17 +45,31 @@ impl BranchService for Broker {
     ) -> Result<Response<pb::ListBranchesResponse>, Status> {
         self.rights(&request)?.may_read()?;
         let request = request.into_inner();
-        let page = Page::of(
+        let filter = Filter::parse(&request.filter, &FIELDS).map_err(Error::from)?;
+        let order = Order::parse(&request.order_by, &SORTED, "display_name");
+        let order = order.map_err(Error::from)?;
+        let page = Page::<Key>::of(
             &self.page_tokens,
             LIST,
+            format!("{}\n{}", request.order_by, request.filter),
             request.page_size,
             &request.page_token,
         )?;
         let all = self.keeper.neon().branches().await.map_err(Error::from)?;
-        let (found, next_page_token) = page.cut(&self.page_tokens, all, |found| &found.branch.name);
+        let fitting = all
+            .into_iter()
+            .filter(|found| filter.fits(|field| value(found, field)));
+        let mut fitting: Vec<(Key, Found)> = fitting
+            .map(|found| {
+                let id = found.branch.id.to_string();
+                ((order.key(|field| value(&found, field)), id), found)
+            })
+            .collect();
+        fitting.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let (found, next_page_token) = page.cut(&self.page_tokens, fitting, |(key, _)| key.clone());
         let branches = found
             .into_iter()
-            .map(|found| self.branch_wire(found))
+            .map(|(_, found)| self.branch_wire(found))
             .collect();
         Ok(Response::new(pb::ListBranchesResponse {
             branches,
@@ -48,22 +84,173 @@ impl BranchService for Broker {
         self.rights(&request)?.may_read()?;
         let name: BranchResource =
             request::name("name", &request.into_inner().name).map_err(Error::from)?;
-        let found = self
-            .keeper
-            .neon()
-            .branch(&name.0)
-            .await
-            .map_err(Error::from)?;
-        let found = found.ok_or(Error::BranchNotFound(name))?;
+        let found = self.keeper.neon().branch(&name.0).await;
+        let found = found.map_err(Error::from)?;
+        let found = found.ok_or(branches::Error::NotFound {
+            field: "name",
+            name,
+        });
         Ok(Response::new(pb::GetBranchResponse {
-            branch: Some(self.branch_wire(found)),
+            branch: Some(self.branch_wire(found.map_err(Error::from)?)),
         }))
+    }
+
+    async fn create_branch(
+        &self,
+        request: Request<pb::CreateBranchRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        let rights = self.rights(&request)?;
+        rights.may_administer()?;
+        let mut request = request.into_inner();
+        let id = std::mem::take(&mut request.request_id);
+        let encoded = request.encode_to_vec();
+        let new = decode::create(&request, &encoded, self.now())?;
+        let call = self.call(&rights, "CreateBranch", &id, encoded, String::new())?;
+        let (broker, made) = (self.clone(), new.clone());
+        let check = async { self.branches.check_create(&new).await.map(|_| ()) };
+        let work = |work: crate::operations::Work| async move {
+            let found = broker.branches.create(&made, &work).await?;
+            work.describe(BranchResource(found.branch.id.clone()).to_string());
+            Ok(any(BRANCH, &broker.branch_wire(found)))
+        };
+        Box::pin(self.operate(call, check, work)).await
+    }
+
+    async fn update_branch(
+        &self,
+        request: Request<pb::UpdateBranchRequest>,
+    ) -> Result<Response<pb::UpdateBranchResponse>, Status> {
+        let rights = self.rights(&request)?;
+        rights.may_administer()?;
+        let mut request = request.into_inner();
+        let id = std::mem::take(&mut request.request_id);
+        let encoded = request.encode_to_vec();
+        let update = decode::update(request, self.now())?;
+        let call = self.call(&rights, "UpdateBranch", &id, encoded, String::new())?;
+        let work = Box::pin(async {
+            let found = self.branches.update(&update).await.map_err(Error::from)?;
+            let branch = Some(self.branch_wire(found));
+            Ok(pb::UpdateBranchResponse { branch }.encode_to_vec())
+        });
+        Box::pin(self.answer(call, work)).await
+    }
+
+    async fn delete_branch(
+        &self,
+        request: Request<pb::DeleteBranchRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        let rights = self.rights(&request)?;
+        rights.may_administer()?;
+        let mut request = request.into_inner();
+        let id = std::mem::take(&mut request.request_id);
+        let (encoded, name) = (request.encode_to_vec(), request.name.clone());
+        let which = decode::delete(request)?;
+        let call = self.call(&rights, "DeleteBranch", &id, encoded, name)?;
+        let (broker, gone) = (self.clone(), which.clone());
+        let check = async { self.branches.check_delete(&which).await };
+        let work = |work: crate::operations::Work| async move {
+            broker.branches.delete(&gone, &work).await?;
+            Ok(any(EMPTY, &()))
+        };
+        Box::pin(self.operate(call, check, work)).await
+    }
+
+    async fn reset_branch(
+        &self,
+        request: Request<pb::ResetBranchRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        let rights = self.rights(&request)?;
+        rights.may_administer()?;
+        let mut request = request.into_inner();
+        let id = std::mem::take(&mut request.request_id);
+        let (encoded, name) = (request.encode_to_vec(), request.name.clone());
+        let restore = decode::reset(request)?;
+        let call = self.call(&rights, "ResetBranch", &id, encoded, name)?;
+        Box::pin(self.renew(call, restore)).await
+    }
+
+    async fn restore_branch(
+        &self,
+        request: Request<pb::RestoreBranchRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        let rights = self.rights(&request)?;
+        rights.may_administer()?;
+        let mut request = request.into_inner();
+        let id = std::mem::take(&mut request.request_id);
+        let (encoded, name) = (request.encode_to_vec(), request.name.clone());
+        let restore = decode::restore(request)?;
+        let call = self.call(&rights, "RestoreBranch", &id, encoded, name)?;
+        Box::pin(self.renew(call, restore)).await
+    }
+
+    async fn set_default_branch(
+        &self,
+        request: Request<pb::SetDefaultBranchRequest>,
+    ) -> Result<Response<pb::SetDefaultBranchResponse>, Status> {
+        let rights = self.rights(&request)?;
+        rights.may_administer()?;
+        let mut request = request.into_inner();
+        let id = std::mem::take(&mut request.request_id);
+        let name: BranchResource = request::name("name", &request.name).map_err(Error::from)?;
+        let encoded = request.encode_to_vec();
+        let call = self.call(&rights, "SetDefaultBranch", &id, encoded, String::new())?;
+        let work = Box::pin(async {
+            let found = self.branches.set_default(&name.0).await;
+            let branch = Some(self.branch_wire(found.map_err(Error::from)?));
+            Ok(pb::SetDefaultBranchResponse { branch }.encode_to_vec())
+        });
+        Box::pin(self.answer(call, work)).await
+    }
+
+    async fn get_schema(
+        &self,
+        request: Request<pb::GetSchemaRequest>,
+    ) -> Result<Response<pb::GetSchemaResponse>, Status> {
+        self.rights(&request)?.may_read()?;
+        let (id, point, database) = decode::schema(request.into_inner())?;
+        let schema = self.branches.schema(&id, point.as_ref(), &database).await;
+        let schema = schema.map_err(Error::from)?;
+        Ok(Response::new(pb::GetSchemaResponse { schema }))
+    }
+
+    async fn compare_schemas(
+        &self,
+        request: Request<pb::CompareSchemasRequest>,
+    ) -> Result<Response<pb::CompareSchemasResponse>, Status> {
+        self.rights(&request)?.may_read()?;
+        let decode::Compare {
+            id,
+            point,
+            base,
+            database,
+        } = decode::compare(request.into_inner())?;
+        let comparing = self.branches.compare(&id, point.as_ref(), &base, &database);
+        let diff = comparing.await.map_err(Error::from)?;
+        Ok(Response::new(pb::CompareSchemasResponse { diff }))
     }
 }
 
 impl Broker {
+    /// ResetBranch and RestoreBranch.
+    async fn renew(
+        &self,
+        call: super::operations::Call,
+        restore: branches::Restore,
+    ) -> Result<Response<Operation>, Status> {
+        let (broker, wanted) = (self.clone(), restore.clone());
+        let check = async { self.branches.check_restore(&restore).await };
+        let work = |work: crate::operations::Work| async move {
+            let found = broker.branches.restore(&wanted, &work).await?;
+            Ok(any(BRANCH, &broker.branch_wire(found)))
+        };
+        Box::pin(self.operate(call, check, work)).await
+    }
+
     fn branch_wire(&self, found: Found) -> pb::Branch {
-        let Found { branch, managed } = found;
+        let etag = etag(&found.branch);
+        let Found {
+            branch, managed, ..
+        } = found;
         let bindings = self.bindings.list();
         let leads_here = bindings.iter().filter(|binding| {
             binding
@@ -89,13 +276,42 @@ impl Broker {
             create_time: Some(time(branch.created_at)),
             expire_time: branch.expires_at.map(time),
             logical_size_bytes: branch.logical_size,
+            etag,
+            reset_time: branch.last_reset_at.map(time),
         }
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::try_from(self.clock.now()).unwrap_or(Timestamp::MAX)
     }
 }
 
 /// A time on the wire.
 pub(super) fn time(time: Timestamp) -> prost_types::Timestamp {
     SystemTime::from(time).into()
+}
+
+/// What a branch has in one of [`FIELDS`].
+fn value(found: &Found, field: &str) -> Option<Value> {
+    let branch = &found.branch;
+    match field {
+        "display_name" => Some(Value::Text(branch.name.clone())),
+        "parent" => {
+            let parent = branch.parent_id.clone();
+            let parent = parent.map(|parent| BranchResource(parent).to_string());
+            Some(Value::Text(parent.unwrap_or_default()))
+        }
+        "state" => {
+            let name = state(&branch.current_state).as_str_name();
+            let name = name.trim_start_matches("BRANCH_STATE_");
+            Some(Value::Text(name.to_owned()))
+        }
+        "default" => Some(Value::Flag(branch.default)),
+        "protected" => Some(Value::Flag(branch.protected)),
+        "managed" => Some(Value::Flag(found.managed)),
+        "create_time" => Some(Value::Time(branch.created_at)),
+        _ => branch.expires_at.map(Value::Time),
+    }
 }
 
 fn state(state: &BranchState) -> pb::BranchState {

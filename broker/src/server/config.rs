@@ -14,9 +14,13 @@ impl ConfigService for Broker {
         request: Request<pb::PlanRequest>,
     ) -> Result<Response<pb::PlanResponse>, Status> {
         self.rights(&request)?.may_administer()?;
-        let steps = self.keeper.plan().await.map_err(Error::from)?;
+        let (steps, remarks) = self.keeper.plan().await.map_err(Error::from)?;
+        let remarks = remarks.iter();
         Ok(Response::new(pb::PlanResponse {
             steps: steps.iter().map(wire).collect(),
+            remarks: remarks
+                .map(|remark| format!("{}: {remark}", remark.binding))
+                .collect(),
         }))
     }
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 use rpc::status::{FieldViolation, FieldViolations, Refusal};
 use tonic::{Code, Status};
 
-use crate::names::{BindingName, BranchResource, LeaseId};
+use crate::names::{BindingName, LeaseId};
 use crate::text::one_line;
-use crate::{keeper, leases, logins, neon, reconcile, roles, state};
+use crate::{branches, keeper, leases, logins, neon, operations, reconcile, roles, state};
 
 /// What a caller waits who came too early, in milliseconds.
 const RETRY_SOON_MS: u64 = 500;
@@ -28,9 +28,15 @@ pub enum Error {
         /// The name.
         name: BindingName,
     },
-    /// The project has no such branch.
-    #[error("the project has no branch {0}")]
-    BranchNotFound(BranchResource),
+    /// A branch.
+    #[error(transparent)]
+    Branch(Box<branches::Error>),
+    /// An operation.
+    #[error(transparent)]
+    Operation(#[from] operations::Error),
+    /// A request id that was used for another request.
+    #[error("the request id was used with another request; make a new one for each")]
+    RequestIdReused,
     /// The binding is being prepared.
     #[error("{name} is not ready yet: {message}")]
     BindingNotReady {
@@ -101,6 +107,12 @@ impl From<FieldViolation> for Error {
     }
 }
 
+impl From<branches::Error> for Error {
+    fn from(error: branches::Error) -> Self {
+        Error::Branch(Box::new(error))
+    }
+}
+
 impl From<keeper::Error> for Error {
     fn from(error: keeper::Error) -> Self {
         Error::Keeper(Box::new(error))
@@ -111,8 +123,7 @@ impl From<Error> for Status {
     fn from(error: Error) -> Status {
         // None of these holds a secret: credentials are types that do not print.
         let message = one_line(&error);
-        if let Error::Login { .. } | Error::Neon(_) | Error::Lease(leases::Error::State(_)) = error
-        {
+        if let Error::Login { .. } | Error::Lease(leases::Error::State(_)) = error {
             // The keeper logs what it meets itself; the rest is the caller's doing.
             tracing::warn!(error = %message, "a call failed");
         }
@@ -123,14 +134,9 @@ impl From<Error> for Status {
                     .resource("broker.v1.Binding", name.to_string())
                     .violation(FieldViolation::new(field, "is not declared in broker.toml"))
             }
-            Error::BranchNotFound(name) => {
-                Refusal::new(Code::NotFound, "BRANCH_NOT_FOUND", message)
-                    .resource("broker.v1.Branch", name.to_string())
-                    .violation(FieldViolation::new(
-                        "name",
-                        "is not a branch of the project",
-                    ))
-            }
+            Error::Branch(error) => branch(*error, message),
+            Error::Operation(error) => operation(error, message),
+            Error::RequestIdReused => request_id_reused(message),
             Error::BindingNotReady { name, .. } => {
                 Refusal::new(Code::Unavailable, "BINDING_NOT_READY", message)
                     .resource("broker.v1.Binding", name.to_string())
@@ -156,20 +162,77 @@ impl From<Error> for Status {
 fn lease(error: leases::Error, message: String) -> Refusal {
     match error {
         leases::Error::NotFound(id) => lease_not_found(id, message),
-        leases::Error::RequestIdReused(_) => {
-            Refusal::new(Code::InvalidArgument, "REQUEST_ID_REUSED", message).violation(
-                FieldViolation::new(
-                    "request_id",
-                    "was used with another request; make a new one",
-                ),
-            )
-        }
+        leases::Error::RequestIdReused(_) => request_id_reused(message),
         leases::Error::TooMany => Refusal::new(Code::ResourceExhausted, "TOO_MANY_LEASES", message)
             .retry_after(Duration::from_millis(RETRY_DOWN_MS)),
         leases::Error::TooManyRequests => {
             Refusal::new(Code::ResourceExhausted, "TOO_MANY_REQUEST_IDS", message)
         }
         leases::Error::State(error) => state(&error, message),
+    }
+}
+
+fn request_id_reused(message: String) -> Refusal {
+    Refusal::new(Code::InvalidArgument, "REQUEST_ID_REUSED", message).violation(
+        FieldViolation::new(
+            "request_id",
+            "was used with another request; make a new one",
+        ),
+    )
+}
+
+fn operation(error: operations::Error, message: String) -> Refusal {
+    match error {
+        operations::Error::NotFound(name) => {
+            Refusal::new(Code::NotFound, "OPERATION_NOT_FOUND", message)
+                .resource("google.longrunning.Operation", name.to_string())
+                .violation(FieldViolation::new("name", "is no operation that is kept"))
+        }
+        operations::Error::Running(name) => step(false, "OPERATION_RUNNING", message)
+            .resource("google.longrunning.Operation", name.to_string()),
+        operations::Error::TooMany => {
+            Refusal::new(Code::ResourceExhausted, "TOO_MANY_OPERATIONS", message)
+                .retry_after(Duration::from_millis(RETRY_DOWN_MS))
+        }
+    }
+}
+
+fn branch(error: branches::Error, message: String) -> Refusal {
+    use branches::Error as E;
+    match error {
+        E::NotFound { field, name } => Refusal::new(Code::NotFound, "BRANCH_NOT_FOUND", message)
+            .resource("broker.v1.Branch", name.to_string())
+            .violation(FieldViolation::new(field, "is not a branch of the project")),
+        E::Exists { field, name } => Refusal::new(Code::AlreadyExists, "BRANCH_EXISTS", message)
+            .resource("broker.v1.Branch", name.to_string())
+            .violation(FieldViolation::new(field, "is another branch's name")),
+        E::Changed { .. } => Refusal::new(Code::Aborted, "ETAG_MISMATCH", message),
+        E::NotOurs { .. } => step(false, "BRANCH_NOT_OURS", message),
+        E::Default { .. } => step(false, "BRANCH_DEFAULT", message),
+        E::Protected { .. } => step(false, "BRANCH_PROTECTED", message),
+        E::InUse { binding, .. } => {
+            step(false, "BRANCH_IN_USE", message).resource("broker.v1.Binding", binding.to_string())
+        }
+        E::HasChildren { .. } => step(false, "BRANCH_HAS_CHILDREN", message),
+        E::NoParent { .. } => step(false, "BRANCH_HAS_NO_PARENT", message),
+        E::ParentExpires { field, .. } => step(false, "PARENT_EXPIRES", message)
+            .violation(FieldViolation::new(field, "is a branch that expires")),
+        E::Expires { .. } => step(false, "BRANCH_EXPIRES", message),
+        E::Cycle { .. } => step(false, "BRANCH_CYCLE", message)
+            .violation(FieldViolation::new("source", "descends from the branch")),
+        E::Point { field, .. } => Refusal::new(Code::OutOfRange, "POINT_OUTSIDE_HISTORY", message)
+            .violation(FieldViolation::new(field, "is not in the branch's history")),
+        E::NoDatabase { field, .. } => step(false, "DATABASE_NOT_FOUND", message).violation(
+            FieldViolation::new(field, "is not a database of the branch"),
+        ),
+        E::NoBase { .. } => {
+            Refusal::new(Code::InvalidArgument, "INVALID_FIELDS", message).violation(
+                FieldViolation::new("base", "must be given: there is no parent"),
+            )
+        }
+        E::Cancelled => Refusal::new(Code::Cancelled, "OPERATION_CANCELLED", message),
+        E::Neon(error) => neon(&error, message),
+        E::Bindings(error) => keeper(*error, message),
     }
 }
 
@@ -205,6 +268,7 @@ fn neon(error: &neon::Error, message: String) -> Refusal {
             Refusal::new(Code::FailedPrecondition, "NEON_OPERATION_FAILED", message)
         }
         neon::Error::Api { .. }
+        | neon::Error::Crowded
         | neon::Error::OperationSlow { .. }
         | neon::Error::BranchSlow { .. } => {
             let down = Duration::from_millis(RETRY_DOWN_MS);
@@ -225,6 +289,11 @@ fn keeper(error: keeper::Error, message: String) -> Refusal {
         keeper::Error::Binding { binding, source } => {
             reconcile(source, message).resource("broker.v1.Binding", binding.to_string())
         }
+        keeper::Error::Roles { binding, source } => match source {
+            roles::Error::NotOurs { .. } => step(false, "ROLE_NOT_OURS", message),
+            roles::Error::Postgres(error) => database(error.is_transient(), message),
+        }
+        .resource("broker.v1.Binding", binding.to_string()),
         keeper::Error::State(error) => state(&error, message),
         keeper::Error::Interrupted(_) => Refusal::new(Code::Internal, "APPLY_INTERRUPTED", message),
     }

@@ -9,6 +9,8 @@ use proto::broker::v1::acquire_lease_request::Target;
 use rpc::caller::Caller;
 use rpc::page::{self, PageTokens};
 use rpc::status::{FieldViolation, FieldViolations};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
@@ -21,33 +23,39 @@ use crate::state::RequestKey;
 /// The longest name that a holder may give itself, in characters.
 const HOLDER_CHARS_MAX: usize = 200;
 
-/// A page of a list whose items have names that order it.
-pub(super) struct Page {
+/// A page of a list that is sorted by a key.
+pub(super) struct Page<K> {
     list: &'static str,
+    /// What the list is narrowed and sorted by: a token is for one of them.
+    filter: String,
     size: usize,
-    /// The name of the last item of the page before.
-    after: Option<String>,
+    /// The key of the last item of the page before.
+    after: Option<K>,
 }
 
-impl Page {
+impl<K: Ord + Serialize + DeserializeOwned> Page<K> {
     /// Decodes page_size and page_token of that list.
     pub(super) fn of(
         tokens: &PageTokens,
         list: &'static str,
+        filter: String,
         page_size: i32,
         page_token: &str,
-    ) -> Result<Page, Error> {
+    ) -> Result<Page<K>, Error> {
         let mut violations = FieldViolations::new();
         let size = violations.take(page::page_size(page_size));
-        let after = violations.take(tokens.decode(list, "", page_token));
+        let after = violations.take(tokens.decode(list, &filter, page_token));
         violations.into_result()?;
+        // Signed by us, so it is a key again, unless another broker's are others.
+        let key = |cursor: Vec<u8>| {
+            serde_json::from_slice(&cursor)
+                .map_err(|_| FieldViolation::new("page_token", "is of another broker"))
+        };
         Ok(Page {
             list,
+            filter,
             size: size.unwrap_or(page::PAGE_SIZE_DEFAULT),
-            // Signed by us, so it is text again.
-            after: after
-                .flatten()
-                .map(|cursor| String::from_utf8_lossy(&cursor).into_owned()),
+            after: after.flatten().map(key).transpose()?,
         })
     }
 
@@ -56,14 +64,18 @@ impl Page {
         &self,
         tokens: &PageTokens,
         items: impl IntoIterator<Item = T>,
-        name: impl Fn(&T) -> &str,
+        key: impl Fn(&T) -> K,
     ) -> (Vec<T>, String) {
         let mut rest = items
             .into_iter()
-            .filter(|item| self.after.as_deref().is_none_or(|after| name(item) > after));
+            .filter(|item| self.after.as_ref().is_none_or(|after| key(item) > *after));
         let page: Vec<T> = rest.by_ref().take(self.size).collect();
         let token = match (page.last(), rest.next()) {
-            (Some(last), Some(_)) => tokens.encode(self.list, "", name(last)),
+            (Some(last), Some(_)) => match serde_json::to_vec(&key(last)) {
+                Ok(cursor) => tokens.encode(self.list, &self.filter, cursor),
+                // Keys are texts and times.
+                Err(_) => String::new(),
+            },
             _ => String::new(),
         };
         (page, token)
@@ -209,7 +221,7 @@ fn access(access: i32) -> Result<Access, FieldViolation> {
     }
 }
 
-fn request_id(text: &str) -> Result<Option<Uuid>, FieldViolation> {
+pub(super) fn request_id(text: &str) -> Result<Option<Uuid>, FieldViolation> {
     match text {
         "" => Ok(None),
         text => Uuid::try_parse(text)

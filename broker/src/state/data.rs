@@ -40,6 +40,8 @@ pub struct Generation {
     pub address: String,
     /// The newest revision there, by its folder's name.
     pub revision: Option<String>,
+    /// When the branch was last reset or restored.
+    pub reset_at: Option<Timestamp>,
     /// Since when.
     pub since: Timestamp,
     /// Why it came to be, for people.

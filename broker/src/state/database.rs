@@ -380,6 +380,7 @@ impl Session {
                     generations::branch.eq(excluded(generations::branch)),
                     generations::address.eq(excluded(generations::address)),
                     generations::revision.eq(excluded(generations::revision)),
+                    generations::reset_at.eq(excluded(generations::reset_at)),
                     generations::since.eq(excluded(generations::since)),
                     generations::reason.eq(excluded(generations::reason)),
                 ))

@@ -55,6 +55,7 @@ pub(super) struct GenerationRow {
     branch: String,
     address: String,
     revision: Option<String>,
+    reset_at: Option<PgTimestamp>,
     since: PgTimestamp,
     reason: String,
 }
@@ -177,6 +178,7 @@ impl GenerationRow {
             branch: generation.branch.to_string(),
             address: generation.address.clone(),
             revision: generation.revision.clone(),
+            reset_at: generation.reset_at.map(time_out),
             since: time_out(generation.since),
             reason: generation.reason.clone(),
         }
@@ -185,11 +187,16 @@ impl GenerationRow {
     pub(super) fn read(self) -> Result<(BindingName, Generation), BadRow> {
         let since = time_in(self.since)
             .ok_or_else(|| bad("generations", "since", &format!("{:?}", self.since)))?;
+        let reset_at = self.reset_at.map(|time| {
+            time_in(time).ok_or_else(|| bad("generations", "reset_at", &format!("{time:?}")))
+        });
+        let reset_at = reset_at.transpose()?;
         let generation = Generation {
             number: self.number,
             branch: parsed("generations", "branch", &self.branch)?,
             address: self.address,
             revision: self.revision,
+            reset_at,
             since,
             reason: self.reason,
         };

@@ -37,6 +37,7 @@ diesel::table! {
         branch -> Text,
         address -> Text,
         revision -> Nullable<Text>,
+        reset_at -> Nullable<Timestamptz>,
         since -> Timestamptz,
         reason -> Text,
     }

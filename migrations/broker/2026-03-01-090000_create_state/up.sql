@@ -41,6 +41,7 @@ CREATE TABLE broker.generations (
     branch text NOT NULL,
     address text NOT NULL,
     revision text,
+    reset_at timestamptz,
     since timestamptz NOT NULL,
     reason text NOT NULL
 );

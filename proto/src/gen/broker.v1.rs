@@ -972,34 +972,32 @@ pub struct Branch {
     /// Logical size in bytes. Absent until Neon has measured it.
     #[prost(int64, optional, tag = "12")]
     pub logical_size_bytes: ::core::option::Option<i64>,
+    /// Stands for the name, parent, protection, end, default and last reset that
+    /// the branch has. Another one: somebody has changed it.
+    #[prost(string, tag = "13")]
+    pub etag: ::prost::alloc::string::String,
+    /// When it was last reset or restored. Absent: never.
+    #[prost(message, optional, tag = "14")]
+    pub reset_time: ::core::option::Option<::prost_types::Timestamp>,
 }
+/// What is known of an operation on a branch while it goes on.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ListBranchesRequest {
-    /// At most this many branches, 0 to 1000. 0 stands for 100.
-    #[prost(int32, tag = "1")]
-    pub page_size: i32,
-    /// The next_page_token of the answer before. Empty: the first page.
-    #[prost(string, tag = "2")]
-    pub page_token: ::prost::alloc::string::String,
-}
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct ListBranchesResponse {
-    #[prost(message, repeated, tag = "1")]
-    pub branches: ::prost::alloc::vec::Vec<Branch>,
-    /// Token of the next page. Empty: this is the last.
-    #[prost(string, tag = "2")]
-    pub next_page_token: ::prost::alloc::string::String,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct GetBranchRequest {
-    /// branches/{Neon's branch id}.
+pub struct BranchOperationMetadata {
+    /// The method that began it: CreateBranch.
     #[prost(string, tag = "1")]
-    pub name: ::prost::alloc::string::String,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct GetBranchResponse {
-    #[prost(message, optional, tag = "1")]
-    pub branch: ::core::option::Option<Branch>,
+    pub method: ::prost::alloc::string::String,
+    /// Resource name of the branch. Empty until a new branch has one.
+    #[prost(string, tag = "2")]
+    pub branch: ::prost::alloc::string::String,
+    /// Who asked: spiffe://…, dns:…, token:…; empty for somebody on this machine
+    /// whom the broker does not identify.
+    #[prost(string, tag = "3")]
+    pub caller: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "4")]
+    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Absent until it is done.
+    #[prost(message, optional, tag = "5")]
+    pub end_time: ::core::option::Option<::prost_types::Timestamp>,
 }
 /// Neon's branch states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -1042,6 +1040,235 @@ impl BranchState {
         }
     }
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListBranchesRequest {
+    /// At most this many branches, 0 to 1000. 0 stands for 100.
+    #[prost(int32, tag = "1")]
+    pub page_size: i32,
+    /// The next_page_token of the answer before. Empty: the first page.
+    #[prost(string, tag = "2")]
+    pub page_token: ::prost::alloc::string::String,
+    /// Only those that fit: `field operator value`, joined by AND. Fields:
+    /// display_name, parent, state, default, protected, managed, create_time,
+    /// expire_time. Operators: = and !=, for times < <= > >= as well; `:` asks whether
+    /// a text holds another, and `field:*` whether it is there at all. Texts go in
+    /// quotes unless they are one word; a * at either end of one stands for anything.
+    /// As AIP-160 has it, without OR, NOT and parentheses.
+    #[prost(string, tag = "3")]
+    pub filter: ::prost::alloc::string::String,
+    /// display_name, create_time or expire_time, each with ` desc` for downwards,
+    /// comma-separated. What has no value comes last. Empty: display_name.
+    #[prost(string, tag = "4")]
+    pub order_by: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListBranchesResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub branches: ::prost::alloc::vec::Vec<Branch>,
+    /// Token of the next page. Empty: this is the last.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetBranchRequest {
+    /// branches/{Neon's branch id}.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetBranchResponse {
+    #[prost(message, optional, tag = "1")]
+    pub branch: ::core::option::Option<Branch>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateBranchRequest {
+    /// display_name is required. parent: the project's default branch when empty.
+    /// expire_time and protected as wished, not both. The rest is to be left out.
+    #[prost(message, optional, tag = "1")]
+    pub branch: ::core::option::Option<Branch>,
+    /// Without data: a branch without a parent. Not together with a point.
+    #[prost(bool, tag = "4")]
+    pub schema_only: bool,
+    /// With a read-only endpoint beside the read-write one.
+    #[prost(bool, tag = "5")]
+    pub read_only_endpoint: bool,
+    #[prost(string, tag = "6")]
+    pub request_id: ::prost::alloc::string::String,
+    /// Where on the parent. Neither: its present.
+    #[prost(oneof = "create_branch_request::Point", tags = "2, 3")]
+    pub point: ::core::option::Option<create_branch_request::Point>,
+}
+/// Nested message and enum types in `CreateBranchRequest`.
+pub mod create_branch_request {
+    /// Where on the parent. Neither: its present.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Point {
+        /// A place in its log: 0/1A2B3C8.
+        #[prost(string, tag = "2")]
+        Lsn(::prost::alloc::string::String),
+        /// A time.
+        #[prost(message, tag = "3")]
+        Time(::prost_types::Timestamp),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UpdateBranchRequest {
+    /// name says which; the masked fields say what; etag as wished.
+    #[prost(message, optional, tag = "1")]
+    pub branch: ::core::option::Option<Branch>,
+    /// Which fields change: display_name, protected, expire_time. Absent or empty:
+    /// those that are set in branch. "*": all three, those left out being cleared.
+    #[prost(message, optional, tag = "2")]
+    pub update_mask: ::core::option::Option<::prost_types::FieldMask>,
+    #[prost(string, tag = "3")]
+    pub request_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UpdateBranchResponse {
+    #[prost(message, optional, tag = "1")]
+    pub branch: ::core::option::Option<Branch>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteBranchRequest {
+    /// branches/{Neon's branch id}.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub etag: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub request_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResetBranchRequest {
+    /// branches/{Neon's branch id}.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub etag: ::prost::alloc::string::String,
+    /// Keeps the old data as a branch of this name, which gets the children and
+    /// becomes the parent. It is not the broker's.
+    #[prost(string, tag = "3")]
+    pub preserve_under_name: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub request_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RestoreBranchRequest {
+    /// branches/{Neon's branch id}.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub etag: ::prost::alloc::string::String,
+    /// Whose data: branches/{Neon's branch id}. Empty: its own.
+    #[prost(string, tag = "3")]
+    pub source: ::prost::alloc::string::String,
+    /// As with ResetBranch.
+    #[prost(string, tag = "6")]
+    pub preserve_under_name: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub request_id: ::prost::alloc::string::String,
+    /// When. Neither: the source's present.
+    #[prost(oneof = "restore_branch_request::Point", tags = "4, 5")]
+    pub point: ::core::option::Option<restore_branch_request::Point>,
+}
+/// Nested message and enum types in `RestoreBranchRequest`.
+pub mod restore_branch_request {
+    /// When. Neither: the source's present.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Point {
+        /// A place in the source's log: 0/1A2B3C8.
+        #[prost(string, tag = "4")]
+        Lsn(::prost::alloc::string::String),
+        /// A time.
+        #[prost(message, tag = "5")]
+        Time(::prost_types::Timestamp),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetDefaultBranchRequest {
+    /// branches/{Neon's branch id}.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub request_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetDefaultBranchResponse {
+    #[prost(message, optional, tag = "1")]
+    pub branch: ::core::option::Option<Branch>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetSchemaRequest {
+    /// branches/{Neon's branch id}.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub database: ::prost::alloc::string::String,
+    /// When. Neither: now.
+    #[prost(oneof = "get_schema_request::Point", tags = "3, 4")]
+    pub point: ::core::option::Option<get_schema_request::Point>,
+}
+/// Nested message and enum types in `GetSchemaRequest`.
+pub mod get_schema_request {
+    /// When. Neither: now.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Point {
+        #[prost(string, tag = "3")]
+        Lsn(::prost::alloc::string::String),
+        #[prost(message, tag = "4")]
+        Time(::prost_types::Timestamp),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetSchemaResponse {
+    /// SQL, as pg_dump writes it.
+    #[prost(string, tag = "1")]
+    pub schema: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CompareSchemasRequest {
+    /// branches/{Neon's branch id}.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// The branch that it is compared with: branches/{Neon's branch id}. Empty: its
+    /// parent.
+    #[prost(string, tag = "2")]
+    pub base: ::prost::alloc::string::String,
+    /// The database, of the same name on both.
+    #[prost(string, tag = "3")]
+    pub database: ::prost::alloc::string::String,
+    /// The branch as it was when. Neither: now.
+    #[prost(oneof = "compare_schemas_request::Point", tags = "4, 5")]
+    pub point: ::core::option::Option<compare_schemas_request::Point>,
+    /// The base as it was when. Neither: now.
+    #[prost(oneof = "compare_schemas_request::BasePoint", tags = "6, 7")]
+    pub base_point: ::core::option::Option<compare_schemas_request::BasePoint>,
+}
+/// Nested message and enum types in `CompareSchemasRequest`.
+pub mod compare_schemas_request {
+    /// The branch as it was when. Neither: now.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Point {
+        #[prost(string, tag = "4")]
+        Lsn(::prost::alloc::string::String),
+        #[prost(message, tag = "5")]
+        Time(::prost_types::Timestamp),
+    }
+    /// The base as it was when. Neither: now.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum BasePoint {
+        #[prost(string, tag = "6")]
+        BaseLsn(::prost::alloc::string::String),
+        #[prost(message, tag = "7")]
+        BaseTime(::prost_types::Timestamp),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CompareSchemasResponse {
+    /// A unified diff from the base to the branch. Empty: there is no difference.
+    #[prost(string, tag = "1")]
+    pub diff: ::prost::alloc::string::String,
+}
 /// Generated client implementations.
 pub mod branch_service_client {
     #![allow(
@@ -1053,8 +1280,36 @@ pub mod branch_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// The branches of the one Neon project that this broker owns. For callers with
-    /// `read` or `admin` among the grants of broker.toml.
+    /// The branches of the one Neon project that this broker owns. Callers need
+    /// `read` or `admin` among the grants of broker.toml to look, `admin` to change.
+    ///
+    /// CreateBranch, DeleteBranch, ResetBranch and RestoreBranch answer with an
+    /// operation, which google.longrunning.Operations follows; its metadata is
+    /// BranchOperationMetadata. What can be refused at once, the call refuses itself;
+    /// what Neon refuses or fails at later is the operation's error, with the same
+    /// details as a call's. An operation goes on when its caller goes away, and until
+    /// the broker stops; it is kept for a day after its end.
+    ///
+    ///   grpcurl -plaintext -d '{"filter": "done = false"}' \
+    ///     127.0.0.1:7431 google.longrunning.Operations/ListOperations
+    ///   grpcurl -plaintext -d '{"name": "operations/6b8b4567-327b-43c6-a43c-986966334873", "timeout": "60s"}' \
+    ///     127.0.0.1:7431 google.longrunning.Operations/WaitOperation
+    ///
+    /// CancelOperation ends what has changed nothing yet (CANCELLED,
+    /// OPERATION_CANCELLED); the rest goes on.
+    ///
+    /// request_id, a UUID, makes a change safe to repeat: for 24 hours the same caller,
+    /// method, id and request get the same answer; another request under the same id
+    /// is INVALID_ARGUMENT (REQUEST_ID_REUSED). While this broker runs.
+    ///
+    /// etag: when given, the branch is changed only while it still has it; ABORTED
+    /// (ETAG_MISMATCH) otherwise.
+    ///
+    /// Only branches that the broker made, as their annotation says, are deleted,
+    /// reset, restored or given an end: FAILED_PRECONDITION (BRANCH_NOT_OURS) for
+    /// others. Neither is done to a default or protected branch (BRANCH_DEFAULT,
+    /// BRANCH_PROTECTED). NOT_FOUND for a branch that the project does not have.
+    /// UNAVAILABLE, with RetryInfo, while Neon cannot be reached or is busy.
     #[derive(Debug, Clone)]
     pub struct BranchServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -1135,13 +1390,15 @@ pub mod branch_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Lists the project's branches, by name.
+        /// Lists the project's branches, by name unless order_by says otherwise.
         ///
-        /// Errors: INVALID_ARGUMENT for a page_size outside 0..1000 or a page_token
-        /// that this call did not hand out; UNAVAILABLE, with RetryInfo, while Neon
-        /// cannot be reached.
+        /// Errors: INVALID_ARGUMENT for a page_size outside 0..1000, a filter or
+        /// order_by that cannot be read (the message lists their fields), a page_token
+        /// that was not handed out for this filter and order_by.
         ///
         ///   grpcurl -plaintext -d '{"page_size": 10}' \
+        ///     127.0.0.1:7431 broker.v1.BranchService/ListBranches
+        ///   grpcurl -plaintext -d '{"filter": "managed = true AND display_name = \"api_*\"", "order_by": "create_time desc"}' \
         ///     127.0.0.1:7431 broker.v1.BranchService/ListBranches
         pub async fn list_branches(
             &mut self,
@@ -1169,8 +1426,7 @@ pub mod branch_service_client {
         }
         /// Gets one branch.
         ///
-        /// Errors: INVALID_ARGUMENT for a malformed name, NOT_FOUND for a branch that
-        /// the project does not have, UNAVAILABLE while Neon cannot be reached.
+        /// Errors: INVALID_ARGUMENT for a malformed name, NOT_FOUND.
         ///
         ///   grpcurl -plaintext -d '{"name": "branches/br-quiet-frost-a1b2c3d4"}' \
         ///     127.0.0.1:7431 broker.v1.BranchService/GetBranch
@@ -1198,6 +1454,274 @@ pub mod branch_service_client {
                 .insert(GrpcMethod::new("broker.v1.BranchService", "GetBranch"));
             self.inner.unary(req, path, codec).await
         }
+        /// Makes a branch with a read-write endpoint, or finds the one that the same
+        /// request made before: the name and all that was asked for have to be the same,
+        /// ALREADY_EXISTS (BRANCH_EXISTS) otherwise. Response: Branch.
+        ///
+        /// Errors: INVALID_ARGUMENT naming the field; NOT_FOUND (BRANCH_NOT_FOUND, field
+        /// branch.parent); FAILED_PRECONDITION: PARENT_EXPIRES for a parent that expires,
+        /// which Neon gives no children, NEON_REFUSED for a limit of the plan.
+        /// OUT_OF_RANGE (POINT_OUTSIDE_HISTORY, field lsn or time), in the operation:
+        /// the parent's history does not have the point.
+        ///
+        ///   grpcurl -plaintext -d '{"branch": {"display_name": "dev"}}' \
+        ///     127.0.0.1:7431 broker.v1.BranchService/CreateBranch
+        ///   grpcurl -plaintext -d '{"branch": {"display_name": "yesterday", "parent": "branches/br-quiet-frost-a1b2c3d4", "expire_time": "2026-12-31T00:00:00Z"}, "time": "2026-12-11T08:00:00Z"}' \
+        ///     127.0.0.1:7431 broker.v1.BranchService/CreateBranch
+        pub async fn create_branch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateBranchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::super::super::google::longrunning::Operation>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/broker.v1.BranchService/CreateBranch",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("broker.v1.BranchService", "CreateBranch"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Changes a branch's display_name, protected or expire_time.
+        ///
+        /// Errors: INVALID_ARGUMENT for another path in update_mask, a bad value, or an
+        /// expire_time in the past or more than 30 days ahead; ALREADY_EXISTS
+        /// (BRANCH_EXISTS) for a name that is taken; FAILED_PRECONDITION: BRANCH_IN_USE
+        /// for a name or an end of a branch that a binding is declared or points to,
+        /// BRANCH_HAS_CHILDREN for an end of one with children, BRANCH_PROTECTED and
+        /// BRANCH_DEFAULT for an end of one of these.
+        ///
+        ///   grpcurl -plaintext -d '{"branch": {"name": "branches/br-quiet-frost-a1b2c3d4", "protected": true}, "update_mask": "protected"}' \
+        ///     127.0.0.1:7431 broker.v1.BranchService/UpdateBranch
+        pub async fn update_branch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UpdateBranchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UpdateBranchResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/broker.v1.BranchService/UpdateBranch",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("broker.v1.BranchService", "UpdateBranch"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Deletes a branch with its endpoints. Response: google.protobuf.Empty.
+        ///
+        /// Errors: FAILED_PRECONDITION: BRANCH_IN_USE for a branch that a binding is
+        /// declared or points to, naming the binding; BRANCH_HAS_CHILDREN, naming them.
+        ///
+        ///   grpcurl -plaintext -d '{"name": "branches/br-quiet-frost-a1b2c3d4"}' \
+        ///     127.0.0.1:7431 broker.v1.BranchService/DeleteBranch
+        pub async fn delete_branch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteBranchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::super::super::google::longrunning::Operation>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/broker.v1.BranchService/DeleteBranch",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("broker.v1.BranchService", "DeleteBranch"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Gives a branch its parent's present data. Response: Branch. Bindings that
+        /// point at it are not ready meanwhile; then their branch is migrated, its lease
+        /// roles are put right, and their generation goes up.
+        ///
+        /// Errors: FAILED_PRECONDITION: BRANCH_HAS_NO_PARENT; BRANCH_HAS_CHILDREN unless
+        /// the old data are kept, for the children to live on; ALREADY_EXISTS
+        /// (BRANCH_EXISTS, field preserve_under_name).
+        ///
+        ///   grpcurl -plaintext -d '{"name": "branches/br-quiet-frost-a1b2c3d4"}' \
+        ///     127.0.0.1:7431 broker.v1.BranchService/ResetBranch
+        pub async fn reset_branch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ResetBranchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::super::super::google::longrunning::Operation>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/broker.v1.BranchService/ResetBranch",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("broker.v1.BranchService", "ResetBranch"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Gives a branch the data that it, or another branch, had at a point, or another
+        /// has now. Response: Branch. For bindings as ResetBranch.
+        ///
+        /// Errors: those of ResetBranch, and INVALID_ARGUMENT for a branch that is to be
+        /// restored to its own present, or to its own past without a
+        /// preserve_under_name, which Neon asks for; NOT_FOUND for the source (field
+        /// source); FAILED_PRECONDITION: BRANCH_CYCLE for a source that descends from the
+        /// branch, unless the old data are kept, PARENT_EXPIRES for a source that
+        /// expires; OUT_OF_RANGE as with CreateBranch.
+        ///
+        ///   grpcurl -plaintext -d '{"name": "branches/br-quiet-frost-a1b2c3d4", "time": "2026-12-11T08:00:00Z", "preserve_under_name": "before"}' \
+        ///     127.0.0.1:7431 broker.v1.BranchService/RestoreBranch
+        pub async fn restore_branch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RestoreBranchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::super::super::google::longrunning::Operation>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/broker.v1.BranchService/RestoreBranch",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("broker.v1.BranchService", "RestoreBranch"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Makes a branch the project's default one, whoever made it.
+        ///
+        /// Errors: FAILED_PRECONDITION: BRANCH_EXPIRES for a branch that expires.
+        ///
+        ///   grpcurl -plaintext -d '{"name": "branches/br-quiet-frost-a1b2c3d4"}' \
+        ///     127.0.0.1:7431 broker.v1.BranchService/SetDefaultBranch
+        pub async fn set_default_branch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SetDefaultBranchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SetDefaultBranchResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/broker.v1.BranchService/SetDefaultBranch",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("broker.v1.BranchService", "SetDefaultBranch"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Gets the schema of a database, as SQL, now or at a point.
+        ///
+        /// Errors: INVALID_ARGUMENT; FAILED_PRECONDITION (DATABASE_NOT_FOUND);
+        /// OUT_OF_RANGE as with CreateBranch.
+        ///
+        ///   grpcurl -plaintext -d '{"name": "branches/br-quiet-frost-a1b2c3d4", "database": "neondb"}' \
+        ///     127.0.0.1:7431 broker.v1.BranchService/GetSchema
+        pub async fn get_schema(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetSchemaRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetSchemaResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/broker.v1.BranchService/GetSchema",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("broker.v1.BranchService", "GetSchema"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Compares a database's schema with the one on another branch, or on the same
+        /// at another point. What pg_dump writes about itself, its own comments and the
+        /// length of blank runs do not count.
+        ///
+        /// Errors: those of GetSchema; INVALID_ARGUMENT where there is no base and the
+        /// branch has no parent.
+        ///
+        ///   grpcurl -plaintext -d '{"name": "branches/br-quiet-frost-a1b2c3d4", "database": "neondb"}' \
+        ///     127.0.0.1:7431 broker.v1.BranchService/CompareSchemas
+        pub async fn compare_schemas(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CompareSchemasRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CompareSchemasResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/broker.v1.BranchService/CompareSchemas",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("broker.v1.BranchService", "CompareSchemas"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1213,13 +1737,15 @@ pub mod branch_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with BranchServiceServer.
     #[async_trait]
     pub trait BranchService: std::marker::Send + std::marker::Sync + 'static {
-        /// Lists the project's branches, by name.
+        /// Lists the project's branches, by name unless order_by says otherwise.
         ///
-        /// Errors: INVALID_ARGUMENT for a page_size outside 0..1000 or a page_token
-        /// that this call did not hand out; UNAVAILABLE, with RetryInfo, while Neon
-        /// cannot be reached.
+        /// Errors: INVALID_ARGUMENT for a page_size outside 0..1000, a filter or
+        /// order_by that cannot be read (the message lists their fields), a page_token
+        /// that was not handed out for this filter and order_by.
         ///
         ///   grpcurl -plaintext -d '{"page_size": 10}' \
+        ///     127.0.0.1:7431 broker.v1.BranchService/ListBranches
+        ///   grpcurl -plaintext -d '{"filter": "managed = true AND display_name = \"api_*\"", "order_by": "create_time desc"}' \
         ///     127.0.0.1:7431 broker.v1.BranchService/ListBranches
         async fn list_branches(
             &self,
@@ -1230,8 +1756,7 @@ pub mod branch_service_server {
         >;
         /// Gets one branch.
         ///
-        /// Errors: INVALID_ARGUMENT for a malformed name, NOT_FOUND for a branch that
-        /// the project does not have, UNAVAILABLE while Neon cannot be reached.
+        /// Errors: INVALID_ARGUMENT for a malformed name, NOT_FOUND.
         ///
         ///   grpcurl -plaintext -d '{"name": "branches/br-quiet-frost-a1b2c3d4"}' \
         ///     127.0.0.1:7431 broker.v1.BranchService/GetBranch
@@ -1242,9 +1767,169 @@ pub mod branch_service_server {
             tonic::Response<super::GetBranchResponse>,
             tonic::Status,
         >;
+        /// Makes a branch with a read-write endpoint, or finds the one that the same
+        /// request made before: the name and all that was asked for have to be the same,
+        /// ALREADY_EXISTS (BRANCH_EXISTS) otherwise. Response: Branch.
+        ///
+        /// Errors: INVALID_ARGUMENT naming the field; NOT_FOUND (BRANCH_NOT_FOUND, field
+        /// branch.parent); FAILED_PRECONDITION: PARENT_EXPIRES for a parent that expires,
+        /// which Neon gives no children, NEON_REFUSED for a limit of the plan.
+        /// OUT_OF_RANGE (POINT_OUTSIDE_HISTORY, field lsn or time), in the operation:
+        /// the parent's history does not have the point.
+        ///
+        ///   grpcurl -plaintext -d '{"branch": {"display_name": "dev"}}' \
+        ///     127.0.0.1:7431 broker.v1.BranchService/CreateBranch
+        ///   grpcurl -plaintext -d '{"branch": {"display_name": "yesterday", "parent": "branches/br-quiet-frost-a1b2c3d4", "expire_time": "2026-12-31T00:00:00Z"}, "time": "2026-12-11T08:00:00Z"}' \
+        ///     127.0.0.1:7431 broker.v1.BranchService/CreateBranch
+        async fn create_branch(
+            &self,
+            request: tonic::Request<super::CreateBranchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::super::super::google::longrunning::Operation>,
+            tonic::Status,
+        >;
+        /// Changes a branch's display_name, protected or expire_time.
+        ///
+        /// Errors: INVALID_ARGUMENT for another path in update_mask, a bad value, or an
+        /// expire_time in the past or more than 30 days ahead; ALREADY_EXISTS
+        /// (BRANCH_EXISTS) for a name that is taken; FAILED_PRECONDITION: BRANCH_IN_USE
+        /// for a name or an end of a branch that a binding is declared or points to,
+        /// BRANCH_HAS_CHILDREN for an end of one with children, BRANCH_PROTECTED and
+        /// BRANCH_DEFAULT for an end of one of these.
+        ///
+        ///   grpcurl -plaintext -d '{"branch": {"name": "branches/br-quiet-frost-a1b2c3d4", "protected": true}, "update_mask": "protected"}' \
+        ///     127.0.0.1:7431 broker.v1.BranchService/UpdateBranch
+        async fn update_branch(
+            &self,
+            request: tonic::Request<super::UpdateBranchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UpdateBranchResponse>,
+            tonic::Status,
+        >;
+        /// Deletes a branch with its endpoints. Response: google.protobuf.Empty.
+        ///
+        /// Errors: FAILED_PRECONDITION: BRANCH_IN_USE for a branch that a binding is
+        /// declared or points to, naming the binding; BRANCH_HAS_CHILDREN, naming them.
+        ///
+        ///   grpcurl -plaintext -d '{"name": "branches/br-quiet-frost-a1b2c3d4"}' \
+        ///     127.0.0.1:7431 broker.v1.BranchService/DeleteBranch
+        async fn delete_branch(
+            &self,
+            request: tonic::Request<super::DeleteBranchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::super::super::google::longrunning::Operation>,
+            tonic::Status,
+        >;
+        /// Gives a branch its parent's present data. Response: Branch. Bindings that
+        /// point at it are not ready meanwhile; then their branch is migrated, its lease
+        /// roles are put right, and their generation goes up.
+        ///
+        /// Errors: FAILED_PRECONDITION: BRANCH_HAS_NO_PARENT; BRANCH_HAS_CHILDREN unless
+        /// the old data are kept, for the children to live on; ALREADY_EXISTS
+        /// (BRANCH_EXISTS, field preserve_under_name).
+        ///
+        ///   grpcurl -plaintext -d '{"name": "branches/br-quiet-frost-a1b2c3d4"}' \
+        ///     127.0.0.1:7431 broker.v1.BranchService/ResetBranch
+        async fn reset_branch(
+            &self,
+            request: tonic::Request<super::ResetBranchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::super::super::google::longrunning::Operation>,
+            tonic::Status,
+        >;
+        /// Gives a branch the data that it, or another branch, had at a point, or another
+        /// has now. Response: Branch. For bindings as ResetBranch.
+        ///
+        /// Errors: those of ResetBranch, and INVALID_ARGUMENT for a branch that is to be
+        /// restored to its own present, or to its own past without a
+        /// preserve_under_name, which Neon asks for; NOT_FOUND for the source (field
+        /// source); FAILED_PRECONDITION: BRANCH_CYCLE for a source that descends from the
+        /// branch, unless the old data are kept, PARENT_EXPIRES for a source that
+        /// expires; OUT_OF_RANGE as with CreateBranch.
+        ///
+        ///   grpcurl -plaintext -d '{"name": "branches/br-quiet-frost-a1b2c3d4", "time": "2026-12-11T08:00:00Z", "preserve_under_name": "before"}' \
+        ///     127.0.0.1:7431 broker.v1.BranchService/RestoreBranch
+        async fn restore_branch(
+            &self,
+            request: tonic::Request<super::RestoreBranchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::super::super::google::longrunning::Operation>,
+            tonic::Status,
+        >;
+        /// Makes a branch the project's default one, whoever made it.
+        ///
+        /// Errors: FAILED_PRECONDITION: BRANCH_EXPIRES for a branch that expires.
+        ///
+        ///   grpcurl -plaintext -d '{"name": "branches/br-quiet-frost-a1b2c3d4"}' \
+        ///     127.0.0.1:7431 broker.v1.BranchService/SetDefaultBranch
+        async fn set_default_branch(
+            &self,
+            request: tonic::Request<super::SetDefaultBranchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SetDefaultBranchResponse>,
+            tonic::Status,
+        >;
+        /// Gets the schema of a database, as SQL, now or at a point.
+        ///
+        /// Errors: INVALID_ARGUMENT; FAILED_PRECONDITION (DATABASE_NOT_FOUND);
+        /// OUT_OF_RANGE as with CreateBranch.
+        ///
+        ///   grpcurl -plaintext -d '{"name": "branches/br-quiet-frost-a1b2c3d4", "database": "neondb"}' \
+        ///     127.0.0.1:7431 broker.v1.BranchService/GetSchema
+        async fn get_schema(
+            &self,
+            request: tonic::Request<super::GetSchemaRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetSchemaResponse>,
+            tonic::Status,
+        >;
+        /// Compares a database's schema with the one on another branch, or on the same
+        /// at another point. What pg_dump writes about itself, its own comments and the
+        /// length of blank runs do not count.
+        ///
+        /// Errors: those of GetSchema; INVALID_ARGUMENT where there is no base and the
+        /// branch has no parent.
+        ///
+        ///   grpcurl -plaintext -d '{"name": "branches/br-quiet-frost-a1b2c3d4", "database": "neondb"}' \
+        ///     127.0.0.1:7431 broker.v1.BranchService/CompareSchemas
+        async fn compare_schemas(
+            &self,
+            request: tonic::Request<super::CompareSchemasRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CompareSchemasResponse>,
+            tonic::Status,
+        >;
     }
-    /// The branches of the one Neon project that this broker owns. For callers with
-    /// `read` or `admin` among the grants of broker.toml.
+    /// The branches of the one Neon project that this broker owns. Callers need
+    /// `read` or `admin` among the grants of broker.toml to look, `admin` to change.
+    ///
+    /// CreateBranch, DeleteBranch, ResetBranch and RestoreBranch answer with an
+    /// operation, which google.longrunning.Operations follows; its metadata is
+    /// BranchOperationMetadata. What can be refused at once, the call refuses itself;
+    /// what Neon refuses or fails at later is the operation's error, with the same
+    /// details as a call's. An operation goes on when its caller goes away, and until
+    /// the broker stops; it is kept for a day after its end.
+    ///
+    ///   grpcurl -plaintext -d '{"filter": "done = false"}' \
+    ///     127.0.0.1:7431 google.longrunning.Operations/ListOperations
+    ///   grpcurl -plaintext -d '{"name": "operations/6b8b4567-327b-43c6-a43c-986966334873", "timeout": "60s"}' \
+    ///     127.0.0.1:7431 google.longrunning.Operations/WaitOperation
+    ///
+    /// CancelOperation ends what has changed nothing yet (CANCELLED,
+    /// OPERATION_CANCELLED); the rest goes on.
+    ///
+    /// request_id, a UUID, makes a change safe to repeat: for 24 hours the same caller,
+    /// method, id and request get the same answer; another request under the same id
+    /// is INVALID_ARGUMENT (REQUEST_ID_REUSED). While this broker runs.
+    ///
+    /// etag: when given, the branch is changed only while it still has it; ABORTED
+    /// (ETAG_MISMATCH) otherwise.
+    ///
+    /// Only branches that the broker made, as their annotation says, are deleted,
+    /// reset, restored or given an end: FAILED_PRECONDITION (BRANCH_NOT_OURS) for
+    /// others. Neither is done to a default or protected branch (BRANCH_DEFAULT,
+    /// BRANCH_PROTECTED). NOT_FOUND for a branch that the project does not have.
+    /// UNAVAILABLE, with RetryInfo, while Neon cannot be reached or is busy.
     #[derive(Debug)]
     pub struct BranchServiceServer<T> {
         inner: Arc<T>,
@@ -1411,6 +2096,367 @@ pub mod branch_service_server {
                     };
                     Box::pin(fut)
                 }
+                "/broker.v1.BranchService/CreateBranch" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateBranchSvc<T: BranchService>(pub Arc<T>);
+                    impl<
+                        T: BranchService,
+                    > tonic::server::UnaryService<super::CreateBranchRequest>
+                    for CreateBranchSvc<T> {
+                        type Response = super::super::super::google::longrunning::Operation;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreateBranchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as BranchService>::create_branch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateBranchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/broker.v1.BranchService/UpdateBranch" => {
+                    #[allow(non_camel_case_types)]
+                    struct UpdateBranchSvc<T: BranchService>(pub Arc<T>);
+                    impl<
+                        T: BranchService,
+                    > tonic::server::UnaryService<super::UpdateBranchRequest>
+                    for UpdateBranchSvc<T> {
+                        type Response = super::UpdateBranchResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UpdateBranchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as BranchService>::update_branch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UpdateBranchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/broker.v1.BranchService/DeleteBranch" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteBranchSvc<T: BranchService>(pub Arc<T>);
+                    impl<
+                        T: BranchService,
+                    > tonic::server::UnaryService<super::DeleteBranchRequest>
+                    for DeleteBranchSvc<T> {
+                        type Response = super::super::super::google::longrunning::Operation;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeleteBranchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as BranchService>::delete_branch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteBranchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/broker.v1.BranchService/ResetBranch" => {
+                    #[allow(non_camel_case_types)]
+                    struct ResetBranchSvc<T: BranchService>(pub Arc<T>);
+                    impl<
+                        T: BranchService,
+                    > tonic::server::UnaryService<super::ResetBranchRequest>
+                    for ResetBranchSvc<T> {
+                        type Response = super::super::super::google::longrunning::Operation;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ResetBranchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as BranchService>::reset_branch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ResetBranchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/broker.v1.BranchService/RestoreBranch" => {
+                    #[allow(non_camel_case_types)]
+                    struct RestoreBranchSvc<T: BranchService>(pub Arc<T>);
+                    impl<
+                        T: BranchService,
+                    > tonic::server::UnaryService<super::RestoreBranchRequest>
+                    for RestoreBranchSvc<T> {
+                        type Response = super::super::super::google::longrunning::Operation;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RestoreBranchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as BranchService>::restore_branch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RestoreBranchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/broker.v1.BranchService/SetDefaultBranch" => {
+                    #[allow(non_camel_case_types)]
+                    struct SetDefaultBranchSvc<T: BranchService>(pub Arc<T>);
+                    impl<
+                        T: BranchService,
+                    > tonic::server::UnaryService<super::SetDefaultBranchRequest>
+                    for SetDefaultBranchSvc<T> {
+                        type Response = super::SetDefaultBranchResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SetDefaultBranchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as BranchService>::set_default_branch(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SetDefaultBranchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/broker.v1.BranchService/GetSchema" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetSchemaSvc<T: BranchService>(pub Arc<T>);
+                    impl<
+                        T: BranchService,
+                    > tonic::server::UnaryService<super::GetSchemaRequest>
+                    for GetSchemaSvc<T> {
+                        type Response = super::GetSchemaResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetSchemaRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as BranchService>::get_schema(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetSchemaSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/broker.v1.BranchService/CompareSchemas" => {
+                    #[allow(non_camel_case_types)]
+                    struct CompareSchemasSvc<T: BranchService>(pub Arc<T>);
+                    impl<
+                        T: BranchService,
+                    > tonic::server::UnaryService<super::CompareSchemasRequest>
+                    for CompareSchemasSvc<T> {
+                        type Response = super::CompareSchemasResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CompareSchemasRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as BranchService>::compare_schemas(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CompareSchemasSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 _ => {
                     Box::pin(async move {
                         let mut response = http::Response::new(
@@ -1470,6 +2516,11 @@ pub struct PlanResponse {
     /// In the order in which Apply takes them. Empty: the world matches.
     #[prost(message, repeated, tag = "1")]
     pub steps: ::prost::alloc::vec::Vec<Step>,
+    /// What is otherwise than declared, and stays so: a branch that is no child of
+    /// its declared parent, or one whose parent is history, the old data that a
+    /// restore kept. For people.
+    #[prost(string, repeated, tag = "2")]
+    pub remarks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ApplyRequest {}

@@ -79,7 +79,7 @@ fn declared() -> anyhow::Result<BTreeSet<String>> {
     let files = files
         .file
         .iter()
-        .filter(|file| file.package() == "broker.v1");
+        .filter(|file| matches!(file.package(), "broker.v1" | "google.longrunning"));
     let methods = files.flat_map(|file| {
         file.service.iter().flat_map(move |service| {
             let methods = service.method.iter();

@@ -284,6 +284,7 @@ async fn bad_requests_name_their_field() -> anyhow::Result<()> {
         let request = ListBranchesRequest {
             page_size: 1,
             page_token: page_token.to_owned(),
+            ..Default::default()
         };
         refused(
             branches.list_branches(request).await,

@@ -4,7 +4,9 @@
 
 mod broker_apply;
 mod broker_bad_days;
+mod broker_branches;
 mod broker_faults;
+mod broker_governor;
 mod broker_identity;
 mod broker_leases;
 mod broker_roles;

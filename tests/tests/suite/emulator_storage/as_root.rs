@@ -42,7 +42,7 @@ async fn branches_are_whole(file_system: &str, wish: &str, method: &str) -> anyh
     let emulator = EmulatorProcess::start_with(&image.join("data"), &address, &flags).await?;
     let main = emulator.main_branch().await?;
     let bank = Bank::open(&emulator, &main).await?;
-    for round in 0..count(4, 50) {
+    for round in 0..count(4, 15) {
         bank.branch_and_check(&emulator, &main, round).await?;
     }
     bank.close().await?;

@@ -1,0 +1,221 @@
+//! What may be done to a branch, as the project is. No I/O.
+
+use neon_api::BranchId;
+use neon_api::types::{Branch, Change};
+
+use super::{Error, Restore, Source, Update, Which, etag};
+use crate::names::{BindingName, BranchName, BranchResource};
+use crate::neon::{Found, NewBranch, Purpose};
+
+/// All branches of the project.
+pub(super) struct View(pub(super) Vec<Found>);
+
+/// The branch, if that request made it.
+pub(super) fn same(new: &NewBranch, found: Found) -> Result<Found, Error> {
+    let is_same = match &new.purpose {
+        Purpose::Request(request) => found.managed && found.request.as_ref() == Some(request),
+        Purpose::Binding(_) => found.managed,
+    };
+    match is_same {
+        true => Ok(found),
+        false => Err(Error::Exists {
+            field: "branch.display_name",
+            name: new.name.clone(),
+        }),
+    }
+}
+
+impl View {
+    pub(super) fn named(&self, name: &BranchName) -> Option<&Found> {
+        let mut all = self.0.iter();
+        all.find(|found| found.branch.name == name.as_str())
+    }
+
+    /// The branch, if it is as the caller knows it.
+    pub(super) fn find_as(&self, field: &'static str, which: &Which) -> Result<&Found, Error> {
+        let found = self.find(field, &which.id)?;
+        match &which.etag {
+            Some(known) if *known != etag(&found.branch) => Err(Error::Changed {
+                name: found.branch.name.clone(),
+            }),
+            _ => Ok(found),
+        }
+    }
+
+    pub(super) fn may_have_child(&self, new: &NewBranch) -> Result<(), Error> {
+        let field = "branch.parent";
+        let Some(parent) = &new.parent else {
+            return Ok(());
+        };
+        let parent = self.find(field, parent)?;
+        match parent.branch.expires_at {
+            // Without data it is nobody's child.
+            Some(_) if !new.schema_only => Err(Error::ParentExpires {
+                field,
+                name: parent.branch.name.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn may_update(
+        &self,
+        update: &Update,
+        found: &Found,
+        bindings: &[BindingName],
+    ) -> Result<(), Error> {
+        let branch = &found.branch;
+        let renamed = update.name.as_ref();
+        let renamed = renamed.filter(|name| name.as_str() != branch.name);
+        let ends = matches!(update.expires_at, Change::Set(_));
+        if let Some(name) = renamed
+            && self.named(name).is_some()
+        {
+            return Err(Error::Exists {
+                field: "branch.display_name",
+                name: name.clone(),
+            });
+        }
+        if renamed.is_some() || ends {
+            is_free(branch, bindings)?;
+        }
+        if ends {
+            // Protection that ends with the same change is in nobody's way.
+            let protected = update.protected.unwrap_or(branch.protected);
+            is_ours(found, protected)?;
+            self.is_childless(branch, "a branch with children cannot expire")?;
+        }
+        if update.protected == Some(true)
+            && branch.expires_at.is_some()
+            && update.expires_at != Change::Clear
+        {
+            return Err(Error::Expires {
+                name: branch.name.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn may_delete(&self, found: &Found, bindings: &[BindingName]) -> Result<(), Error> {
+        is_ours(found, found.branch.protected)?;
+        is_free(&found.branch, bindings)?;
+        self.is_childless(&found.branch, "delete them first")
+    }
+
+    /// The branch that gets the data, and the source.
+    pub(super) fn may_restore(&self, restore: &Restore) -> Result<(&Found, BranchId), Error> {
+        let found = self.find_as("name", &restore.which)?;
+        let branch = &found.branch;
+        is_ours(found, branch.protected)?;
+        let no_parent = || Error::NoParent {
+            name: branch.name.clone(),
+        };
+        let source = match &restore.source {
+            Source::Itself => branch.id.clone(),
+            Source::Parent => branch.parent_id.clone().ok_or_else(no_parent)?,
+            Source::Branch(id) => {
+                // Neon restores a root branch from its own past alone.
+                branch.parent_id.as_ref().ok_or_else(no_parent)?;
+                id.clone()
+            }
+        };
+        match &restore.preserve {
+            Some(name) if self.named(name).is_some() => {
+                return Err(Error::Exists {
+                    field: "preserve_under_name",
+                    name: name.clone(),
+                });
+            }
+            Some(_) => {}
+            None => {
+                if let Source::Branch(id) = &restore.source {
+                    let source = self.find("source", id)?;
+                    if self.descends(source, &branch.id) {
+                        return Err(Error::Cycle {
+                            name: branch.name.clone(),
+                            source_name: source.branch.name.clone(),
+                        });
+                    }
+                    if source.branch.expires_at.is_some() {
+                        return Err(Error::ParentExpires {
+                            field: "source",
+                            name: source.branch.name.clone(),
+                        });
+                    }
+                }
+                self.is_childless(
+                    branch,
+                    "keep the old data for them with preserve_under_name",
+                )?;
+            }
+        }
+        if source != branch.id {
+            self.find("source", &source)?;
+        }
+        Ok((found, source))
+    }
+
+    fn find(&self, field: &'static str, id: &BranchId) -> Result<&Found, Error> {
+        let mut all = self.0.iter();
+        let found = all.find(|found| found.branch.id == *id);
+        found.ok_or_else(|| Error::NotFound {
+            field,
+            name: BranchResource(id.clone()),
+        })
+    }
+
+    fn is_childless(&self, branch: &Branch, advice: &'static str) -> Result<(), Error> {
+        let of_it = |found: &&Found| found.branch.parent_id.as_ref() == Some(&branch.id);
+        let children = self.0.iter().filter(of_it);
+        let children: Vec<_> = children.map(|found| found.branch.name.clone()).collect();
+        match children.is_empty() {
+            true => Ok(()),
+            false => Err(Error::HasChildren {
+                name: branch.name.clone(),
+                children,
+                advice,
+            }),
+        }
+    }
+
+    fn descends(&self, found: &Found, ancestor: &BranchId) -> bool {
+        let mut next = found.branch.parent_id.as_ref();
+        // No branch has more ancestors than there are branches.
+        for _ in 0..self.0.len() {
+            match next {
+                None => return false,
+                Some(id) if id == ancestor => return true,
+                Some(id) => {
+                    let parent = self.0.iter().find(|found| found.branch.id == *id);
+                    next = parent.and_then(|parent| parent.branch.parent_id.as_ref());
+                }
+            }
+        }
+        false
+    }
+}
+
+/// Nothing but what the broker made, and no default or protected branch.
+fn is_ours(found: &Found, protected: bool) -> Result<(), Error> {
+    let name = || found.branch.name.clone();
+    if found.branch.default {
+        return Err(Error::Default { name: name() });
+    }
+    if protected {
+        return Err(Error::Protected { name: name() });
+    }
+    match found.managed {
+        true => Ok(()),
+        false => Err(Error::NotOurs { name: name() }),
+    }
+}
+
+fn is_free(branch: &Branch, bindings: &[BindingName]) -> Result<(), Error> {
+    match bindings.first() {
+        None => Ok(()),
+        Some(binding) => Err(Error::InUse {
+            name: branch.name.clone(),
+            binding: binding.clone(),
+        }),
+    }
+}
