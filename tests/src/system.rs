@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use proto::broker::v1::audit_service_client::AuditServiceClient;
 use proto::broker::v1::binding_service_client::BindingServiceClient;
 use proto::broker::v1::branch_service_client::BranchServiceClient;
 use proto::broker::v1::config_service_client::ConfigServiceClient;
@@ -316,6 +317,14 @@ impl Broker {
     /// When the broker cannot be reached.
     pub async fn operations(&self) -> anyhow::Result<OperationsClient<Channel>> {
         Ok(OperationsClient::new(channel(&self.address).await?))
+    }
+
+    /// A client of AuditService.
+    ///
+    /// # Errors
+    /// When the broker cannot be reached.
+    pub async fn audit(&self) -> anyhow::Result<AuditServiceClient<Channel>> {
+        Ok(AuditServiceClient::new(channel(&self.address).await?))
     }
 
     /// A client of ConfigService.

@@ -68,6 +68,14 @@ async fn call(system: &System, method: &str) -> anyhow::Result<()> {
         ..Default::default()
     };
     let ok = match method {
+        "broker.v1.AuditService/ListAuditEvents" => {
+            let lease = leases.acquire_lease(acquire).await?.into_inner().lease;
+            let name = lease.context("a lease")?.name;
+            let request = broker::ListAuditEventsRequest::default();
+            let mut audit = system.broker.audit().await?;
+            let events = audit.list_audit_events(request).await?.into_inner().events;
+            events.iter().any(|event| event.lease == name)
+        }
         "broker.v1.BindingService/GetBinding" => {
             let request = broker::GetBindingRequest {
                 name: V1.to_owned(),

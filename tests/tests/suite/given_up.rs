@@ -112,11 +112,19 @@ async fn a_create_whose_answer_was_lost_is_not_to_be_repeated_blindly() -> anyho
     assert!(status.get_details_retry_info().is_none(), "{status:?}");
 
     // A change that can be made twice may be tried again.
-    let update = tokio::spawn({
+    let (update, backend) = eventually("an update waits for the lock", async || {
         let mut users = users.clone();
-        async move { users.update_user(rename_bob("Robert")).await }
-    });
-    end_it(waiting_backend(&owner).await?).await?;
+        let update = tokio::spawn(async move { users.update_user(rename_bob("Robert")).await });
+        tokio::select! {
+            backend = waiting_backend(&owner) => Ok((update, backend?)),
+            // It got the connection that was cut off a moment ago.
+            () = is_finished(&update) => {
+                anyhow::bail!("it was refused")
+            }
+        }
+    })
+    .await?;
+    end_it(backend).await?;
     let status = refused(update.await?, Code::Unavailable, None);
     assert!(status.get_details_retry_info().is_some(), "{status:?}");
     locker.batch_execute("ROLLBACK").await?;
@@ -142,6 +150,13 @@ async fn owner(system: &System) -> anyhow::Result<Client> {
         .await?;
     let branch = found.branches.first().context("v1's branch")?;
     system.emulator.connect(&branch.id).await
+}
+
+async fn is_finished<T>(task: &tokio::task::JoinHandle<T>) {
+    const LOOK_MS: u64 = 10;
+    while !task.is_finished() {
+        tokio::time::sleep(Duration::from_millis(LOOK_MS)).await;
+    }
 }
 
 /// The backend of user-service that waits for a lock.
