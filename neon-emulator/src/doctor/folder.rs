@@ -43,8 +43,10 @@ pub(super) fn examine(
             return;
         }
     };
-    // What would be above a folder that is not there yet.
-    let Some(place) = data.ancestors().find(|folder| folder.is_dir()) else {
+    // What would be above a folder that is not there yet: above `data` alone is
+    // the working directory.
+    let absolute = std::path::absolute(data).unwrap_or_else(|_| data.clone());
+    let Some(place) = absolute.ancestors().find(|folder| folder.is_dir()) else {
         return;
     };
     let place = match place.canonicalize() {

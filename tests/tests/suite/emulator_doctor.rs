@@ -22,6 +22,8 @@ async fn doctor_says_what_a_start_would_find() -> anyhow::Result<()> {
         ensure!(said.contains(word), "{word}: {said}");
     }
     ensure!(!data.exists(), "a look makes nothing");
+    let said = doctor_in(folder.path(), Path::new("data"), &[], 0)?;
+    ensure!(said.contains("storage: "), "as seen from there: {said}");
 
     let emulator = EmulatorProcess::start(&data).await?;
     let said = doctor(&data, &[], 1)?;
@@ -87,7 +89,13 @@ async fn doctor_ends_with_1_where_a_start_would_fail() -> anyhow::Result<()> {
 
 /// What it says, if it ends with this exit code.
 fn doctor(data: &Path, flags: &[&str], code: i32) -> anyhow::Result<String> {
+    doctor_in(Path::new("."), data, flags, code)
+}
+
+/// The same, run in that folder.
+fn doctor_in(place: &Path, data: &Path, flags: &[&str], code: i32) -> anyhow::Result<String> {
     let mut command = Command::new(suite::binary("neon-emulator")?);
+    command.current_dir(place);
     command.arg("doctor").arg("--data").arg(data);
     if !flags.contains(&"--listen") {
         command.args(["--listen", "127.0.0.1:0"]);

@@ -326,6 +326,11 @@ async fn nobody_is_turned_away_by_a_restore() -> anyhow::Result<()> {
                     "connection closed",
                     "the database system is shutting down",
                     "without sending TLS close_notify",
+                    "Broken pipe",
+                    "Connection reset",
+                    "unexpected end of file",
+                    "57P01",
+                    "terminating connection",
                 ];
                 ensure!(cut_off.iter().any(|how| reason.contains(how)), "{reason}");
             }
