@@ -44,7 +44,7 @@ enum Command {
     /// Ask whether a broker runs and the world is as declared.
     Health(client::HealthArguments),
     /// Show who got, kept and lost what, newest first.
-    Audit(audit::Arguments),
+    Audit(audit::AuditArguments),
     /// Make, show and revoke the tokens that callers may show.
     Tokens(tokens::Arguments),
 }

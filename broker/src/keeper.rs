@@ -21,7 +21,7 @@ use crate::names::BindingName;
 use crate::neon::{self, Neon};
 use crate::reconcile::{self, Applied, Outcome, Remark, Report, Step};
 use crate::roles;
-use crate::state::{self, Draft, State};
+use crate::state::{self, Data, Draft, Generation, State};
 use crate::text::one_line;
 
 /// Pauses between attempts to make the world match, in milliseconds.
@@ -186,6 +186,7 @@ impl Keeper {
             if leads && !*self.was_ready.borrow() {
                 continue;
             }
+            self.reread_if_behind();
             for spec in &self.config().bindings {
                 if let Err(error) = self.follow_one(spec).await {
                     let (binding, error) = (&spec.name, one_line(&error));
@@ -196,15 +197,39 @@ impl Keeper {
         }
     }
 
-    async fn follow_one(&self, spec: &BindingSpec) -> Result<(), neon::Error> {
-        let stored = self
-            .state
-            .read(|data| data.generations.get(&spec.name).cloned());
+    /// What another broker has announced is as broker.toml says by now, and not as
+    /// it said when this one read it.
+    fn reread_if_behind(&self) {
+        let config = self.config();
+        if !config
+            .bindings
+            .iter()
+            .any(|spec| self.newer(spec).is_some())
+        {
+            return;
+        }
+        match self.read_config() {
+            Ok(config) => {
+                self.leases.configure(config.leases);
+                self.bindings.declare(&config);
+            }
+            Err(error) => {
+                tracing::warn!(error = %one_line(&error), "broker.toml is not read again")
+            }
+        }
+    }
+
+    /// The generation of a binding that is stored and not known here yet.
+    fn newer(&self, spec: &BindingSpec) -> Option<Generation> {
         let known = self.bindings.get(&spec.name);
         let known = known.and_then(|binding| Some(binding.target.as_ref()?.generation));
-        if let Some(generation) = stored
-            && known.is_none_or(|known| known < generation.number)
-        {
+        let stored = |data: &Data| data.generations.get(&spec.name).cloned();
+        let stored = self.state.read(stored);
+        stored.filter(|stored| known.is_none_or(|known| known < stored.number))
+    }
+
+    async fn follow_one(&self, spec: &BindingSpec) -> Result<(), neon::Error> {
+        if let Some(generation) = self.newer(spec) {
             let database = &spec.service.database;
             let uris = self.neon.owner_uris(&generation.branch, database).await?;
             self.bindings.follow(spec, generation, uris);

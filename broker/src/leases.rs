@@ -379,7 +379,7 @@ impl Leases {
         });
         // Who watches hears of it now, whether or not it can be stored.
         ids.iter().for_each(|id| endings.end(*id));
-        self.state.forget_requests(now);
+        self.state.forget_old(now);
         if self.state.leader().borrow().is_none() {
             return Ok(());
         }

@@ -16,6 +16,7 @@ mod data;
 mod database;
 mod endings;
 mod leader;
+mod ledgers;
 mod listener;
 mod rows;
 mod schema;
@@ -25,9 +26,10 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rpc::clock::Clock;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::audit::{Event, Query};
 use crate::postgres::OwnerUri;
@@ -39,10 +41,14 @@ use writer::{Change, Job, Writer};
 pub use data::{Answered, Data, Draft, Generation, RequestKey, Role, RoleKey, RoleStatus};
 pub use database::Error as DatabaseError;
 pub use endings::Endings;
+pub use ledgers::{Intent, Operation, OwnBranch};
 
 /// Sessions that may read audit events at once: what is looked up seldom is not
 /// kept in memory.
 const READERS_MAX: usize = 4;
+/// How long what has ended is kept, in hours: long enough for every broker to see
+/// its end.
+const ENDED_HOURS: i64 = 24;
 /// Changes that may wait for a transaction. More wait before they are asked.
 const WRITES_QUEUED_MAX: usize = 1_024;
 
@@ -95,6 +101,9 @@ struct Stored {
     /// Asked to write.
     writer: mpsc::Sender<Job>,
     readers: Semaphore,
+    /// Who stands for election and who listens end with the state, and with them
+    /// what they hold.
+    _tasks: [AbortOnDropHandle<()>; 2],
 }
 
 /// How to reach the state database.
@@ -164,8 +173,8 @@ impl State {
             Err(error) => return Err(error),
         };
         let (writer, queue) = mpsc::channel(WRITES_QUEUED_MAX);
-        tokio::spawn(leader::stand(uri.clone(), Arc::clone(&shared)));
-        tokio::spawn(listener::listen(uri.clone(), Arc::clone(&shared)));
+        let standing = tokio::spawn(leader::stand(uri.clone(), Arc::clone(&shared)));
+        let listening = tokio::spawn(listener::listen(uri.clone(), Arc::clone(&shared)));
         tokio::spawn(Writer::new(uri.clone(), clock, Arc::clone(&shared), queue, opened).run());
         Ok(State {
             shared,
@@ -173,6 +182,7 @@ impl State {
                 uri,
                 writer,
                 readers: Semaphore::new(READERS_MAX),
+                _tasks: [standing, listening].map(AbortOnDropHandle::new),
             }),
         })
     }
@@ -256,11 +266,16 @@ impl State {
             .await
     }
 
-    /// Forgets in memory what needs no write to be forgotten.
-    pub fn forget_requests(&self, now: Timestamp) {
+    /// Forgets in memory what is removed from the database without a word.
+    pub fn forget_old(&self, now: Timestamp) {
+        let kept = now - SignedDuration::from_hours(ENDED_HOURS);
         let mut data = self.shared.data();
         data.requests
             .retain(|_, answered| answered.expire_time > now);
+        data.operations
+            .retain(|_, operation| !operation.done || operation.update_time > kept);
+        data.branches
+            .retain(|_, branch| branch.intent != Intent::Gone || branch.update_time > kept);
     }
 
     /// Audit events, newest first.

@@ -17,7 +17,7 @@ use tonic::transport::Channel;
 use crate::emulator::{API_KEY, EmulatorProcess};
 use crate::folder::Folder;
 use crate::process::Process;
-use crate::state_database::state_database;
+use crate::state_database::StateDatabase;
 
 const READY_SECONDS_MAX: u64 = 120;
 /// The broker's key, in a test's folder.
@@ -145,8 +145,8 @@ impl System {
         let key =
             std::fs::read_to_string(self.folder.join(KEY_FILE)).context("the broker's key")?;
         secrets.push(key.trim().to_owned());
-        let database = state_database(&self.emulator).await?;
-        secrets.push(password(database.expose())?);
+        let database = StateDatabase::of(&self.emulator).await?;
+        secrets.push(password(database.uri.expose())?);
         let mut leases = self.broker.leases().await?;
         for version in ["v1", "v2"] {
             let lease = leases
@@ -209,6 +209,20 @@ impl Broker {
         Self::launch(listen, config, environment, &log).await
     }
 
+    /// As [`Broker::start`], with a log of its own: for a second one.
+    ///
+    /// # Errors
+    /// When it ends at its start; with its log.
+    pub async fn start_logging(
+        folder: &Folder,
+        emulator: &EmulatorProcess,
+        config: &Path,
+        log: &Path,
+    ) -> anyhow::Result<Self> {
+        let environment = Self::environment(folder, emulator).await?;
+        Self::launch(&crate::free_address()?, config, environment, log).await
+    }
+
     /// What a broker needs to know of the emulator and of its own state.
     ///
     /// # Errors
@@ -217,7 +231,7 @@ impl Broker {
         folder: &Folder,
         emulator: &EmulatorProcess,
     ) -> anyhow::Result<Vec<(String, String)>> {
-        let database = state_database(emulator).await?;
+        let database = StateDatabase::of(emulator).await?;
         let key = folder.join(KEY_FILE);
         if !key.exists() {
             std::fs::write(&key, uuid::Uuid::new_v4().simple().to_string())?;
@@ -228,7 +242,7 @@ impl Broker {
             ("NEON_API_URL".to_owned(), emulator.url()),
             (
                 "BROKER_DATABASE_URL".to_owned(),
-                database.expose().to_owned(),
+                database.uri.expose().to_owned(),
             ),
             ("BROKER_KEY_FILE".to_owned(), key.display().to_string()),
         ])

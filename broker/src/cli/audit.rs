@@ -10,7 +10,7 @@ use super::client::{self, Error, connect, refused};
 const PAGE_SIZE: usize = 1_000;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct AuditArguments {
     #[command(flatten)]
     broker: client::Arguments,
     /// Of bindings of this service: users.
@@ -34,7 +34,7 @@ pub(super) struct Arguments {
 }
 
 /// Prints events, newest first, a line each.
-pub(super) async fn audit(arguments: Arguments) -> Result<(), Error> {
+pub(super) async fn audit(arguments: AuditArguments) -> Result<(), Error> {
     let mut client = AuditServiceClient::new(connect(&arguments.broker).await?);
     let mut request = pb::ListAuditEventsRequest {
         service: arguments.service.unwrap_or_default(),

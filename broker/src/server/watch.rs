@@ -151,6 +151,7 @@ impl Watch {
     /// since the watch was opened.
     fn check(&self) -> Result<(), Status> {
         self.caller.check()?;
+        self.broker.state.check().map_err(Error::State)?;
         let rights = self.broker.rights_of(self.caller.clone())?;
         match self.lease {
             Some((id, _)) => {

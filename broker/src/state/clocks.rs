@@ -32,3 +32,45 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::Duration;
+
+    use jiff::SignedDuration;
+
+    use super::*;
+    use crate::state::{Error, State};
+
+    #[tokio::test]
+    async fn a_clock_that_is_too_far_off_shuts_the_broker_until_it_is_right() {
+        let mut state = State::in_memory();
+        let shared = std::sync::Arc::get_mut(&mut state.shared).unwrap();
+        shared.clock_skew_max = Duration::from_secs(5);
+        let off = |seconds| {
+            let now = Timestamp::try_from(Clock::system().now()).unwrap();
+            state
+                .shared
+                .compare_clocks(Some(now + SignedDuration::from_secs(seconds)));
+        };
+        for seconds in [0, 3, -3] {
+            off(seconds);
+            state.check().unwrap();
+        }
+        for seconds in [7, -7] {
+            off(seconds);
+            let error = state.check().unwrap_err();
+            let Error::ClockSkewed { apart_ms, max_ms } = error else {
+                panic!("{error}");
+            };
+            assert!((6_000..=7_100).contains(&apart_ms), "{apart_ms}");
+            assert_eq!(max_ms, 5_000);
+            state.is_shut().await;
+            off(0);
+            state.is_open().await;
+        }
+        state.shared.compare_clocks(None);
+        assert!(state.check().is_err(), "no time at all");
+    }
+}

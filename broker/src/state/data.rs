@@ -6,9 +6,10 @@ use jiff::Timestamp;
 use neon_api::BranchId;
 use uuid::Uuid;
 
+use super::ledgers::{Operation, OwnBranch};
 use crate::audit::Event;
 use crate::leases::{End, Lease};
-use crate::names::{BindingName, LeaseId};
+use crate::names::{BindingName, BranchName, LeaseId};
 
 /// How many audit events a broker without a database keeps.
 const EVENTS_IN_MEMORY_MAX: usize = 10_000;
@@ -22,6 +23,10 @@ pub struct Data {
     pub generations: BTreeMap<BindingName, Generation>,
     /// Login roles that leases had.
     pub roles: BTreeMap<RoleKey, Role>,
+    /// Operations that go on, or ended not long ago.
+    pub operations: BTreeMap<Uuid, Operation>,
+    /// The broker's own branches, by name.
+    pub branches: BTreeMap<BranchName, OwnBranch>,
     /// Requests that may come again.
     pub requests: BTreeMap<RequestKey, Answered>,
     /// Without a database: the newest audit events, oldest first.
@@ -130,6 +135,8 @@ pub(super) struct Changes {
     pub(super) leases: BTreeMap<LeaseId, (Lease, Option<End>)>,
     pub(super) generations: BTreeMap<BindingName, Generation>,
     pub(super) roles: BTreeMap<RoleKey, Role>,
+    pub(super) operations: BTreeMap<Uuid, Operation>,
+    pub(super) branches: BTreeMap<BranchName, OwnBranch>,
     pub(super) requests: BTreeMap<RequestKey, Answered>,
     pub(super) events: Vec<Event>,
 }
@@ -203,6 +210,28 @@ impl<'a> Draft<'a> {
         self.changes.roles.insert(key, role);
     }
 
+    /// An operation.
+    pub fn operation(&self, id: Uuid) -> Option<&Operation> {
+        let changed = self.changes.operations.get(&id);
+        changed.or_else(|| self.data.operations.get(&id))
+    }
+
+    /// Begins an operation, or says how far it is.
+    pub fn operation_put(&mut self, id: Uuid, operation: Operation) {
+        self.changes.operations.insert(id, operation);
+    }
+
+    /// A branch of that name that is ours, or was.
+    pub fn branch(&self, name: &BranchName) -> Option<&OwnBranch> {
+        let changed = self.changes.branches.get(name);
+        changed.or_else(|| self.data.branches.get(name))
+    }
+
+    /// Writes down what is about to be done with a branch, or was.
+    pub fn branch_put(&mut self, name: BranchName, branch: OwnBranch) {
+        self.changes.branches.insert(name, branch);
+    }
+
     /// What a request was answered with.
     pub fn request(&self, key: &RequestKey) -> Option<&Answered> {
         let changed = self.changes.requests.get(key);
@@ -233,12 +262,16 @@ impl Changes {
             leases,
             generations,
             roles,
+            operations,
+            branches,
             requests,
             events,
         } = self;
         leases.is_empty()
             && generations.is_empty()
             && roles.is_empty()
+            && operations.is_empty()
+            && branches.is_empty()
             && requests.is_empty()
             && events.is_empty()
     }
@@ -259,6 +292,8 @@ impl Changes {
         }
         data.generations.extend(self.generations);
         data.roles.extend(self.roles);
+        data.operations.extend(self.operations);
+        data.branches.extend(self.branches);
         data.requests.extend(self.requests);
         ended
     }

@@ -1,22 +1,16 @@
 //! The state database: opening it, its tables, and what is asked of it.
 
 mod migration;
+mod read;
+mod write;
 
-use diesel::upsert::excluded;
-use diesel::{
-    BoolExpressionMethods as _, ExpressionMethods as _, OptionalExtension as _, QueryDsl as _,
-    SelectableHelper as _, TextExpressionMethods as _,
-};
+use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _};
 use diesel_async::{AsyncPgConnection, RunQueryDsl as _, SimpleAsyncConnection as _};
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
 
-use super::data::Changes;
-use super::rows::{
-    BadRow, EventRow, GenerationRow, LeaseRow, NewEventRow, RequestRow, RoleRow, time_in, time_out,
-};
-use super::schema::{audit_events, generations, head, leases, request_ids, roles};
-use crate::audit::{Event, Query};
+use super::rows::{BadRow, time_in};
+use super::schema::head;
 use crate::postgres::{self, OwnerUri};
 
 /// How long one statement may take, in milliseconds.
@@ -24,8 +18,6 @@ const STATEMENT_MS_MAX: u64 = 10_000;
 /// How long a transaction may wait for its broker, in milliseconds. It holds the
 /// row that every write of every broker needs: one that hangs is thrown out.
 const IDLE_IN_TRANSACTION_MS_MAX: u64 = 5_000;
-/// How many rows go into one statement: a statement has 65,535 parameters at most.
-const ROWS_MAX: usize = 1_000;
 
 /// What brokers tell each other of a write.
 pub(super) const CHANNEL: &str = "branch_broker_state";
@@ -252,257 +244,6 @@ impl Session {
             .attempted("look at the head")?;
         let (version, epoch, time) = looked.ok_or(Error::NoHead)?;
         Ok((Head { version, epoch }, time_in(time)))
-    }
-
-    /// What was written since that version, and the head that it leads to.
-    pub(super) async fn since(&mut self, version: i64) -> Result<(Changes, Head), Error> {
-        const WHAT: &str = "read what was written";
-        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-        self.connection.batch_execute(begin).await.attempted(WHAT)?;
-        let (head, _) = self.look().await?;
-        let changes = self.changes_since(version).await?;
-        self.connection
-            .batch_execute("COMMIT")
-            .await
-            .attempted(WHAT)?;
-        Ok((changes, head))
-    }
-
-    /// As [`Session::since`], inside a write.
-    pub(super) async fn changes_since(&mut self, version: i64) -> Result<Changes, Error> {
-        const WHAT: &str = "read what was written";
-        let connection = &mut self.connection;
-        let mut changes = Changes::default();
-        let rows: Vec<LeaseRow> = leases::table
-            .filter(leases::version.gt(version))
-            .select(LeaseRow::as_select())
-            .load(connection)
-            .await
-            .attempted(WHAT)?;
-        for row in rows {
-            let (lease, end) = row.read()?;
-            changes.leases.insert(lease.id, (lease, end));
-        }
-        let rows: Vec<GenerationRow> = generations::table
-            .filter(generations::version.gt(version))
-            .select(GenerationRow::as_select())
-            .load(connection)
-            .await
-            .attempted(WHAT)?;
-        for row in rows {
-            let (binding, generation) = row.read()?;
-            changes.generations.insert(binding, generation);
-        }
-        let rows: Vec<RoleRow> = roles::table
-            .filter(roles::version.gt(version))
-            .select(RoleRow::as_select())
-            .load(connection)
-            .await
-            .attempted(WHAT)?;
-        for row in rows {
-            let (key, role) = row.read()?;
-            changes.roles.insert(key, role);
-        }
-        let rows: Vec<RequestRow> = request_ids::table
-            .filter(request_ids::version.gt(version))
-            .select(RequestRow::as_select())
-            .load(connection)
-            .await
-            .attempted(WHAT)?;
-        for row in rows {
-            let (key, answered) = row.read()?;
-            changes.requests.insert(key, answered);
-        }
-        Ok(changes)
-    }
-
-    /// Writes changes, as that version.
-    pub(super) async fn write(&mut self, changes: &Changes, version: i64) -> Result<(), Error> {
-        let rows = changes.leases.values();
-        let rows: Vec<LeaseRow> = rows
-            .map(|(lease, end)| LeaseRow::new(lease, end.as_ref(), version))
-            .collect();
-        self.write_leases(rows).await?;
-        let rows = changes.generations.iter();
-        let rows: Vec<GenerationRow> = rows
-            .map(|(binding, generation)| GenerationRow::new(binding, generation, version))
-            .collect();
-        self.write_generations(rows).await?;
-        let rows = changes.roles.iter();
-        let rows: Vec<RoleRow> = rows
-            .map(|(key, role)| RoleRow::new(key, role, version))
-            .collect();
-        self.write_roles(rows).await?;
-        let rows = changes.requests.iter();
-        let rows: Vec<RequestRow> = rows
-            .map(|(key, answered)| RequestRow::new(key, answered, version))
-            .collect();
-        self.write_requests(rows).await?;
-        let rows = changes.events.iter().map(NewEventRow::new).collect();
-        self.write_events(rows).await
-    }
-
-    async fn write_leases(&mut self, mut rows: Vec<LeaseRow>) -> Result<(), Error> {
-        while !rows.is_empty() {
-            let some: Vec<LeaseRow> = rows.drain(..rows.len().min(ROWS_MAX)).collect();
-            diesel::insert_into(leases::table)
-                .values(some)
-                .on_conflict(leases::id)
-                .do_update()
-                .set((
-                    leases::version.eq(excluded(leases::version)),
-                    leases::branch.eq(excluded(leases::branch)),
-                    leases::generation.eq(excluded(leases::generation)),
-                    leases::role.eq(excluded(leases::role)),
-                    leases::key.eq(excluded(leases::key)),
-                    leases::expire_time.eq(excluded(leases::expire_time)),
-                    leases::renewals.eq(excluded(leases::renewals)),
-                    leases::note_time.eq(excluded(leases::note_time)),
-                    leases::end_reason.eq(excluded(leases::end_reason)),
-                ))
-                .execute(&mut self.connection)
-                .await
-                .attempted("write leases")?;
-        }
-        Ok(())
-    }
-
-    async fn write_generations(&mut self, mut rows: Vec<GenerationRow>) -> Result<(), Error> {
-        while !rows.is_empty() {
-            let some: Vec<GenerationRow> = rows.drain(..rows.len().min(ROWS_MAX)).collect();
-            diesel::insert_into(generations::table)
-                .values(some)
-                .on_conflict(generations::binding)
-                .do_update()
-                .set((
-                    generations::version.eq(excluded(generations::version)),
-                    generations::number.eq(excluded(generations::number)),
-                    generations::branch.eq(excluded(generations::branch)),
-                    generations::address.eq(excluded(generations::address)),
-                    generations::revision.eq(excluded(generations::revision)),
-                    generations::reset_at.eq(excluded(generations::reset_at)),
-                    generations::since.eq(excluded(generations::since)),
-                    generations::reason.eq(excluded(generations::reason)),
-                ))
-                .execute(&mut self.connection)
-                .await
-                .attempted("write generations")?;
-        }
-        Ok(())
-    }
-
-    async fn write_roles(&mut self, mut rows: Vec<RoleRow>) -> Result<(), Error> {
-        while !rows.is_empty() {
-            let some: Vec<RoleRow> = rows.drain(..rows.len().min(ROWS_MAX)).collect();
-            diesel::insert_into(roles::table)
-                .values(some)
-                .on_conflict((roles::branch, roles::role))
-                .do_update()
-                .set((
-                    roles::version.eq(excluded(roles::version)),
-                    roles::binding.eq(excluded(roles::binding)),
-                    roles::status.eq(excluded(roles::status)),
-                    roles::closings.eq(excluded(roles::closings)),
-                ))
-                .execute(&mut self.connection)
-                .await
-                .attempted("write roles")?;
-        }
-        Ok(())
-    }
-
-    async fn write_requests(&mut self, mut rows: Vec<RequestRow>) -> Result<(), Error> {
-        while !rows.is_empty() {
-            let some: Vec<RequestRow> = rows.drain(..rows.len().min(ROWS_MAX)).collect();
-            diesel::insert_into(request_ids::table)
-                .values(some)
-                .on_conflict((request_ids::caller, request_ids::method, request_ids::id))
-                .do_update()
-                .set((
-                    request_ids::version.eq(excluded(request_ids::version)),
-                    request_ids::body.eq(excluded(request_ids::body)),
-                    request_ids::resource.eq(excluded(request_ids::resource)),
-                    request_ids::expire_time.eq(excluded(request_ids::expire_time)),
-                ))
-                .execute(&mut self.connection)
-                .await
-                .attempted("write request ids")?;
-        }
-        Ok(())
-    }
-
-    async fn write_events(&mut self, mut rows: Vec<NewEventRow>) -> Result<(), Error> {
-        while !rows.is_empty() {
-            let some: Vec<NewEventRow> = rows.drain(..rows.len().min(ROWS_MAX)).collect();
-            diesel::insert_into(audit_events::table)
-                .values(some)
-                .execute(&mut self.connection)
-                .await
-                .attempted("write audit events")?;
-        }
-        Ok(())
-    }
-
-    /// Audit events, newest first.
-    pub(super) async fn events(&mut self, query: &Query) -> Result<Vec<Event>, Error> {
-        let mut asked = audit_events::table
-            .select(EventRow::as_select())
-            .order(audit_events::id.desc())
-            .limit(i64::try_from(query.limit).unwrap_or(i64::MAX))
-            .into_boxed();
-        if let Some(service) = &query.service {
-            // An underscore in a pattern stands for any character.
-            let service = service.as_str().replace('_', "\\_");
-            let pattern = format!("services/{service}/versions/%");
-            asked = asked.filter(audit_events::binding.like(pattern));
-        }
-        if let Some(branch) = &query.branch {
-            asked = asked.filter(audit_events::branch.eq(branch.to_string()));
-        }
-        if let Some(holder) = &query.holder {
-            asked = asked.filter(audit_events::holder.eq(holder.clone()));
-        }
-        if let Some(start) = query.start {
-            asked = asked.filter(audit_events::event_time.ge(time_out(start)));
-        }
-        if let Some(end) = query.end {
-            asked = asked.filter(audit_events::event_time.lt(time_out(end)));
-        }
-        if let Some(before) = query.before {
-            asked = asked.filter(audit_events::id.lt(before));
-        }
-        let rows: Vec<EventRow> = asked
-            .load(&mut self.connection)
-            .await
-            .attempted("read audit events")?;
-        let events = rows.into_iter().map(EventRow::read);
-        Ok(events.collect::<Result<_, _>>()?)
-    }
-
-    /// Removes what nobody asks for any more: leases that ended before `ended`,
-    /// requests whose time was up at `now`, events from before `told`.
-    pub(super) async fn purge(
-        &mut self,
-        now: Timestamp,
-        ended: Timestamp,
-        told: Timestamp,
-    ) -> Result<(), Error> {
-        const WHAT: &str = "remove what is old";
-        let connection = &mut self.connection;
-        let is_old = leases::expire_time.lt(time_out(ended));
-        diesel::delete(leases::table.filter(leases::end_reason.is_not_null().and(is_old)))
-            .execute(connection)
-            .await
-            .attempted(WHAT)?;
-        diesel::delete(request_ids::table.filter(request_ids::expire_time.lt(time_out(now))))
-            .execute(connection)
-            .await
-            .attempted(WHAT)?;
-        diesel::delete(audit_events::table.filter(audit_events::event_time.lt(time_out(told))))
-            .execute(connection)
-            .await
-            .attempted(WHAT)?;
-        Ok(())
     }
 }
 

@@ -7,10 +7,11 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::data::{Answered, Generation, RequestKey, Role, RoleKey, RoleStatus};
-use super::schema::{audit_events, generations, leases, request_ids, roles};
+use super::ledgers::{Intent, Operation, OwnBranch};
+use super::schema::{audit_events, branches, generations, leases, operations, request_ids, roles};
 use crate::audit::Event;
 use crate::leases::{End, EndReason, Grant, Lease, METHODS, Request};
-use crate::names::{BindingName, LeaseId};
+use crate::names::{BindingName, BranchName, LeaseId};
 use crate::roles::Access;
 
 /// From Unix's epoch to Postgres's, in microseconds.
@@ -69,6 +70,31 @@ pub(super) struct RoleRow {
     binding: String,
     status: String,
     closings: i64,
+}
+
+#[derive(Debug, Queryable, Selectable, Insertable)]
+#[diesel(table_name = operations, check_for_backend(Pg))]
+pub(super) struct OperationRow {
+    id: Uuid,
+    version: i64,
+    caller: String,
+    method: String,
+    request: Vec<u8>,
+    metadata: Vec<u8>,
+    result: Option<Vec<u8>>,
+    done: bool,
+    create_time: PgTimestamp,
+    update_time: PgTimestamp,
+}
+
+#[derive(Debug, Queryable, Selectable, Insertable)]
+#[diesel(table_name = branches, check_for_backend(Pg))]
+pub(super) struct BranchRow {
+    name: String,
+    version: i64,
+    branch: Option<String>,
+    intent: String,
+    update_time: PgTimestamp,
 }
 
 #[derive(Debug, Queryable, Selectable, Insertable)]
@@ -229,6 +255,66 @@ impl RoleRow {
             role: self.role,
         };
         Ok((key, role))
+    }
+}
+
+impl OperationRow {
+    pub(super) fn new(id: &Uuid, operation: &Operation, version: i64) -> OperationRow {
+        let operation = operation.clone();
+        OperationRow {
+            id: *id,
+            version,
+            caller: operation.caller,
+            method: operation.method,
+            request: operation.request,
+            metadata: operation.metadata,
+            result: operation.result,
+            done: operation.done,
+            create_time: time_out(operation.create_time),
+            update_time: time_out(operation.update_time),
+        }
+    }
+
+    pub(super) fn read(self) -> Result<(Uuid, Operation), BadRow> {
+        let time = |column, time: PgTimestamp| {
+            time_in(time).ok_or_else(|| bad("operations", column, &format!("{time:?}")))
+        };
+        let operation = Operation {
+            create_time: time("create_time", self.create_time)?,
+            update_time: time("update_time", self.update_time)?,
+            caller: self.caller,
+            method: self.method,
+            request: self.request,
+            metadata: self.metadata,
+            result: self.result,
+            done: self.done,
+        };
+        Ok((self.id, operation))
+    }
+}
+
+impl BranchRow {
+    pub(super) fn new(name: &BranchName, branch: &OwnBranch, version: i64) -> BranchRow {
+        BranchRow {
+            name: name.to_string(),
+            version,
+            branch: branch.branch.as_ref().map(ToString::to_string),
+            intent: branch.intent.as_str().to_owned(),
+            update_time: time_out(branch.update_time),
+        }
+    }
+
+    pub(super) fn read(self) -> Result<(BranchName, OwnBranch), BadRow> {
+        const TABLE: &str = "branches";
+        let time = time_in(self.update_time);
+        let branch = OwnBranch {
+            branch: optional(TABLE, "branch", self.branch.as_deref())?,
+            intent: Intent::of_stored(&self.intent)
+                .ok_or_else(|| bad(TABLE, "intent", &self.intent))?,
+            update_time: time
+                .ok_or_else(|| bad(TABLE, "update_time", &format!("{:?}", self.update_time)))?,
+        };
+        Ok((parsed(TABLE, "name", &self.name)?, branch))
     }
 }
 

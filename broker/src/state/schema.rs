@@ -55,6 +55,31 @@ diesel::table! {
 }
 
 diesel::table! {
+    broker.operations (id) {
+        id -> Uuid,
+        version -> BigInt,
+        caller -> Text,
+        method -> Text,
+        request -> Bytea,
+        metadata -> Bytea,
+        result -> Nullable<Bytea>,
+        done -> Bool,
+        create_time -> Timestamptz,
+        update_time -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    broker.branches (name) {
+        name -> Text,
+        version -> BigInt,
+        branch -> Nullable<Text>,
+        intent -> Text,
+        update_time -> Timestamptz,
+    }
+}
+
+diesel::table! {
     broker.request_ids (caller, method, id) {
         caller -> Text,
         method -> Text,

@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::data::{Changes, Draft};
 use super::database::{self, Begun, Head, Session};
-use super::{Error, Shared};
+use super::{ENDED_HOURS, Error, Shared};
 use crate::postgres::OwnerUri;
 use crate::text::one_line;
 
@@ -27,14 +27,14 @@ const TOGETHER_MAX: usize = 1_024;
 const LOOK_MS: u64 = 1_000;
 /// How often to remove what nobody asks for any more, in seconds.
 const PURGE_SECONDS: u64 = 600;
-/// How long a lease that has ended is kept, in hours: long enough for every broker
-/// to see its end.
-const ENDED_HOURS: i64 = 24;
 /// How long audit events are kept, in hours: 30 days.
 const TOLD_HOURS: i64 = 30 * 24;
 /// Pauses between tries to reach the database, in milliseconds.
 const REACH_MS_MIN: u64 = 50;
 const REACH_MS_MAX: u64 = 1_000;
+/// How long whoever asks waits for a database that is away, before they hear that
+/// it is, in milliseconds.
+const PATIENCE_MS: u64 = 1_000;
 /// Pauses between looks at a write of ours that still runs, in milliseconds.
 const UNDECIDED_MS: u64 = 50;
 /// How often a write is tried: a session may have ended while nothing was asked.
@@ -175,9 +175,15 @@ impl Writer {
                 pause = (pause * 2).min(Duration::from_millis(REACH_MS_MAX));
             }
         };
-        let opened = tokio::select! {
-            opened = reaching => opened,
-            () = refuse(&mut self.queue) => return,
+        tokio::pin!(reaching);
+        // A session may just have ended: who asks meanwhile waits for the next.
+        let soon = Duration::from_millis(PATIENCE_MS);
+        let opened = match tokio::time::timeout(soon, &mut reaching).await {
+            Ok(opened) => opened,
+            Err(_) => tokio::select! {
+                opened = reaching => opened,
+                () = refuse(&mut self.queue) => return,
+            },
         };
         if was_read {
             tracing::info!("the state database is back");

@@ -84,3 +84,31 @@ CREATE TABLE broker.audit_events (
     message text NOT NULL
 );
 CREATE INDEX audit_events_event_time ON broker.audit_events (event_time);
+
+-- Work that calls wait for (google.longrunning): what was asked, how far it is, and
+-- what came of it. The three blobs are protobuf messages.
+CREATE TABLE broker.operations (
+    id uuid PRIMARY KEY,
+    version bigint NOT NULL,
+    caller text NOT NULL,
+    method text NOT NULL,
+    request bytea NOT NULL,
+    metadata bytea NOT NULL,
+    result bytea,
+    done boolean NOT NULL,
+    create_time timestamptz NOT NULL,
+    update_time timestamptz NOT NULL
+);
+CREATE INDEX operations_version ON broker.operations (version);
+
+-- Branches that are the broker's own, or are about to be: a row is written before
+-- the call that makes, preserves or deletes one. `branch` is not known before the
+-- answer.
+CREATE TABLE broker.branches (
+    name text PRIMARY KEY,
+    version bigint NOT NULL,
+    branch text,
+    intent text NOT NULL CHECK (intent IN ('create', 'own', 'preserve', 'delete', 'gone')),
+    update_time timestamptz NOT NULL
+);
+CREATE INDEX branches_version ON broker.branches (version);

@@ -69,12 +69,19 @@ async fn call(system: &System, method: &str) -> anyhow::Result<()> {
     };
     let ok = match method {
         "broker.v1.AuditService/ListAuditEvents" => {
-            let lease = leases.acquire_lease(acquire).await?.into_inner().lease;
-            let name = lease.context("a lease")?.name;
-            let request = broker::ListAuditEventsRequest::default();
+            leases.acquire_lease(acquire).await?;
+            let request = broker::ListAuditEventsRequest {
+                service: "users".to_owned(),
+                page_size: 1,
+                ..Default::default()
+            };
             let mut audit = system.broker.audit().await?;
-            let events = audit.list_audit_events(request).await?.into_inner().events;
-            events.iter().any(|event| event.lease == name)
+            let answer = audit.list_audit_events(request).await?.into_inner();
+            let event = answer.events.first().context("an event")?;
+            event.action() == broker::AuditAction::Acquired
+                && event.binding == V1
+                && event.lease.starts_with("leases/")
+                && !answer.next_page_token.is_empty()
         }
         "broker.v1.BindingService/GetBinding" => {
             let request = broker::GetBindingRequest {

@@ -1,0 +1,240 @@
+//! What is written to the state database.
+
+use diesel::upsert::excluded;
+use diesel::{BoolExpressionMethods as _, ExpressionMethods as _, QueryDsl as _};
+use diesel_async::RunQueryDsl as _;
+use jiff::Timestamp;
+
+use super::super::data::Changes;
+use super::super::ledgers::Intent;
+use super::super::rows::{
+    BranchRow, GenerationRow, LeaseRow, NewEventRow, OperationRow, RequestRow, RoleRow, time_out,
+};
+use super::super::schema::{
+    audit_events, branches, generations, leases, operations, request_ids, roles,
+};
+use super::{Attempted as _, Error, Session};
+
+/// How many rows go into one statement: a statement has 65,535 parameters at most.
+const ROWS_MAX: usize = 1_000;
+
+impl Session {
+    /// Writes changes, as that version.
+    pub(in crate::state) async fn write(
+        &mut self,
+        changes: &Changes,
+        version: i64,
+    ) -> Result<(), Error> {
+        let rows = changes.leases.values();
+        let rows: Vec<LeaseRow> = rows
+            .map(|(lease, end)| LeaseRow::new(lease, end.as_ref(), version))
+            .collect();
+        self.write_leases(rows).await?;
+        let rows = changes.generations.iter();
+        let rows: Vec<GenerationRow> = rows
+            .map(|(binding, generation)| GenerationRow::new(binding, generation, version))
+            .collect();
+        self.write_generations(rows).await?;
+        let rows = changes.roles.iter();
+        let rows: Vec<RoleRow> = rows
+            .map(|(key, role)| RoleRow::new(key, role, version))
+            .collect();
+        self.write_roles(rows).await?;
+        let rows = changes.operations.iter();
+        let rows: Vec<OperationRow> = rows
+            .map(|(id, operation)| OperationRow::new(id, operation, version))
+            .collect();
+        self.write_operations(rows).await?;
+        let rows = changes.branches.iter();
+        let rows: Vec<BranchRow> = rows
+            .map(|(name, branch)| BranchRow::new(name, branch, version))
+            .collect();
+        self.write_branches(rows).await?;
+        let rows = changes.requests.iter();
+        let rows: Vec<RequestRow> = rows
+            .map(|(key, answered)| RequestRow::new(key, answered, version))
+            .collect();
+        self.write_requests(rows).await?;
+        let rows = changes.events.iter().map(NewEventRow::new).collect();
+        self.write_events(rows).await
+    }
+
+    async fn write_leases(&mut self, mut rows: Vec<LeaseRow>) -> Result<(), Error> {
+        while !rows.is_empty() {
+            let some: Vec<LeaseRow> = rows.drain(..rows.len().min(ROWS_MAX)).collect();
+            diesel::insert_into(leases::table)
+                .values(some)
+                .on_conflict(leases::id)
+                .do_update()
+                .set((
+                    leases::version.eq(excluded(leases::version)),
+                    leases::branch.eq(excluded(leases::branch)),
+                    leases::generation.eq(excluded(leases::generation)),
+                    leases::role.eq(excluded(leases::role)),
+                    leases::key.eq(excluded(leases::key)),
+                    leases::expire_time.eq(excluded(leases::expire_time)),
+                    leases::renewals.eq(excluded(leases::renewals)),
+                    leases::note_time.eq(excluded(leases::note_time)),
+                    leases::end_reason.eq(excluded(leases::end_reason)),
+                ))
+                .execute(&mut self.connection)
+                .await
+                .attempted("write leases")?;
+        }
+        Ok(())
+    }
+
+    async fn write_generations(&mut self, mut rows: Vec<GenerationRow>) -> Result<(), Error> {
+        while !rows.is_empty() {
+            let some: Vec<GenerationRow> = rows.drain(..rows.len().min(ROWS_MAX)).collect();
+            diesel::insert_into(generations::table)
+                .values(some)
+                .on_conflict(generations::binding)
+                .do_update()
+                .set((
+                    generations::version.eq(excluded(generations::version)),
+                    generations::number.eq(excluded(generations::number)),
+                    generations::branch.eq(excluded(generations::branch)),
+                    generations::address.eq(excluded(generations::address)),
+                    generations::revision.eq(excluded(generations::revision)),
+                    generations::reset_at.eq(excluded(generations::reset_at)),
+                    generations::since.eq(excluded(generations::since)),
+                    generations::reason.eq(excluded(generations::reason)),
+                ))
+                .execute(&mut self.connection)
+                .await
+                .attempted("write generations")?;
+        }
+        Ok(())
+    }
+
+    async fn write_roles(&mut self, mut rows: Vec<RoleRow>) -> Result<(), Error> {
+        while !rows.is_empty() {
+            let some: Vec<RoleRow> = rows.drain(..rows.len().min(ROWS_MAX)).collect();
+            diesel::insert_into(roles::table)
+                .values(some)
+                .on_conflict((roles::branch, roles::role))
+                .do_update()
+                .set((
+                    roles::version.eq(excluded(roles::version)),
+                    roles::binding.eq(excluded(roles::binding)),
+                    roles::status.eq(excluded(roles::status)),
+                    roles::closings.eq(excluded(roles::closings)),
+                ))
+                .execute(&mut self.connection)
+                .await
+                .attempted("write roles")?;
+        }
+        Ok(())
+    }
+
+    async fn write_operations(&mut self, mut rows: Vec<OperationRow>) -> Result<(), Error> {
+        while !rows.is_empty() {
+            let some: Vec<OperationRow> = rows.drain(..rows.len().min(ROWS_MAX)).collect();
+            diesel::insert_into(operations::table)
+                .values(some)
+                .on_conflict(operations::id)
+                .do_update()
+                .set((
+                    operations::version.eq(excluded(operations::version)),
+                    operations::metadata.eq(excluded(operations::metadata)),
+                    operations::result.eq(excluded(operations::result)),
+                    operations::done.eq(excluded(operations::done)),
+                    operations::update_time.eq(excluded(operations::update_time)),
+                ))
+                .execute(&mut self.connection)
+                .await
+                .attempted("write operations")?;
+        }
+        Ok(())
+    }
+
+    async fn write_branches(&mut self, mut rows: Vec<BranchRow>) -> Result<(), Error> {
+        while !rows.is_empty() {
+            let some: Vec<BranchRow> = rows.drain(..rows.len().min(ROWS_MAX)).collect();
+            diesel::insert_into(branches::table)
+                .values(some)
+                .on_conflict(branches::name)
+                .do_update()
+                .set((
+                    branches::version.eq(excluded(branches::version)),
+                    branches::branch.eq(excluded(branches::branch)),
+                    branches::intent.eq(excluded(branches::intent)),
+                    branches::update_time.eq(excluded(branches::update_time)),
+                ))
+                .execute(&mut self.connection)
+                .await
+                .attempted("write branches")?;
+        }
+        Ok(())
+    }
+
+    async fn write_requests(&mut self, mut rows: Vec<RequestRow>) -> Result<(), Error> {
+        while !rows.is_empty() {
+            let some: Vec<RequestRow> = rows.drain(..rows.len().min(ROWS_MAX)).collect();
+            diesel::insert_into(request_ids::table)
+                .values(some)
+                .on_conflict((request_ids::caller, request_ids::method, request_ids::id))
+                .do_update()
+                .set((
+                    request_ids::version.eq(excluded(request_ids::version)),
+                    request_ids::body.eq(excluded(request_ids::body)),
+                    request_ids::resource.eq(excluded(request_ids::resource)),
+                    request_ids::expire_time.eq(excluded(request_ids::expire_time)),
+                ))
+                .execute(&mut self.connection)
+                .await
+                .attempted("write request ids")?;
+        }
+        Ok(())
+    }
+
+    async fn write_events(&mut self, mut rows: Vec<NewEventRow>) -> Result<(), Error> {
+        while !rows.is_empty() {
+            let some: Vec<NewEventRow> = rows.drain(..rows.len().min(ROWS_MAX)).collect();
+            diesel::insert_into(audit_events::table)
+                .values(some)
+                .execute(&mut self.connection)
+                .await
+                .attempted("write audit events")?;
+        }
+        Ok(())
+    }
+
+    /// Removes what nobody asks for any more: leases and operations that ended and
+    /// branches that went before `ended`, requests whose time was up at `now`, events from before `told`.
+    pub(in crate::state) async fn purge(
+        &mut self,
+        now: Timestamp,
+        ended: Timestamp,
+        told: Timestamp,
+    ) -> Result<(), Error> {
+        const WHAT: &str = "remove what is old";
+        let connection = &mut self.connection;
+        let is_old = leases::expire_time.lt(time_out(ended));
+        diesel::delete(leases::table.filter(leases::end_reason.is_not_null().and(is_old)))
+            .execute(connection)
+            .await
+            .attempted(WHAT)?;
+        let is_old = operations::update_time.lt(time_out(ended));
+        diesel::delete(operations::table.filter(operations::done.and(is_old)))
+            .execute(connection)
+            .await
+            .attempted(WHAT)?;
+        let is_gone = branches::intent.eq(Intent::Gone.as_str());
+        let is_old = branches::update_time.lt(time_out(ended));
+        diesel::delete(branches::table.filter(is_gone.and(is_old)))
+            .execute(connection)
+            .await
+            .attempted(WHAT)?;
+        diesel::delete(request_ids::table.filter(request_ids::expire_time.lt(time_out(now))))
+            .execute(connection)
+            .await
+            .attempted(WHAT)?;
+        diesel::delete(audit_events::table.filter(audit_events::event_time.lt(time_out(told))))
+            .execute(connection)
+            .await
+            .attempted(WHAT)?;
+        Ok(())
+    }
+}
