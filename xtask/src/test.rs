@@ -21,12 +21,13 @@ const ON_NEWER_POSTGRES: [&str; 6] = [
 ];
 /// What another release cannot do, as npm has it: it has no pg_dump. The clients
 /// bring their own, and the tests of file systems are about those.
-const NOT_ON_OTHER_POSTGRES: [&str; 5] = [
+const NOT_ON_OTHER_POSTGRES: [&str; 6] = [
     "clients_",
     "::as_root::",
     "pg_dump",
     "emulator_schema::",
     "errands_on_a_suspended",
+    "a_recovery_that_a_kill_cuts_off",
 ];
 
 /// Runs every test: unit tests, the whole-system suite, other people's clients,
