@@ -87,7 +87,16 @@ impl Test {
         self.run_cargo(&nextest, &[])?;
         // nextest runs no examples of doc comments.
         if self.arguments.is_empty() {
-            self.run_cargo(&["test", "--quiet", "--workspace", "--doc"], &[])?;
+            // What is indented in the comment of a .proto file is no Rust.
+            let examples = [
+                "test",
+                "--quiet",
+                "--workspace",
+                "--exclude",
+                "proto",
+                "--doc",
+            ];
+            self.run_cargo(&examples, &[])?;
         }
         Ok(())
     }
