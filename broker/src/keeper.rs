@@ -1,6 +1,9 @@
 //! Keeps the world as broker.toml declares it: at the start, until it is so,
 //! and whenever somebody asks for an apply.
 
+mod announcer;
+mod follow;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -23,6 +26,7 @@ use crate::reconcile::{self, Applied, Outcome, Remark, Report, Step};
 use crate::roles;
 use crate::state::{self, Data, Draft, Generation, State};
 use crate::text::one_line;
+use announcer::Announcer;
 
 /// Pauses between attempts to make the world match, in milliseconds.
 const RETRY_MS_MIN: u64 = 250;
@@ -31,10 +35,6 @@ const RETRY_MS_MAX: u64 = 15_000;
 /// How many applies in a row go on by themselves although an operation of
 /// Neon's failed in each: it may have been a bad moment, and may not.
 const OPERATION_FAILURES_MAX: u32 = 4;
-
-/// How often to look whether another broker has announced what could not be gone
-/// along with yet, in milliseconds.
-const FOLLOW_MS: u64 = 1_000;
 
 /// Why an apply or a plan came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -170,73 +170,6 @@ impl Keeper {
         self.was_ready.subscribe()
     }
 
-    /// Goes along with what other brokers have announced, for ever.
-    pub async fn follow(&self) {
-        let mut told = self.state.generations();
-        let mut interval = tokio::time::interval(Duration::from_millis(FOLLOW_MS));
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                _ = interval.tick() => {}
-                // The state lives as long as we do.
-                _ = told.changed() => {}
-            }
-            let leads = self.state.leader().borrow().is_some();
-            // Who leads looks at the world first: what is stored may be true no more.
-            if leads && !*self.was_ready.borrow() {
-                continue;
-            }
-            self.reread_if_behind();
-            for spec in &self.config().bindings {
-                if let Err(error) = self.follow_one(spec).await {
-                    let (binding, error) = (&spec.name, one_line(&error));
-                    tracing::warn!(%binding, error, "cannot go along with another broker yet");
-                }
-            }
-            self.note_ready();
-        }
-    }
-
-    /// What another broker has announced is as broker.toml says by now, and not as
-    /// it said when this one read it.
-    fn reread_if_behind(&self) {
-        let config = self.config();
-        if !config
-            .bindings
-            .iter()
-            .any(|spec| self.newer(spec).is_some())
-        {
-            return;
-        }
-        match self.read_config() {
-            Ok(config) => {
-                self.leases.configure(config.leases);
-                self.bindings.declare(&config);
-            }
-            Err(error) => {
-                tracing::warn!(error = %one_line(&error), "broker.toml is not read again")
-            }
-        }
-    }
-
-    /// The generation of a binding that is stored and not known here yet.
-    fn newer(&self, spec: &BindingSpec) -> Option<Generation> {
-        let known = self.bindings.get(&spec.name);
-        let known = known.and_then(|binding| Some(binding.target.as_ref()?.generation));
-        let stored = |data: &Data| data.generations.get(&spec.name).cloned();
-        let stored = self.state.read(stored);
-        stored.filter(|stored| known.is_none_or(|known| known < stored.number))
-    }
-
-    async fn follow_one(&self, spec: &BindingSpec) -> Result<(), neon::Error> {
-        if let Some(generation) = self.newer(spec) {
-            let database = &spec.service.database;
-            let uris = self.neon.owner_uris(&generation.branch, database).await?;
-            self.bindings.follow(spec, generation, uris);
-        }
-        Ok(())
-    }
-
     /// What was declared when it was last read.
     pub fn config(&self) -> Arc<Config> {
         Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
@@ -304,6 +237,14 @@ impl Keeper {
         })
     }
 
+    /// Whether trying again may mend what an apply left, or why there was none.
+    fn may_mend(&self, applied: &Result<Applied, Error>) -> bool {
+        match applied {
+            Ok(applied) => self.is_unsettled(applied),
+            Err(error) => error.is_transient() || error.is_access_denied(),
+        }
+    }
+
     /// Whether an operation of Neon's failed, and that was not too often.
     fn may_operate_again(&self, error: &reconcile::Error) -> bool {
         error.is_failed_operation()
@@ -348,10 +289,7 @@ impl Keeper {
             self.renewed().insert(branch.id.clone(), reason);
         }
         let applied = self.apply_config(self.config(), false, &alone).await;
-        let unsettled = match &applied {
-            Ok(applied) => self.is_unsettled(applied),
-            Err(error) => error.is_transient() || error.is_access_denied(),
-        };
+        let unsettled = self.may_mend(&applied);
         held.unsettled = unsettled.then_some(&self.unsettled);
         drop(held);
         changed?;
@@ -377,10 +315,7 @@ impl Keeper {
         self.leases.configure(config.leases);
         self.bindings.declare(&config);
         let applied = self.apply_config(config, false, &alone).await;
-        let unsettled = match &applied {
-            Ok(applied) => self.is_unsettled(applied),
-            Err(error) => error.is_transient() || error.is_access_denied(),
-        };
+        let unsettled = self.may_mend(&applied);
         if unsettled {
             self.unsettled.notify_one();
         }
@@ -493,61 +428,5 @@ impl Drop for Held<'_> {
         if let Some(unsettled) = self.unsettled {
             unsettled.notify_one();
         }
-    }
-}
-
-/// Tells the bindings' watchers of an apply as it goes on.
-struct Announcer<'a> {
-    keeper: &'a Keeper,
-    /// Whether nobody asked for it.
-    in_background: bool,
-    /// Branches with other data whose bindings were told of it.
-    renewed: Vec<BranchId>,
-    /// Why a binding that is ready could not be announced.
-    trouble: Option<Error>,
-}
-
-impl Announcer<'_> {
-    async fn announce(&mut self, spec: &BindingSpec, outcome: Outcome) -> Result<(), Error> {
-        let keeper = self.keeper;
-        let renewed = keeper.why_renewed(spec, &outcome);
-        if renewed.is_some() {
-            self.renewed.push(outcome.branch.clone());
-            let target = Target::unannounced(spec, &outcome);
-            let is_used = |role: &str| keeper.leases.is_used(&outcome.branch, role);
-            let max_ttl = keeper.leases.max_ttl();
-            keeper
-                .logins
-                .put_right(&target, max_ttl, is_used)
-                .await
-                .map_err(|source| Error::Roles {
-                    binding: spec.name.clone(),
-                    source,
-                })?;
-        }
-        Ok(keeper
-            .bindings
-            .ready(spec, outcome, renewed, self.in_background)
-            .await?)
-    }
-}
-
-impl Report for Announcer<'_> {
-    async fn done(&mut self, spec: &BindingSpec, outcome: Outcome) {
-        if let Err(error) = self.announce(spec, outcome).await {
-            let bindings = &self.keeper.bindings;
-            bindings.not_ready(&spec.name, one_line(&error), false);
-            self.trouble = Some(error);
-        }
-    }
-
-    fn failed(&mut self, spec: &BindingSpec, error: &reconcile::Error) {
-        let (message, for_good) = (
-            one_line(error),
-            !error.is_transient() && !self.keeper.may_operate_again(error),
-        );
-        tracing::warn!(binding = %spec.name, error = %message, for_good, "not as declared");
-        let bindings = &self.keeper.bindings;
-        bindings.not_ready(&spec.name, message, for_good);
     }
 }
