@@ -108,6 +108,7 @@ impl Broker {
             pooled: self.options.pooled,
             holder: self.options.holder.clone(),
             request_id: request_id.to_string(),
+            ..Default::default()
         };
         let limit = self.options.call_timeout;
         let call = self.client.acquire_lease(with_deadline(request, limit));

@@ -24,6 +24,8 @@ pub struct Event {
     pub time: Timestamp,
     /// What.
     pub action: Action,
+    /// The service, if it is about one.
+    pub service: Option<ServiceName>,
     /// The binding, if it is about one.
     pub binding: Option<BindingName>,
     /// The branch, if it is about one.
@@ -43,12 +45,20 @@ pub enum Action {
     Acquired,
     /// A lease goes on.
     Renewed,
-    /// A lease leads elsewhere, because its binding does.
+    /// A lease leads elsewhere, because its binding does, or to another role.
     Moved,
     /// Its holder gave a lease back.
     Released,
     /// A lease's time was up.
     Expired,
+    /// A lease was taken from its holder.
+    Revoked,
+    /// The role of a revoked lease still cannot be closed.
+    Stuck,
+    /// The role of a revoked lease is closed.
+    Closed,
+    /// A binding's holders get other roles.
+    Rotated,
     /// A binding leads elsewhere.
     Announced,
     /// A step of an apply was taken.
@@ -77,10 +87,7 @@ pub struct Query {
 impl Query {
     /// Whether an event is asked for, apart from how many are.
     pub(crate) fn has(&self, event: &Event) -> bool {
-        let binding = event.binding.as_ref();
-        self.service
-            .as_ref()
-            .is_none_or(|service| binding.is_some_and(|binding| binding.service == *service))
+        (self.service.is_none() || self.service == event.service)
             && (self.branch.is_none() || self.branch == event.branch)
             && self
                 .holder
@@ -98,12 +105,16 @@ impl Query {
 pub struct UnknownAction(String);
 
 impl Action {
-    const ALL: [Action; 7] = [
+    const ALL: [Action; 11] = [
         Action::Acquired,
         Action::Renewed,
         Action::Moved,
         Action::Released,
         Action::Expired,
+        Action::Revoked,
+        Action::Stuck,
+        Action::Closed,
+        Action::Rotated,
         Action::Announced,
         Action::Applied,
     ];
@@ -116,6 +127,10 @@ impl Action {
             Action::Moved => "moved",
             Action::Released => "released",
             Action::Expired => "expired",
+            Action::Revoked => "revoked",
+            Action::Stuck => "stuck",
+            Action::Closed => "closed",
+            Action::Rotated => "rotated",
             Action::Announced => "announced",
             Action::Applied => "applied",
         }
@@ -144,7 +159,8 @@ impl Event {
             id: 0,
             time,
             action,
-            binding: Some(lease.request.binding.clone()),
+            service: Some(lease.request.service.clone()),
+            binding: lease.request.target.binding().cloned(),
             branch: Some(lease.grant.branch.clone()),
             lease: Some(lease.id),
             holder: lease.request.holder.clone(),

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use crate::audit::{Action, Event};
 use crate::config::{BindingSpec, Config};
 use crate::connection;
+use crate::leases::{self, RequestId};
 use crate::names::BindingName;
 use crate::neon::OwnerUris;
 use crate::reconcile::Outcome;
@@ -171,6 +172,41 @@ impl Bindings {
             .generation(&spec.name, &outcome, renewed, in_background)
             .await?;
         self.announce(spec, generation, outcome.uris);
+        Ok(())
+    }
+
+    /// Gives the holders of a binding other roles: those that they have are given no
+    /// more, and its generation goes up. The same request does so once.
+    pub async fn rotate(
+        &self,
+        name: &BindingName,
+        target: &Target,
+        by: String,
+        request_id: Option<RequestId>,
+    ) -> Result<(), leases::Error> {
+        let now = Timestamp::try_from(self.clock.now()).unwrap_or(Timestamp::MAX);
+        let (binding, branch) = (name.clone(), target.branch.clone());
+        let change = move |draft: &mut Draft<'_>| {
+            if leases::is_repeated(draft, request_id.as_ref(), now)? {
+                return Ok(None);
+            }
+            let Some(last) = draft.generation(&binding).cloned() else {
+                return Ok(None);
+            };
+            let generation = Generation {
+                number: last.number + 1,
+                since: now,
+                reason: format!("credentials were rotated by {by}"),
+                ..last
+            };
+            leases::retire_roles(draft, &branch, &binding, &by, now);
+            draft.generation_put(binding.clone(), generation.clone());
+            draft.audit(announced(&binding, &generation));
+            Ok::<_, leases::Error>(Some(generation))
+        };
+        if let Some(generation) = self.state.change(change).await?? {
+            self.follow(&target.spec, generation, target.uris.clone());
+        }
         Ok(())
     }
 
@@ -329,6 +365,7 @@ fn announced(binding: &BindingName, generation: &Generation) -> Event {
         id: 0,
         time: generation.since,
         action: Action::Announced,
+        service: Some(binding.service.clone()),
         binding: Some(binding.clone()),
         branch: Some(generation.branch.clone()),
         lease: None,

@@ -1,203 +1,150 @@
 //! Closes the roles of leases that have ended.
 //!
-//! What holds: a role that no live lease has is closed, if its branch can be
-//! reached, soon after its last lease ended; if it cannot, that is tried again,
-//! some times, by whichever broker works in the background then. What was not
-//! closed ends by itself: each role's password has an end.
-//!
-//! Other brokers give leases meanwhile. So closing is written down as begun while
-//! the branch's lock keeps everybody from making the role; who then stores a lease
-//! that has the role sees it, and makes the role again.
+//! What holds: a role that no live lease has is closed soon after its last lease
+//! ended, while its branch is awake; a branch that is suspended is not woken for it,
+//! and the role is closed when it is awake again. A role that was revoked is closed at
+//! once, whatever that wakes. What fails is tried again, for as long as it takes, by
+//! whichever broker works in the background then. What is not closed ends by itself:
+//! each role's password has an end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use neon_api::BranchId;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::bindings::Bindings;
 use crate::leases::Leases;
-use crate::logins::Logins;
-use crate::names::BindingName;
-use crate::state::{self, Draft, Role, RoleKey, RoleStatus, State};
+use crate::leasing::Leasing;
+use crate::neon::Neon;
+use crate::state::{RoleKey, RoleStatus, State};
 use crate::text::one_line;
 
 /// How often to look for roles that no lease has, in milliseconds.
 const LOOK_MS: u64 = 250;
-/// How often closing a role is tried.
-const TRIES_MAX: u32 = 12;
+/// How often to look although nothing was written, in milliseconds: time goes on.
+const LOOK_ALL_MS: u64 = 1_000;
 /// Pauses between tries, in milliseconds, doubled each time.
 const RETRY_MS_MIN: u64 = 500;
-const RETRY_MS_MAX: u64 = 300_000;
+const RETRY_MS_MAX: u64 = 60_000;
+/// How long to wait for a suspended branch before it is looked at again, in
+/// milliseconds.
+const ASLEEP_MS: u64 = 10_000;
 
 /// Closes roles.
 #[derive(Debug)]
 pub struct Closer {
     state: Arc<State>,
-    bindings: Arc<Bindings>,
     leases: Arc<Leases>,
-    logins: Arc<Logins>,
-}
-
-/// When closing a role is tried next.
-#[derive(Debug, Clone, Copy)]
-struct Try {
-    at: Instant,
-    failed: u32,
+    leasing: Arc<Leasing>,
+    neon: Neon,
 }
 
 impl Closer {
-    /// For the roles of these leases.
+    /// For the roles of these leases, in that project.
     pub fn new(
         state: Arc<State>,
-        bindings: Arc<Bindings>,
         leases: Arc<Leases>,
-        logins: Arc<Logins>,
+        leasing: Arc<Leasing>,
+        neon: Neon,
     ) -> Closer {
         Closer {
             state,
-            bindings,
             leases,
-            logins,
+            leasing,
+            neon,
         }
     }
 
     /// Closes roles as their leases end, for ever.
     pub async fn run(&self) {
         let mut interval = tokio::time::interval(Duration::from_millis(LOOK_MS));
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut tries: BTreeMap<RoleKey, Try> = BTreeMap::new();
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut next: BTreeMap<RoleKey, Instant> = BTreeMap::new();
         let mut seen = None;
         loop {
             interval.tick().await;
             let version = self.state.version();
-            if seen == Some(version) && tries.is_empty() {
-                continue;
-            }
-            seen = Some(version);
-            let unused = self.unused();
-            tries.retain(|key, _| unused.contains_key(key));
-            for (key, binding) in unused {
-                let next = tries.get(&key).copied();
-                if next.is_some_and(|next| next.at > Instant::now()) {
-                    continue;
-                }
-                match self.close(&key, &binding).await {
-                    Ok(()) => {
-                        tries.remove(&key);
-                    }
-                    Err(error) => {
-                        let failed = next.map_or(0, |next| next.failed) + 1;
-                        let next = self.put_off(&key, failed, &error).await;
-                        tries.insert(key, next);
-                    }
-                }
+            let is_same = seen.is_some_and(|(last, at): (i64, Instant)| {
+                last == version && at.elapsed() < Duration::from_millis(LOOK_ALL_MS)
+            });
+            if !is_same {
+                seen = Some((version, Instant::now()));
+                self.look(&mut next).await;
             }
         }
     }
 
-    /// Roles that are not closed and that no lease has.
-    fn unused(&self) -> BTreeMap<RoleKey, BindingName> {
-        let now = self.leases.now();
-        self.state.read(|data| {
-            let leases = data.leases.values();
-            let live = leases.filter(|lease| lease.expire_time > now);
-            let used: BTreeSet<(&BranchId, &str)> = live
-                .map(|lease| (&lease.grant.branch, lease.grant.role.as_str()))
-                .collect();
-            let is_unused = |key: &RoleKey, role: &Role| {
-                role.status != RoleStatus::Closed
-                    && !used.contains(&(&key.branch, key.role.as_str()))
+    async fn look(&self, next: &mut BTreeMap<RoleKey, Instant>) {
+        Box::pin(self.leasing.move_stranded()).await;
+        let due = self.leases.roles_to_close();
+        next.retain(|key, _| due.iter().any(|(due, _)| due == key));
+        let now = Instant::now();
+        let is_now = |key: &RoleKey| next.get(key).is_none_or(|at| *at <= now);
+        let due: Vec<_> = due.into_iter().filter(|(key, _)| is_now(key)).collect();
+        if due.is_empty() {
+            return;
+        }
+        let may_wait = |status| status != RoleStatus::Revoked;
+        let awake = match due.iter().any(|(_, role)| may_wait(role.status)) {
+            true => self.awake().await,
+            false => Some(HashMap::new()),
+        };
+        for (key, role) in due {
+            let sleeps = match &awake {
+                // Who does not know wakes nobody.
+                None => true,
+                Some(awake) => awake.get(&key.branch) == Some(&false),
             };
-            let roles = data.roles.iter();
-            let unused = roles.filter(|(key, role)| is_unused(key, role));
-            let named = unused.map(|(key, role)| (key.clone(), role.binding.clone()));
-            named.collect()
-        })
-    }
-
-    /// Closes a role unless a lease has it by now. The error says what is the
-    /// matter.
-    async fn close(&self, key: &RoleKey, binding: &BindingName) -> Result<(), String> {
-        let RoleKey { branch, role } = key;
-        let left = |why: &str| tracing::info!(%role, %branch, "{why}; the role ends by itself");
-        let Some(declared) = self.bindings.get(binding) else {
-            left("the binding is declared no more");
-            return self.leave(key).await;
-        };
-        let Some(target) = &declared.target else {
-            return Err("the binding is not ready yet".to_owned());
-        };
-        if target.branch != *branch {
-            left("the binding has moved");
-            return self.leave(key).await;
-        }
-        let may_close = async {
-            let noted = self.note(key, RoleStatus::Closing, false).await;
-            // If that cannot be stored, it is found and tried again.
-            noted.unwrap_or(false)
-        };
-        let service = &target.spec.service;
-        let closed = self
-            .logins
-            .close(&target.uris.direct, service, branch, role, may_close)
-            .await
-            .map_err(|error| one_line(&error))?;
-        if closed && self.note(key, RoleStatus::Closed, true).await? {
-            tracing::info!(%role, %branch, "closed a lease role that no lease has");
-        }
-        Ok(())
-    }
-
-    /// Lets a role end by itself.
-    async fn leave(&self, key: &RoleKey) -> Result<(), String> {
-        let left = self.note(key, RoleStatus::Closed, false).await;
-        left.map(|_| ())
-    }
-
-    /// Writes down how far closing a role is, unless a lease has it by now.
-    /// `was_begun`: by who began it.
-    async fn note(
-        &self,
-        key: &RoleKey,
-        status: RoleStatus,
-        was_begun: bool,
-    ) -> Result<bool, String> {
-        let (key, now) = (key.clone(), self.leases.now());
-        let change = move |draft: &mut Draft<'_>| {
-            let Some(mut role) = draft.role(&key).cloned() else {
-                return false;
+            let pause = match may_wait(role.status) && sleeps {
+                true => Duration::from_millis(ASLEEP_MS),
+                false => match self.close(&key).await {
+                    true => continue,
+                    false => backoff(role.failures),
+                },
             };
-            if draft.is_used(&key, now) {
-                return false;
-            }
-            match status {
-                RoleStatus::Closing => role.closings += 1,
-                // It was given and given back meanwhile: it is open again.
-                _ if was_begun && role.status != RoleStatus::Closing => return false,
-                _ => {}
-            }
-            role.status = status;
-            draft.role_put(key.clone(), role);
-            true
-        };
-        let noted = self.state.change_in_background(change).await;
-        noted.map_err(|error: state::Error| one_line(&error))
+            next.insert(key, Instant::now() + pause);
+        }
     }
 
-    async fn put_off(&self, key: &RoleKey, failed: u32, error: &str) -> Try {
-        let RoleKey { branch, role } = key;
-        if failed >= TRIES_MAX {
-            tracing::warn!(%role, %branch, error, "cannot close a lease role; it ends by itself");
-            if let Err(error) = self.leave(key).await {
-                tracing::debug!(%role, %branch, error, "cannot write that down yet");
+    /// Closes a role, unless a lease has it by now. False: it is to be tried again.
+    async fn close(&self, key: &RoleKey) -> bool {
+        match self.leases.role_closing(key.clone()).await {
+            Ok(true) => Box::pin(self.leasing.close(key)).await,
+            Ok(false) => true,
+            Err(error) => {
+                let role = &key.role;
+                tracing::debug!(%role, error = %one_line(&error), "close a lease role");
+                false
             }
-        } else {
-            tracing::debug!(%role, %branch, error, "cannot close a lease role yet");
         }
-        let pause = RETRY_MS_MIN.saturating_mul(1 << failed.min(16));
-        let at = Instant::now() + Duration::from_millis(pause.min(RETRY_MS_MAX));
-        Try { at, failed }
+    }
+
+    /// Branches that have an endpoint, and whether it is awake.
+    async fn awake(&self) -> Option<HashMap<BranchId, bool>> {
+        match self.neon.endpoints_awake().await {
+            Ok(awake) => Some(awake),
+            Err(error) => {
+                tracing::debug!(error = %one_line(&error), "look which branches are awake");
+                None
+            }
+        }
+    }
+}
+
+fn backoff(failures: i32) -> Duration {
+    let doubled = RETRY_MS_MIN.saturating_mul(1 << failures.clamp(0, 16));
+    Duration::from_millis(doubled.min(RETRY_MS_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_grows_and_has_an_end() {
+        assert_eq!(backoff(0), Duration::from_millis(RETRY_MS_MIN));
+        assert_eq!(backoff(3), Duration::from_millis(RETRY_MS_MIN * 8));
+        assert_eq!(backoff(i32::MAX), Duration::from_millis(RETRY_MS_MAX));
     }
 }

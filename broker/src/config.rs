@@ -4,18 +4,21 @@
 //! |---|---|---|
 //! | `leases.default_ttl` | what a lease gets when its holder names no ttl, like `"10m"` | 10 minutes |
 //! | `leases.max_ttl` | the most a lease gets | 1 hour |
+//! | `leases.roles_per_branch_max` | how many login roles a branch has at most; Neon takes 500 roles in all | 400 |
 //! | `services.S.database` | the database that holds the service's schema | required |
 //! | `services.S.schema` | the service's own Postgres schema: tables and migration history | required |
 //! | `services.S.migrations` | folder of revisions, as Diesel lays them out | required |
+//! | `services.S.statement_timeout` | how long one statement of a lease that reads or writes may take, like `"30s"` | 30 seconds |
 //! | `services.S.versions.V.branch` | the branch, by its name in Neon | required |
 //! | `services.S.versions.V.parent` | what the branch is forked from, by name | the project's default branch |
 //! | `services.S.versions.V.revision` | how far the branch is migrated | the newest |
 //! | `services.S.versions.V.seed` | SQL file that runs once, in one transaction (it must not end it) | none |
-//! | `services.S.versions.V.connections` | the most connections that each of the binding's two login roles, the writing and the reading one, has open | required |
+//! | `services.S.versions.V.connections` | the most connections that one holder opens, by leases that write and as many by leases that read | required |
 //! | `grants.G.caller` | whom grant G is for: `"spiffe://domain/path"`, all below a path `"spiffe://domain/path/*"`, `"dns:name"` or `"token:name"` | required |
-//! | `grants.G.lease` | what they may lease: a list of `{ bindings = […], access = […] }`, with `*` for any service or version, and `"read_only"`, `"read_write"` | nothing |
-//! | `grants.G.read` | whether they may look at every binding and branch | no |
-//! | `grants.G.admin` | whether they may plan and apply, and look at everything | no |
+//! | `grants.G.lease` | what they may lease: a list of `{ bindings = […], access = […] }`, with `*` for any service or version, and `"read_only"`, `"read_write"`; or `{ branches = […], services = […], access = […] }` for branches by name, with `*` at its end for all that begin so | nothing |
+//! | `grants.G.ephemeral` | of what they may have branches that go with their lease: as `lease`, with `"ddl"` as well, and `max`, how many one caller has at once | nothing |
+//! | `grants.G.read` | whether they may look at every binding, branch and lease | no |
+//! | `grants.G.admin` | whether they may plan and apply, change branches, revoke, and look at everything | no |
 //!
 //! Grants are read again when the file changes, the rest at each apply.
 //! Paths are relative to the folder that broker.toml is in. Unknown keys are
@@ -53,6 +56,8 @@ pub struct LeaseSettings {
     pub default_ttl: Duration,
     /// The most that is granted.
     pub max_ttl: Duration,
+    /// How many login roles a branch may have.
+    pub roles_per_branch_max: usize,
 }
 
 /// One declared version of one service.
@@ -70,7 +75,7 @@ pub struct BindingSpec {
     pub revisions: Vec<Revision>,
     /// What runs once, after the revisions.
     pub seed: Option<SeedFile>,
-    /// Connections that each of its two login roles may have open.
+    /// Connections that one holder may have open by one access.
     pub connections: u32,
 }
 
@@ -92,6 +97,8 @@ pub struct ServiceSpec {
     pub schema: String,
     /// The folder of its revisions.
     pub migrations: PathBuf,
+    /// How long one statement of a lease that reads or writes may take.
+    pub statement_timeout: Duration,
 }
 
 /// A folder of SQL that takes the schema one step on.
@@ -180,6 +187,20 @@ impl Config {
     /// The binding of that name.
     pub fn binding(&self, name: &BindingName) -> Option<&BindingSpec> {
         self.bindings.iter().find(|spec| spec.name == *name)
+    }
+
+    /// The service of that name.
+    pub fn service(&self, name: &ServiceName) -> Option<&Arc<ServiceSpec>> {
+        let mut all = self.bindings.iter().map(|spec| &spec.service);
+        all.find(|service| service.name == *name)
+    }
+
+    /// The most connections that a holder of a service's leases opens on a branch
+    /// that no binding lives on: what its binding with the most has.
+    pub fn connections_of(&self, service: &ServiceName) -> u32 {
+        let all = self.bindings.iter();
+        let of_it = all.filter(|spec| spec.service.name == *service);
+        of_it.map(|spec| spec.connections).max().unwrap_or(1)
     }
 
     /// Bindings that live on the branch of that name.

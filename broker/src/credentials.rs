@@ -16,9 +16,6 @@ use sha2::Sha256;
 const KEY_BYTES: usize = 32;
 /// The shortest key that a file may hold, in bytes.
 const KEY_BYTES_MIN: usize = 32;
-/// A rotation makes a new role rather than a new password, and counts here.
-/// Roles are in their first generation until rotation exists.
-const ROLE_GENERATION: u64 = 1;
 
 /// The key that passwords are derived from.
 #[derive(Clone)]
@@ -85,10 +82,10 @@ impl Key {
     }
 
     /// The password of a role on a branch: 43 characters that need no escaping
-    /// in a URI. Children inherit roles, so the branch is part of it.
+    /// in a URI. Children inherit roles, so the branch is part of it; the role's
+    /// generation is part of its name.
     pub fn password(&self, branch: &BranchId, role: &str) -> SecretString {
-        let generation = ROLE_GENERATION.to_string();
-        let code = self.code(&["password", branch.as_str(), role, &generation]);
+        let code = self.code(&["password", branch.as_str(), role]);
         BASE64_URL_SAFE_NO_PAD.encode(code).into()
     }
 

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
-use crate::names::{BindingName, InvalidName, ServiceName, VersionName};
+use crate::names::{BindingName, BranchName, InvalidName, ServiceName, VersionName};
 use crate::roles::Access;
 
 /// Every declared grant, by name.
@@ -21,19 +21,54 @@ pub struct Grant {
     pub caller: CallerPattern,
     /// What they may lease.
     pub lease: Vec<LeaseGrant>,
-    /// Whether they may look at every binding and branch.
+    /// Of what they may have branches of their own.
+    pub ephemeral: Vec<EphemeralGrant>,
+    /// Whether they may look at every binding, branch and lease.
     pub read: bool,
-    /// Whether they may plan and apply, and look at everything.
+    /// Whether they may plan and apply, revoke, and look at everything.
     pub admin: bool,
 }
 
 /// A right to lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeaseGrant {
-    /// Bindings.
-    pub bindings: Vec<BindingPattern>,
+    /// What.
+    pub on: Scope,
     /// With which access.
     pub access: BTreeSet<Access>,
+}
+
+/// A right to a branch that goes with its lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EphemeralGrant {
+    /// Forked from what.
+    pub of: Scope,
+    /// With which access.
+    pub access: BTreeSet<Access>,
+    /// How many a caller may have at once.
+    pub max: u32,
+}
+
+/// A service's tables, where.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// On the branches of these bindings.
+    pub bindings: Vec<BindingPattern>,
+    /// On these branches …
+    pub branches: Vec<BranchPattern>,
+    /// … of these services.
+    pub services: Vec<ServicePattern>,
+}
+
+/// A branch that somebody wants something of.
+#[derive(Debug, Clone, Copy)]
+pub struct BranchOf<'a> {
+    /// Its name in Neon.
+    pub branch: &'a str,
+    /// The service whose tables are wanted.
+    pub service: &'a ServiceName,
+    /// Bindings of that service that lead there.
+    pub bindings: &'a [BindingName],
 }
 
 /// Callers: one, or, with `/*` at its end, every SPIFFE id below a path.
@@ -48,8 +83,21 @@ pub enum CallerPattern {
 /// Bindings: `*` stands for any service or version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BindingPattern {
-    service: Option<ServiceName>,
+    service: ServicePattern,
     version: Option<VersionName>,
+}
+
+/// A service, or, as `*`, any.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServicePattern(Option<ServiceName>);
+
+/// Branches by name: one, or, with `*` at its end, all whose names begin so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BranchPattern {
+    /// This name.
+    Is(String),
+    /// Names that begin so.
+    Begins(String),
 }
 
 impl Grants {
@@ -61,16 +109,55 @@ impl Grants {
 }
 
 impl Grant {
-    /// Whether it allows that lease.
+    /// Whether it allows a lease on that binding.
     pub fn may_lease(&self, binding: &BindingName, access: Access) -> bool {
-        self.lease
-            .iter()
-            .any(|grant| grant.access.contains(&access) && grant.covers(binding))
+        let mut all = self.lease.iter();
+        all.any(|grant| grant.access.contains(&access) && grant.on.has_binding(binding))
+    }
+
+    /// Whether it allows a lease on that branch by its own name. That a binding leads
+    /// there allows a lease on the binding alone.
+    pub fn may_lease_branch(&self, of: BranchOf<'_>, access: Access) -> bool {
+        let mut all = self.lease.iter();
+        all.any(|grant| grant.access.contains(&access) && grant.on.has_branch(of))
+    }
+
+    /// How many branches of their own it allows, forked from that one.
+    pub fn ephemeral_max(&self, parent: BranchOf<'_>, access: Access) -> Option<u32> {
+        let all = self.ephemeral.iter();
+        let fitting = all.filter(|grant| {
+            let mut bindings = parent.bindings.iter();
+            grant.access.contains(&access)
+                && (grant.of.has_branch(parent)
+                    || bindings.any(|binding| grant.of.has_binding(binding)))
+        });
+        fitting.map(|grant| grant.max).max()
+    }
+
+    /// Whether it allows anything of branches by their own name.
+    pub fn has_branches(&self) -> bool {
+        !self.ephemeral.is_empty() || self.lease.iter().any(|grant| !grant.on.branches.is_empty())
+    }
+
+    /// Whether it allows such a lease of some branch.
+    pub fn may_keep(&self, is_ephemeral: bool, service: &ServiceName, access: Access) -> bool {
+        let fits = |scope: &Scope, granted: &BTreeSet<Access>| {
+            granted.contains(&access) && scope.has_service(service)
+        };
+        match is_ephemeral {
+            true => self.ephemeral.iter().any(|one| fits(&one.of, &one.access)),
+            false => {
+                let of_branches = self.lease.iter().filter(|one| !one.on.branches.is_empty());
+                of_branches
+                    .into_iter()
+                    .any(|one| fits(&one.on, &one.access))
+            }
+        }
     }
 
     /// Whether it allows a look at that binding: who may lease it may see it.
     pub fn may_see(&self, binding: &BindingName) -> bool {
-        self.may_read() || self.lease.iter().any(|grant| grant.covers(binding))
+        self.may_read() || self.lease.iter().any(|grant| grant.on.has_binding(binding))
     }
 
     /// Whether it allows a look at every binding and branch.
@@ -79,9 +166,22 @@ impl Grant {
     }
 }
 
-impl LeaseGrant {
-    fn covers(&self, binding: &BindingName) -> bool {
+impl Scope {
+    fn has_binding(&self, binding: &BindingName) -> bool {
         self.bindings.iter().any(|pattern| pattern.matches(binding))
+    }
+
+    fn has_service(&self, service: &ServiceName) -> bool {
+        let by_binding = |pattern: &BindingPattern| pattern.service.matches(service);
+        self.services.iter().any(|pattern| pattern.matches(service))
+            || self.bindings.iter().any(by_binding)
+    }
+
+    fn has_branch(&self, of: BranchOf<'_>) -> bool {
+        let mut branches = self.branches.iter();
+        let mut services = self.services.iter();
+        branches.any(|pattern| pattern.matches(of.branch))
+            && services.any(|pattern| pattern.matches(of.service))
     }
 }
 
@@ -138,7 +238,7 @@ impl FromStr for CallerPattern {
 impl BindingPattern {
     fn matches(&self, binding: &BindingName) -> bool {
         let BindingPattern { service, version } = self;
-        service.as_ref().is_none_or(|name| *name == binding.service)
+        service.matches(&binding.service)
             && version.as_ref().is_none_or(|name| *name == binding.version)
     }
 }
@@ -159,9 +259,55 @@ impl FromStr for BindingPattern {
             return Err(invalid());
         };
         Ok(BindingPattern {
-            service: named(service).map_err(|_| invalid())?,
+            service: service.parse().map_err(|_| invalid())?,
             version: named(version).map_err(|_| invalid())?,
         })
+    }
+}
+
+impl ServicePattern {
+    fn matches(&self, service: &ServiceName) -> bool {
+        self.0.as_ref().is_none_or(|name| name == service)
+    }
+}
+
+impl FromStr for ServicePattern {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        named(text).map(ServicePattern)
+    }
+}
+
+impl BranchPattern {
+    fn matches(&self, branch: &str) -> bool {
+        match self {
+            BranchPattern::Is(name) => name == branch,
+            BranchPattern::Begins(prefix) => branch.starts_with(prefix.as_str()),
+        }
+    }
+}
+
+impl FromStr for BranchPattern {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let (name, begins) = match text.strip_suffix('*') {
+            Some(prefix) => (prefix, true),
+            None => (text, false),
+        };
+        match (name.contains('*'), begins) {
+            (true, _) => Err(InvalidName::new(
+                "branch",
+                text,
+                "a branch's name, with * at its end alone",
+            )),
+            (false, true) => Ok(BranchPattern::Begins(name.to_owned())),
+            (false, false) => {
+                let name: BranchName = name.parse()?;
+                Ok(BranchPattern::Is(name.to_string()))
+            }
+        }
     }
 }
 
@@ -257,9 +403,13 @@ mod tests {
             name: "users".to_owned(),
             caller: "token:users".parse().unwrap(),
             lease: vec![LeaseGrant {
-                bindings: vec!["services/users/versions/*".parse().unwrap()],
+                on: Scope {
+                    bindings: vec!["services/users/versions/*".parse().unwrap()],
+                    ..Scope::default()
+                },
                 access: BTreeSet::from([Access::ReadOnly]),
             }],
+            ephemeral: Vec::new(),
             read: false,
             admin: false,
         };
@@ -275,5 +425,57 @@ mod tests {
         assert!(admin.may_read() && admin.may_see(&other));
         assert!(!admin.may_lease(&v1, Access::ReadOnly), "no lease by that");
         assert_eq!(Grants(vec![grant.clone()]).of("token:users"), [grant]);
+    }
+
+    #[test]
+    fn a_branch_is_granted_by_its_name_and_service_or_forked_by_its_binding() {
+        let (users, orders): (ServiceName, ServiceName) =
+            ("users".parse().unwrap(), "orders".parse().unwrap());
+        let v1: BindingName = "services/users/versions/v1".parse().unwrap();
+        let grant = Grant {
+            name: "ci".to_owned(),
+            caller: "token:ci".parse().unwrap(),
+            lease: vec![LeaseGrant {
+                on: Scope {
+                    branches: vec!["feature/*".parse().unwrap()],
+                    services: vec!["users".parse().unwrap()],
+                    ..Scope::default()
+                },
+                access: BTreeSet::from([Access::ReadWrite]),
+            }],
+            ephemeral: vec![EphemeralGrant {
+                of: Scope {
+                    bindings: vec!["services/*/versions/v1".parse().unwrap()],
+                    ..Scope::default()
+                },
+                access: BTreeSet::from([Access::Ddl]),
+                max: 2,
+            }],
+            read: false,
+            admin: false,
+        };
+        let of = |branch, service, bindings| BranchOf {
+            branch,
+            service,
+            bindings,
+        };
+        let write = Access::ReadWrite;
+        assert!(grant.may_lease_branch(of("feature/x", &users, &[]), write));
+        assert!(!grant.may_lease_branch(of("feature/x", &orders, &[]), write));
+        assert!(!grant.may_lease_branch(of("main", &users, &[]), write));
+        assert!(!grant.may_lease_branch(of("feature/x", &users, &[]), Access::Ddl));
+        let on_v1 = std::slice::from_ref(&v1);
+        assert_eq!(
+            grant.ephemeral_max(of("one", &users, on_v1), Access::Ddl),
+            Some(2)
+        );
+        assert_eq!(
+            grant.ephemeral_max(of("one", &users, &[]), Access::Ddl),
+            None
+        );
+        assert_eq!(grant.ephemeral_max(of("one", &users, on_v1), write), None);
+        for text in ["", "*x", "a*b"] {
+            assert!(text.parse::<BranchPattern>().is_err(), "{text:?}");
+        }
     }
 }

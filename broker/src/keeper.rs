@@ -16,15 +16,15 @@ use neon_api::types::Branch;
 use tokio::sync::{Mutex, MutexGuard, Notify, watch};
 
 use crate::audit::{Action, Event};
-use crate::bindings::{Bindings, Target};
+use crate::bindings::Bindings;
 use crate::config::{BindingSpec, Config, ConfigError};
 use crate::leases::Leases;
 use crate::logins::Logins;
 use crate::names::BindingName;
 use crate::neon::{self, Neon};
-use crate::reconcile::{self, Applied, Outcome, Remark, Report, Step};
+use crate::reconcile::{self, Applied, Outcome, Remark, Step};
 use crate::roles;
-use crate::state::{self, Data, Draft, Generation, State};
+use crate::state::{self, Draft, State};
 use crate::text::one_line;
 use announcer::Announcer;
 
@@ -60,15 +60,14 @@ pub enum Error {
     /// A binding's generation could not be stored, so it is not announced.
     #[error(transparent)]
     State(#[from] state::Error),
-    /// A binding's lease roles could not be put right after its branch was reset
-    /// or restored, so it is not announced.
-    #[error("put the lease roles of {binding} right")]
+    /// A branch's lease roles could not be put right, so it is not announced.
+    #[error("put the lease roles of the branch {branch} right")]
     Roles {
-        /// The binding.
-        binding: BindingName,
+        /// The branch.
+        branch: BranchId,
         /// What came instead.
         #[source]
-        source: roles::Error,
+        source: Arc<roles::Error>,
     },
     /// The task that applied is gone.
     #[error("the apply ended early")]
@@ -409,6 +408,7 @@ fn applied(step: &Step, time: Timestamp) -> Event {
         id: 0,
         time,
         action: Action::Applied,
+        service: Some(step.binding.service.clone()),
         binding: Some(step.binding.clone()),
         branch: None,
         lease: None,

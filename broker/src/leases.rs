@@ -3,8 +3,16 @@
 //! A lease is a value with its expiry in it. One whose time is up is gone from
 //! that moment on, whether or not the sweeper has come by: every look compares
 //! with the clock. Where they are kept is state.rs's matter.
+//!
+//! What holds of a lease and its role: the role is written down before it is made,
+//! and a lease is given only on a role that is open at that moment; the lease never
+//! outlives the role's password; a role that is closed is never opened again.
 
+mod ephemeral;
 mod requests;
+mod revoke;
+mod roles;
+mod sweep;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,25 +20,23 @@ use std::time::Duration;
 use jiff::{Timestamp, TimestampRound, Unit};
 use neon_api::BranchId;
 use rpc::clock::Clock;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
 
 use crate::audit::{Action, Event};
 use crate::config::LeaseSettings;
 use crate::credentials::KeyId;
-use crate::names::{BindingName, LeaseId};
+use crate::names::{BindingName, LeaseId, ServiceName};
 use crate::roles::Access;
-use crate::state::{self, Draft, Role, RoleKey, RoleStatus, State};
-pub use requests::{METHODS, RequestId};
-
-/// How often leases whose time is up are taken out, in milliseconds.
-const SWEEP_MS: u64 = 500;
+use crate::state::{self, Draft, RoleKey, State, Turn};
+pub use ephemeral::Making;
+pub(crate) use ephemeral::branch_name;
+pub use requests::{METHODS, RequestId, is_repeated};
+pub use revoke::{RevokeRequest, Which};
+pub use roles::{Made, RoleFor, retire_roles};
 
 /// How many leases may be alive. Each is some hundreds of bytes, in memory and in
 /// a row.
 const LEASES_MAX: usize = 10_000;
-
-/// How many leases end in one transaction at most.
-const SWEPT_MAX: usize = 1_000;
 
 /// How long a lease may be renewed before another audit event says that it is, in
 /// seconds.
@@ -53,13 +59,19 @@ pub struct Lease {
     pub renewals: i64,
     /// When an audit event last told that it lives.
     pub note_time: Timestamp,
+    /// When Neon deletes its branch, where that goes with it: as Neon confirmed it.
+    pub branch_expire_time: Option<Timestamp>,
+    /// That it was taken from its holder: it ends when its role is closed.
+    pub revoked: Option<Revoked>,
 }
 
 /// What a lease is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// The binding.
-    pub binding: BindingName,
+    /// Where.
+    pub target: Target,
+    /// Whose tables.
+    pub service: ServiceName,
     /// What its connection may do.
     pub access: Access,
     /// Whether its connection leads through the pooler.
@@ -72,12 +84,41 @@ pub struct Request {
     pub owner: Option<String>,
 }
 
+/// What a lease is on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// What a binding leads to.
+    Binding(BindingName),
+    /// A branch.
+    Branch(BranchId),
+    /// A branch that goes with it.
+    Ephemeral {
+        /// What that was forked from.
+        parent: BranchId,
+    },
+}
+
+impl Target {
+    /// The binding, if it is on one.
+    pub fn binding(&self) -> Option<&BindingName> {
+        match self {
+            Target::Binding(binding) => Some(binding),
+            Target::Branch(_) | Target::Ephemeral { .. } => None,
+        }
+    }
+
+    /// Whether the branch goes with the lease.
+    pub fn is_ephemeral(&self) -> bool {
+        matches!(self, Target::Ephemeral { .. })
+    }
+}
+
 /// What a lease leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
     /// The branch.
     pub branch: BranchId,
-    /// The binding's generation.
+    /// The binding's generation; 0 for one on a branch.
     pub generation: i64,
     /// The role to connect as.
     pub role: String,
@@ -85,20 +126,24 @@ pub struct Grant {
     pub key: KeyId,
 }
 
-/// A lease as it is given.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Given {
-    /// The lease.
-    pub lease: Lease,
-    /// Whether its role was being closed, or was closed, since it was made: it has
-    /// to be made again.
-    pub was_closed: bool,
+/// That a lease was taken from its holder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revoked {
+    /// When.
+    pub time: Timestamp,
+    /// By whom and why, for people.
+    pub reason: String,
 }
 
 impl Lease {
     /// Whether its connection is by that role.
     pub(crate) fn has_role(&self, key: &RoleKey) -> bool {
         self.grant.branch == key.branch && self.grant.role == key.role
+    }
+
+    /// Whether its connection may be used then.
+    pub fn lives(&self, now: Timestamp) -> bool {
+        self.expire_time > now && self.revoked.is_none()
     }
 }
 
@@ -110,6 +155,25 @@ impl Grant {
             role: self.role.clone(),
         }
     }
+}
+
+/// A lease to be given.
+#[derive(Debug, Clone)]
+pub struct NewLease {
+    /// Its name.
+    pub id: LeaseId,
+    /// What is asked for.
+    pub request: Request,
+    /// For how long.
+    pub ttl: Option<Duration>,
+    /// The id of the request that asks.
+    pub request_id: Option<RequestId>,
+    /// The binding's generation; 0 for one on a branch.
+    pub generation: i64,
+    /// Its role, by now made.
+    pub role: Made,
+    /// When Neon deletes its branch, where that goes with it.
+    pub branch_expire_time: Option<Timestamp>,
 }
 
 /// How a lease ended.
@@ -128,19 +192,24 @@ pub enum EndReason {
     Released,
     /// Its time was up.
     Expired,
+    /// It was taken from its holder, and its role is closed.
+    Revoked,
 }
 
 impl EndReason {
+    const ALL: [EndReason; 3] = [EndReason::Released, EndReason::Expired, EndReason::Revoked];
+
     /// As it is stored.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             EndReason::Released => "released",
             EndReason::Expired => "expired",
+            EndReason::Revoked => "revoked",
         }
     }
 
     pub(crate) fn of_stored(text: &str) -> Option<EndReason> {
-        let mut all = [EndReason::Released, EndReason::Expired].into_iter();
+        let mut all = EndReason::ALL.into_iter();
         all.find(|reason| reason.as_str() == text)
     }
 }
@@ -149,7 +218,7 @@ impl EndReason {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It was never given, or it has ended.
-    #[error("there is no lease {0}: it was never given, was released, or has expired")]
+    #[error("there is no lease {0}: it was never given, was released or revoked, or has expired")]
     NotFound(LeaseId),
     /// The id was used for another request.
     #[error("the request id {0} was used with another request")]
@@ -163,6 +232,28 @@ pub enum Error {
         requests::REMEMBERED_MAX
     )]
     TooManyRequests,
+    /// The branch has as many login roles as it may.
+    #[error(
+        "the branch {branch} has {max} login roles already, as many as leases.roles_per_branch_max \
+         allows; release leases there, or wait until they expire"
+    )]
+    TooManyRoles {
+        /// The branch.
+        branch: BranchId,
+        /// How many.
+        max: usize,
+    },
+    /// The holder has as many branches of their own as they may.
+    #[error("{holder} has {max} ephemeral branches already, as many as granted; release one")]
+    TooManyEphemeral {
+        /// Who.
+        holder: String,
+        /// How many.
+        max: u32,
+    },
+    /// The branch that was made for it is being deleted: making it took too long.
+    #[error("the branch of the lease is gone already: making it took too long; ask again")]
+    BranchGone,
     /// It could not be stored, and was not given.
     #[error(transparent)]
     State(#[from] state::Error),
@@ -196,66 +287,70 @@ impl Leases {
         *self.settings() = settings;
     }
 
-    /// The live lease that this request was given before. Another request under
-    /// the same id is an error.
-    pub fn repeated(&self, id: Option<&RequestId>) -> Result<Option<Lease>, Error> {
+    /// The lease that this request was about before, and it if it lives. Another
+    /// request under the same id is an error.
+    pub fn repeated(
+        &self,
+        id: Option<&RequestId>,
+    ) -> Result<Option<(LeaseId, Option<Lease>)>, Error> {
         let now = self.now();
         self.state.read(|data| {
             let answered = id.and_then(|id| Some((id, data.requests.get(&id.key)?)));
             let Some(id) = requests::repeated(answered, now)? else {
                 return Ok(None);
             };
-            let lease = data.leases.get(&id);
-            Ok(lease.filter(|lease| lease.expire_time > now).cloned())
+            let lease = data.leases.get(&id).filter(|lease| lease.lives(now));
+            Ok(Some((id, lease.cloned())))
         })
     }
 
-    /// Gives a lease, and returns once it is stored. The same request gives the
-    /// same lease, for as long as that lives. `closings`: how often its role had
-    /// been closed when it was made.
-    pub async fn acquire(
-        &self,
-        request: Request,
-        ttl: Option<Duration>,
-        id: Option<RequestId>,
-        grant: Grant,
-        closings: i64,
-    ) -> Result<Given, Error> {
+    /// Gives a lease, and returns once it is stored; none if its role is not open any
+    /// more. The same request gives the same lease, for as long as that lives.
+    pub async fn give(&self, new: NewLease) -> Result<Option<Lease>, Error> {
         let now = self.now();
-        let lease = Lease {
-            id: LeaseId::random(),
-            request,
-            grant,
-            create_time: now,
-            expire_time: self.granted(now, ttl),
-            renewals: 0,
-            note_time: now,
-        };
+        let until = self.granted(now, new.ttl);
         let change = move |draft: &mut Draft<'_>| {
-            if let Some(before) = requests::repeated_in(draft, id.as_ref(), now)?
-                && let Some(lease) = draft.lease(before).filter(|one| one.expire_time > now)
+            let request_id = new.request_id.as_ref();
+            let before = requests::repeated_in(draft, request_id, now)?;
+            if let Some(before) = before
+                && let Some(lease) = draft.lease(before).filter(|one| one.lives(now))
             {
-                let lease = lease.clone();
-                let was_closed = role_open(draft, &lease, closings);
-                return Ok(Given { lease, was_closed });
+                return Ok(Some(lease.clone()));
             }
             if draft.leases_count() >= LEASES_MAX {
                 return Err(Error::TooMany);
             }
-            requests::remember(draft, id.as_ref(), lease.id, now)?;
+            let Some(valid_until) = roles::given(draft, &new.role, now) else {
+                return Ok(None);
+            };
+            let mut lease = Lease {
+                id: new.id,
+                request: new.request.clone(),
+                grant: new.role.grant(new.generation),
+                create_time: now,
+                expire_time: until.min(valid_until),
+                renewals: 0,
+                note_time: now,
+                branch_expire_time: new.branch_expire_time,
+                revoked: None,
+            };
+            if lease.request.target.is_ephemeral() {
+                ephemeral::given(draft, &mut lease, now)?;
+            }
+            if before != Some(lease.id) {
+                requests::remember(draft, request_id, lease.id, now)?;
+            }
             draft.lease_put(lease.clone());
             let message = format!("until {}, as {}", lease.expire_time, lease.grant.role);
             draft.audit(Event::of_lease(&lease, Action::Acquired, now, message));
-            Ok(Given {
-                was_closed: role_open(draft, &lease, closings),
-                lease: lease.clone(),
-            })
+            Ok(Some(lease))
         };
         self.state.change(change).await?
     }
 
-    /// Moves a lease's end to now plus what is granted of `ttl`. The same request
-    /// does so once.
+    /// Moves a lease's end to now plus what is granted of `ttl`, which is never beyond
+    /// the end of its role's password or of its branch. The same request does so
+    /// once.
     pub async fn renew(
         &self,
         name: LeaseId,
@@ -271,12 +366,20 @@ impl Leases {
                 return Ok(lease);
             }
             requests::remember(draft, id.as_ref(), name, now)?;
-            lease.expire_time = until;
+            let role = draft.role(&lease.grant.role_key());
+            let valid_until = role.and_then(|role| role.valid_until).unwrap_or(now);
+            lease.expire_time = until.min(valid_until);
+            if let Some(last) = ephemeral::last(&lease) {
+                lease.expire_time = lease.expire_time.min(last);
+            }
             lease.renewals += 1;
             let untold = now.duration_since(lease.note_time).as_secs();
             if untold >= RENEWALS_UNTOLD_SECONDS_MAX {
                 lease.note_time = now;
-                let message = format!("until {until}, for the {}. time", lease.renewals);
+                let message = format!(
+                    "until {}, for the {}. time",
+                    lease.expire_time, lease.renewals
+                );
                 draft.audit(Event::of_lease(&lease, Action::Renewed, now, message));
             }
             draft.lease_put(lease.clone());
@@ -285,8 +388,8 @@ impl Leases {
         self.state.change(change).await?
     }
 
-    /// Ends a lease; false when it had ended already. On an error it lives on,
-    /// here as after a restart.
+    /// Ends a lease; false when it had ended already. On an error it lives on, here
+    /// as after a restart.
     pub async fn release(&self, name: LeaseId, id: Option<RequestId>) -> Result<bool, Error> {
         let now = self.now();
         let change = move |draft: &mut Draft<'_>| {
@@ -303,113 +406,92 @@ impl Leases {
         self.state.change(change).await?
     }
 
-    /// How often a role has been closed.
-    pub fn closings(&self, key: &RoleKey) -> i64 {
-        let closings = |role: &Role| role.closings;
-        self.state
-            .read(|data| data.roles.get(key).map_or(0, closings))
-    }
-
-    /// Whether a live lease has that role on that branch.
-    pub fn is_used(&self, branch: &BranchId, role: &str) -> bool {
-        let now = self.now();
-        self.state.read(|data| {
-            let mut leases = data.leases.values();
-            leases.any(|lease| {
-                lease.expire_time > now && lease.grant.branch == *branch && lease.grant.role == role
-            })
-        })
-    }
-
-    /// A live lease.
-    pub fn get(&self, id: LeaseId) -> Result<Lease, Error> {
+    /// A live lease, as far as this broker has heard.
+    pub fn known(&self, id: LeaseId) -> Result<Lease, Error> {
         let now = self.now();
         let found = self.state.read(|data| data.leases.get(&id).cloned());
         found
-            .filter(|lease| lease.expire_time > now)
+            .filter(|lease| lease.lives(now))
             .ok_or(Error::NotFound(id))
     }
 
-    /// Notes what a live lease leads to from now on, and says how it is then.
-    pub async fn moved(&self, id: LeaseId, grant: Grant, closings: i64) -> Result<Given, Error> {
+    /// A live lease, or a revoked one whose role is not closed. One that another broker
+    /// has just given is found too.
+    pub async fn get(&self, id: LeaseId) -> Result<Lease, Error> {
+        let find = || self.state.read(|data| data.leases.get(&id).cloned());
+        let found = match find() {
+            Some(found) => Some(found),
+            None => {
+                self.state.catch_up().await?;
+                find()
+            }
+        };
+        let now = self.now();
+        found
+            .filter(|lease| lease.lives(now) || lease.revoked.is_some())
+            .ok_or(Error::NotFound(id))
+    }
+
+    /// Why the role of a revoked lease is not closed yet, if that was tried.
+    pub fn failure(&self, lease: &Lease) -> Option<(i32, String)> {
+        self.state.read(|data| {
+            let role = data.roles.get(&lease.grant.role_key())?;
+            (role.failures > 0).then(|| (role.failures, role.failure.clone()))
+        })
+    }
+
+    /// Leases that live, and revoked ones whose role is not closed, by their names.
+    pub fn list(&self) -> Vec<Lease> {
+        let now = self.now();
+        self.state.read(|data| {
+            let all = data.leases.values();
+            let shown = all.filter(|lease| lease.lives(now) || lease.revoked.is_some());
+            shown.cloned().collect()
+        })
+    }
+
+    /// Notes what a live lease leads to from now on, and says how it is then; none if
+    /// the role is not open any more.
+    pub async fn moved(
+        &self,
+        id: LeaseId,
+        generation: i64,
+        role: Made,
+    ) -> Result<Option<Lease>, Error> {
         let now = self.now();
         let change = move |draft: &mut Draft<'_>| {
             let mut lease = live(draft, now, id)?;
+            let Some(valid_until) = roles::given(draft, &role, now) else {
+                return Ok(None);
+            };
+            let grant = role.grant(generation);
             if lease.grant != grant {
-                lease.grant = grant.clone();
-                let message = format!("to generation {} of its binding", grant.generation);
+                roles::left(draft, &lease.grant.role_key(), now);
+                let message = match lease.grant.generation == generation {
+                    true => format!("to the role {}", grant.role),
+                    false => format!("to generation {generation} of its binding"),
+                };
+                lease.grant = grant;
+                lease.expire_time = lease.expire_time.min(valid_until);
                 draft.audit(Event::of_lease(&lease, Action::Moved, now, message));
                 draft.lease_put(lease.clone());
             }
-            let was_closed = role_open(draft, &lease, closings);
-            Ok(Given { lease, was_closed })
+            Ok(Some(lease))
         };
         self.state.change(change).await?
     }
 
-    /// Resolves when the lease ends. To be asked for before the lease is looked
-    /// at, so that no end is missed.
-    pub fn ending(&self, id: LeaseId) -> CancellationToken {
+    /// Changes when something becomes of the lease. To be asked for before the lease
+    /// is looked at, so that nothing is missed.
+    pub fn follow(&self, id: LeaseId) -> watch::Receiver<Option<Turn>> {
         self.state.endings().of(id)
-    }
-
-    /// Takes out leases whose time is up, for ever.
-    pub async fn sweep(&self) {
-        let mut interval = tokio::time::interval(Duration::from_millis(SWEEP_MS));
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            interval.tick().await;
-            if let Err(error) = self.sweep_once().await {
-                // They have ended all the same; the next sweep writes it down.
-                tracing::debug!(%error, "leases that have expired cannot be taken out yet");
-            }
-        }
-    }
-
-    /// Takes out leases whose time is up now. Of brokers that share a database one
-    /// writes it down; each tells those who watch.
-    pub async fn sweep_once(&self) -> Result<(), state::Error> {
-        let now = self.now();
-        let endings = self.state.endings();
-        let ids: Vec<LeaseId> = self.state.read(|data| {
-            endings.forget_unknown(data);
-            let leases = data.leases.values();
-            let ended = leases.filter(|lease| lease.expire_time <= now);
-            ended.map(|lease| lease.id).collect()
-        });
-        // Who watches hears of it now, whether or not it can be stored.
-        ids.iter().for_each(|id| endings.end(*id));
-        self.state.forget_old(now);
-        if self.state.leader().borrow().is_none() {
-            return Ok(());
-        }
-        for some in ids.chunks(SWEPT_MAX) {
-            let some = some.to_vec();
-            let change = move |draft: &mut Draft<'_>| {
-                let mut ended = Vec::new();
-                for id in &some {
-                    let lease = draft.lease(*id).filter(|lease| lease.expire_time <= now);
-                    if let Some(lease) = lease.cloned() {
-                        end(draft, lease.clone(), EndReason::Expired, now);
-                        ended.push(lease);
-                    }
-                }
-                ended
-            };
-            for lease in self.state.change_in_background(change).await? {
-                let Request {
-                    binding, holder, ..
-                } = &lease.request;
-                tracing::info!(lease = %lease.id, %binding, %holder, "a lease has expired");
-            }
-        }
-        Ok(())
     }
 
     fn granted(&self, now: Timestamp, ttl: Option<Duration>) -> Timestamp {
         let LeaseSettings {
             default_ttl,
             max_ttl,
+            ..
         } = *self.settings();
         let ttl = ttl.unwrap_or(default_ttl).min(max_ttl);
         stored(now.checked_add(ttl).unwrap_or(Timestamp::MAX))
@@ -435,32 +517,15 @@ fn stored(time: Timestamp) -> Timestamp {
 }
 
 fn live(draft: &Draft<'_>, now: Timestamp, id: LeaseId) -> Result<Lease, Error> {
-    let lease = draft.lease(id).filter(|lease| lease.expire_time > now);
+    let lease = draft.lease(id).filter(|lease| lease.lives(now));
     lease.cloned().ok_or(Error::NotFound(id))
-}
-
-/// Notes that a lease has its role. Says whether the role was closed since it was
-/// made for that lease.
-fn role_open(draft: &mut Draft<'_>, lease: &Lease, closings: i64) -> bool {
-    let key = lease.grant.role_key();
-    let found = draft.role(&key).cloned();
-    let (status, by_now) =
-        found.map_or((RoleStatus::Closed, 0), |role| (role.status, role.closings));
-    if status != RoleStatus::Open {
-        let role = Role {
-            binding: lease.request.binding.clone(),
-            status: RoleStatus::Open,
-            closings: by_now,
-        };
-        draft.role_put(key, role);
-    }
-    status == RoleStatus::Closing || by_now != closings
 }
 
 fn end(draft: &mut Draft<'_>, lease: Lease, reason: EndReason, time: Timestamp) {
     let action = match reason {
         EndReason::Released => Action::Released,
         EndReason::Expired => Action::Expired,
+        EndReason::Revoked => Action::Closed,
     };
     let message = match lease.renewals {
         0 => format!("was never renewed; its time is up at {}", lease.expire_time),

@@ -5,7 +5,8 @@
 //! gRPC API; behind them [`keeper`] keeps the world as declared, with
 //! [`reconcile`], [`migrate`], [`seed`] and [`roles`] doing the work, over
 //! [`neon`] and [`postgres`]; [`bindings`] and [`leases`] are what callers see,
-//! [`closer`] ends what leases leave, [`branches`] changes branches for callers, as
+//! [`leasing`] leads from the one to the other, [`closer`] and [`reaper`] end what
+//! leases leave, [`branches`] changes branches for callers, as
 //! [`operations`] that go on when they have left,
 //! [`grants`] says who may do what,
 //! [`state`] is what outlives the process, and [`audit`] tells of it.
@@ -18,15 +19,18 @@ pub mod closer;
 pub mod config;
 pub mod connection;
 pub mod credentials;
+mod flights;
 pub mod grants;
 pub mod keeper;
 pub mod leases;
+pub mod leasing;
 pub mod logins;
 pub mod migrate;
 pub mod names;
 pub mod neon;
 pub mod operations;
 pub mod postgres;
+pub mod reaper;
 pub mod reconcile;
 pub mod roles;
 pub mod seed;

@@ -1,56 +1,49 @@
-//! Connections for leases: the login role made or made right, the URI with its
-//! password; and login roles closed again when their last lease has ended.
+//! Login roles of leases, on branches: made, made right and closed there, and the
+//! URIs to log in with. What is written down of them is leases.rs's matter.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use neon_api::BranchId;
 use rpc::clock::Clock;
 use secrecy::SecretString;
-use tokio::sync::{OwnedRwLockReadGuard, RwLock};
-use tokio::time::Instant;
 
-use crate::bindings::Target;
 use crate::config::ServiceSpec;
 use crate::connection::{self, NotAUri};
-use crate::credentials::Key;
-use crate::leases::Grant;
+use crate::credentials::{Key, KeyId};
+use crate::flights::Flights;
+use crate::neon::OwnerUris;
 use crate::postgres::{self, OwnerUri};
-use crate::roles::{self, Access};
+use crate::roles::{self, Access, FoundLogin};
 use crate::state::RoleKey;
 
 /// How long making or closing a role may take, in seconds, connecting to a
 /// branch that wakes included.
 const ROLE_SECONDS_MAX: u64 = 20;
-/// A role's password is good for that many times the longest ttl, and is
-/// prolonged when less than the longest ttl is left: so it outlives every lease
-/// that was given or renewed meanwhile.
-const VALID_TTLS: u32 = 2;
 
-/// A connection that a lease may use. While this is held, its role is not
-/// closed: a lease is given before it is let go.
-#[derive(Debug)]
-pub struct Login {
-    /// What the lease leads to.
-    pub grant: Grant,
-    /// The URI to connect with.
-    pub uri: SecretString,
-    /// How often its role had been closed before it was made.
-    pub closings: i64,
-    _open: OwnedRwLockReadGuard<()>,
+/// Where a lease leads: a service's tables on a branch.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The branch.
+    pub branch: BranchId,
+    /// The service.
+    pub service: Arc<ServiceSpec>,
+    /// How the owner of its database connects there.
+    pub uris: OwnerUris,
+    /// How many connections a holder may have open by one access.
+    pub connections: u32,
+    /// The binding's generation that leads there; 0 for none.
+    pub generation: i64,
 }
 
-/// Why there is no connection.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The role could not be made.
-    #[error(transparent)]
-    Role(#[from] roles::Error),
-    /// Neon's URI takes no role.
-    #[error(transparent)]
-    Uri(#[from] NotAUri),
+/// A role as it is to be on a branch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// What it may do.
+    pub access: Access,
+    /// When its password ends by itself.
+    pub valid_until: Timestamp,
 }
 
 /// Makes login roles and closes them. Who asks for the same one at once shares
@@ -59,25 +52,7 @@ pub enum Error {
 pub struct Logins {
     key: Key,
     clock: Clock,
-    places: Mutex<HashMap<(BranchId, String), Arc<Place>>>,
-}
-
-/// A role on a branch.
-#[derive(Debug, Default)]
-struct Place {
-    /// Read while it is given out, written while it is closed.
-    open: Arc<RwLock<()>>,
-    /// What is known of it; held while it is made.
-    made: tokio::sync::Mutex<Option<Made>>,
-}
-
-/// A role that was made.
-#[derive(Debug, Clone, Copy)]
-struct Made {
-    /// When making it was begun.
-    begun: Instant,
-    /// Until when its password is good.
-    valid_until: Timestamp,
+    made: Flights<RoleKey, Timestamp>,
 }
 
 impl Logins {
@@ -86,162 +61,103 @@ impl Logins {
         Logins {
             key,
             clock,
-            places: Mutex::default(),
+            made: Flights::default(),
         }
     }
 
-    /// The connection that a lease on what `target` leads to gets. The role is
-    /// made, or set right, on the branch, whatever became of it since it was
-    /// last asked for. `max_ttl`: the longest ttl that a lease gets.
-    pub async fn login(
+    /// The key that passwords are derived from.
+    pub fn key_id(&self) -> &KeyId {
+        self.key.id()
+    }
+
+    /// Makes a role, or makes it right, whatever became of it since. Says when its
+    /// password ends.
+    pub async fn make(
         &self,
-        target: &Target,
-        access: Access,
-        pooled: bool,
-        max_ttl: Duration,
-        closings: impl Fn(&RoleKey) -> i64,
-    ) -> Result<Login, Error> {
-        let asked = Instant::now();
-        let role = roles::login_name(&target.spec.name, access);
-        let place = self.place(&target.branch, &role);
-        let open = Arc::clone(&place.open).read_owned().await;
-        let closings = closings(&RoleKey {
-            branch: target.branch.clone(),
-            role: role.clone(),
-        });
-        let mut made = place.made.lock().await;
-        // Begun after we asked: it is for us too.
-        if made.is_none_or(|made| made.begun < asked) {
-            *made = Some(self.make(target, access, max_ttl).await?);
-        }
-        drop(made);
-        let password = self.key.password(&target.branch, &role);
-        let owner = match pooled {
-            true => &target.uris.pooled,
-            false => &target.uris.direct,
+        place: &Place,
+        key: &RoleKey,
+        wanted: Wanted,
+    ) -> Result<Timestamp, Arc<roles::Error>> {
+        let making = async {
+            let login = roles::Login {
+                role: &key.role,
+                service: &place.service,
+                access: wanted.access,
+                branch: &key.branch,
+                connections: place.connections,
+                valid_until: wanted.valid_until,
+            };
+            let making = async {
+                let mut client = postgres::session(&place.uris.direct).await?;
+                roles::login_ensure(&mut client, login, &self.key).await
+            };
+            let what = format!("make a lease role on the branch {}", key.branch);
+            postgres::bounded(Duration::from_secs(ROLE_SECONDS_MAX), what, making).await?;
+            Ok(wanted.valid_until)
         };
-        Ok(Login {
-            uri: connection::lease_uri(owner, &role, &password)?,
-            closings,
-            grant: Grant {
-                branch: target.branch.clone(),
-                generation: target.generation,
-                role,
-                key: self.key.id().clone(),
-            },
-            _open: open,
-        })
+        self.made.share(key.clone(), Box::pin(making)).await
     }
 
-    /// Sets a role right if less than `max_ttl` is left of its password, or
-    /// nothing is known of it.
-    pub async fn prolong(
-        &self,
-        target: &Target,
-        access: Access,
-        max_ttl: Duration,
-    ) -> Result<(), Error> {
-        let role = roles::login_name(&target.spec.name, access);
-        let place = self.place(&target.branch, &role);
-        let _open = place.open.read().await;
-        let mut made = place.made.lock().await;
-        let needed = self.ahead(max_ttl);
-        if made.is_none_or(|made| made.valid_until < needed) {
-            *made = Some(self.make(target, access, max_ttl).await?);
-        }
-        Ok(())
-    }
-
-    /// Closes a role on a branch if `may_close` says so, which is asked when
-    /// nobody can make the role meanwhile. False: it did not.
-    pub async fn close(
-        &self,
-        owner: &OwnerUri,
-        service: &ServiceSpec,
-        branch: &BranchId,
-        role: &str,
-        may_close: impl Future<Output = bool>,
-    ) -> Result<bool, roles::Error> {
-        let place = self.place(branch, role);
-        let _closed = place.open.write().await;
-        *place.made.lock().await = None;
+    /// Closes a role: nobody logs in as it, who has is thrown out, it is dropped.
+    pub async fn close(&self, owner: &OwnerUri, role: &str) -> Result<(), roles::Error> {
         let closing = async {
             let mut client = postgres::session(owner).await?;
-            roles::login_close(&mut client, service, role, may_close).await
+            roles::login_close(&mut client, role).await
         };
         let limit = Duration::from_secs(ROLE_SECONDS_MAX);
         postgres::bounded(limit, format!("close the role {role}"), closing).await
     }
 
-    /// After a branch was reset or restored, which takes roles away and brings
-    /// old ones back: closes every lease role there that `is_used` does not know,
-    /// and makes the binding's anew that it does.
-    pub async fn put_right(
+    /// The login roles that were made for a branch and are there.
+    pub async fn found(
         &self,
-        target: &Target,
-        max_ttl: Duration,
-        is_used: impl Fn(&str) -> bool,
-    ) -> Result<(), roles::Error> {
-        let (owner, service) = (&target.uris.direct, &target.spec.service);
-        let limit = Duration::from_secs(ROLE_SECONDS_MAX);
+        owner: &OwnerUri,
+        branch: &BranchId,
+    ) -> Result<Vec<FoundLogin>, roles::Error> {
+        let now = Timestamp::try_from(self.clock.now()).unwrap_or(Timestamp::MAX);
         let listing = async {
             let client = postgres::session(owner).await?;
-            roles::logins_open(&client).await
+            Ok(roles::logins_of(&client, branch, now).await?)
         };
-        let open = postgres::bounded(limit, "list the lease roles", listing).await?;
-        for role in open {
-            let may_close = async { !is_used(&role) };
-            let closed = self.close(owner, service, &target.branch, &role, may_close);
-            if closed.await? {
-                tracing::info!(%role, branch = %target.branch, "closed a lease role that a restore brought back");
-            }
-        }
-        for access in Access::ALL {
-            let role = roles::login_name(&target.spec.name, access);
-            if is_used(&role) {
-                let place = self.place(&target.branch, &role);
-                let _open = place.open.read().await;
-                let mut made = place.made.lock().await;
-                *made = None;
-                *made = Some(self.make(target, access, max_ttl).await?);
-            }
-        }
-        Ok(())
+        let limit = Duration::from_secs(ROLE_SECONDS_MAX);
+        postgres::bounded(limit, "list the lease roles", listing).await
     }
 
-    async fn make(
+    /// Gives a service's groups their rights on a branch that no binding lives on, and
+    /// makes what the branch inherited harmless.
+    pub async fn prepare(&self, place: &Place) -> Result<(), roles::Error> {
+        let preparing = async {
+            let mut client = postgres::session(&place.uris.direct).await?;
+            if !roles::are_granted(&client, &place.service, &place.branch).await? {
+                roles::grant(&mut client, &place.service, &place.branch).await?;
+            }
+            Ok(())
+        };
+        let what = format!("prepare the branch {} for leases", place.branch);
+        postgres::bounded(Duration::from_secs(ROLE_SECONDS_MAX), what, preparing).await
+    }
+
+    /// Makes the lease roles that a new branch inherited harmless: nobody who has one
+    /// on the parent gets in.
+    pub async fn disinherit(
         &self,
-        target: &Target,
-        access: Access,
-        max_ttl: Duration,
-    ) -> Result<Made, roles::Error> {
-        let begun = Instant::now();
-        let valid_until = self.ahead(max_ttl.saturating_mul(VALID_TTLS));
-        let login = roles::Login {
-            service: &target.spec.service,
-            binding: &target.spec.name,
-            access,
-            branch: &target.branch,
-            connections: target.spec.connections,
-            valid_until,
+        owner: &OwnerUri,
+        branch: &BranchId,
+    ) -> Result<(), roles::Error> {
+        let retiring = async {
+            let mut client = postgres::session(owner).await?;
+            roles::retire_inherited(&mut client, branch).await
         };
-        let making = async {
-            let mut client = postgres::session(&target.uris.direct).await?;
-            roles::login_ensure(&mut client, login, &self.key).await
-        };
-        let what = format!("make a lease role on the branch {}", target.branch);
-        postgres::bounded(Duration::from_secs(ROLE_SECONDS_MAX), what, making).await?;
-        Ok(Made { begun, valid_until })
+        let what = format!("drop the lease roles that the branch {branch} inherited");
+        postgres::bounded(Duration::from_secs(ROLE_SECONDS_MAX), what, retiring).await
     }
 
-    fn ahead(&self, by: Duration) -> Timestamp {
-        let now = Timestamp::try_from(self.clock.now()).unwrap_or(Timestamp::MAX);
-        now.checked_add(by).unwrap_or(Timestamp::MAX)
-    }
-
-    fn place(&self, branch: &BranchId, role: &str) -> Arc<Place> {
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = (branch.clone(), role.to_owned());
-        Arc::clone(places.entry(place).or_default())
+    /// The URI to log in with as that role.
+    pub fn uri(&self, place: &Place, role: &str, pooled: bool) -> Result<SecretString, NotAUri> {
+        let owner = match pooled {
+            true => &place.uris.pooled,
+            false => &place.uris.direct,
+        };
+        connection::lease_uri(owner, role, &self.key.password(&place.branch, role))
     }
 }

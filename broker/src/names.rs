@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use neon_api::BranchId;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// The longest name of a service or a version, in bytes. Role names are built
@@ -113,7 +114,7 @@ impl fmt::Display for BindingName {
 }
 
 /// A lease: `leases/{uuid}`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LeaseId(Uuid);
 
 impl LeaseId {

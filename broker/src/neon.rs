@@ -13,7 +13,6 @@ mod branches;
 mod budget;
 mod changes;
 mod endpoints;
-mod flights;
 mod new;
 mod retry;
 mod schemas;
@@ -27,9 +26,9 @@ use neon_api::types::{AnnotationData, Branch, ConnectionUriQuery};
 use neon_api::{BranchId, NeonClient, OperationId, ProjectId};
 
 use self::budget::Budget;
-use self::flights::Flights;
 use self::retry::Asked;
 use self::turns::Turns;
+use crate::flights::Flights;
 use crate::postgres::OwnerUri;
 
 pub use branches::Ensured;
@@ -43,6 +42,8 @@ const MANAGED_BY: (&str, &str) = ("managed-by", "branch-broker");
 const BINDING: &str = "binding";
 /// The annotation's key for what was asked for when the branch was made.
 const REQUEST: &str = "request";
+/// The annotation's key for the lease that a branch goes with.
+const LEASE: &str = "lease";
 
 /// One project of a Neon account. Clones share the account's budget.
 #[derive(Debug, Clone)]
@@ -73,7 +74,8 @@ pub struct Found {
     pub branch: Branch,
     /// Whether the broker made it.
     pub managed: bool,
-    /// What it was asked for with, where a request made it.
+    /// What it was asked for with, where a request made it; or the lease that it goes
+    /// with.
     pub request: Option<String>,
 }
 
@@ -360,7 +362,10 @@ impl Found {
         Found {
             branch,
             managed: is_managed(annotation),
-            request: annotation.and_then(|notes| notes.value.get(REQUEST).cloned()),
+            request: annotation.and_then(|notes| {
+                let note = |key| notes.value.get(key).cloned();
+                note(REQUEST).or_else(|| note(LEASE))
+            }),
         }
     }
 }

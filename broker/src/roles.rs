@@ -2,25 +2,31 @@
 //! roles join neon_superuser and read everything.
 //!
 //! Rights sit on two NOLOGIN groups for each service: `users_rw` and `users_ro`.
-//! A login role, `lease_users_v1_rw`, owns nothing and has what its group has.
+//! A login role, `lease_users_rw_5d41402a_17`, is of one holder, service and access
+//! on a branch; it owns nothing and has what its group has. The last number is its
+//! generation: a holder whose credentials are rotated or revoked gets another role,
+//! never the old one with another password. One for DDL owns the service's schema,
+//! on a branch that goes with its lease.
 //! A comment on each role says that it is ours; on a login role it also names
 //! the key and the branch that its password is derived from. Children inherit
 //! roles and passwords: a comment that names another branch marks a role that
 //! has to be made harmless before anyone may use this branch. What PUBLIC may
 //! do, every lease could: it is taken from PUBLIC where the owner can.
 
+mod ddl;
 mod login;
 mod password;
 mod rights;
 
 use neon_api::BranchId;
+use sha2::{Digest as _, Sha256};
 use tokio_postgres::{Client, Transaction};
 
 use crate::config::ServiceSpec;
 use crate::migrate;
-use crate::names::{BindingName, ServiceName};
+use crate::names::ServiceName;
 use crate::postgres::{self, Attempted as _, escape_identifier, escape_literal};
-pub use login::{Login, login_close, login_ensure, logins_open};
+pub use login::{FoundLogin, Login, login_close, login_ensure, logins_of, retire_inherited};
 pub use password::set as password_set;
 pub use rights::are_granted;
 
@@ -35,16 +41,21 @@ pub enum Access {
     ReadOnly,
     /// SELECT, INSERT, UPDATE and DELETE.
     ReadWrite,
+    /// Whatever the owner of the service's schema may do.
+    Ddl,
 }
 
 impl Access {
-    pub(crate) const ALL: [Access; 2] = [Access::ReadOnly, Access::ReadWrite];
+    /// Those that a group has.
+    pub(crate) const GROUPS: [Access; 2] = [Access::ReadOnly, Access::ReadWrite];
+    const ALL: [Access; 3] = [Access::ReadOnly, Access::ReadWrite, Access::Ddl];
 
     /// As grants name it, and as it is stored.
     pub fn as_str(self) -> &'static str {
         match self {
             Access::ReadOnly => "read_only",
             Access::ReadWrite => "read_write",
+            Access::Ddl => "ddl",
         }
     }
 
@@ -57,6 +68,7 @@ impl Access {
         match self {
             Access::ReadOnly => "ro",
             Access::ReadWrite => "rw",
+            Access::Ddl => "ddl",
         }
     }
 }
@@ -93,20 +105,21 @@ pub fn group_name(service: &ServiceName, access: Access) -> String {
     format!("{service}_{}", access.suffix())
 }
 
-/// The login role of a binding's leases of that access.
-pub fn login_name(binding: &BindingName, access: Access) -> String {
-    let BindingName { service, version } = binding;
-    format!("lease_{service}_{version}_{}", access.suffix())
-}
-
-/// Both groups of a service.
-pub(crate) fn group_names(service: &ServiceName) -> [String; 2] {
-    Access::ALL.map(|access| group_name(service, access))
-}
-
-/// Both login roles of a binding.
-pub(crate) fn login_names(binding: &BindingName) -> [String; 2] {
-    Access::ALL.map(|access| login_name(binding, access))
+/// The login role of a holder's leases of that access. What is long is cut: the
+/// generation alone tells roles apart.
+pub fn login_name(service: &ServiceName, access: Access, holder: &str, generation: i64) -> String {
+    /// Postgres cuts names at 63 bytes, and a generation may have 19 digits.
+    const SERVICE_BYTES_MAX: usize = 24;
+    const HOLDER_BYTES: usize = 4;
+    let service = service.as_str();
+    let service = &service[..service.len().min(SERVICE_BYTES_MAX)];
+    let hash = Sha256::digest(holder);
+    let holder: String = hash
+        .iter()
+        .take(HOLDER_BYTES)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!("lease_{service}_{}_{holder}_{generation}", access.suffix())
 }
 
 /// Makes a service's groups and gives them their rights, on what is there and
@@ -120,7 +133,7 @@ pub async fn grant(
 ) -> Result<(), Error> {
     let granting = || format!("grant the rights of the service {}", service.name);
     let transaction = locked(client, service, &granting()).await?;
-    for access in Access::ALL {
+    for access in Access::GROUPS {
         let group = group_name(&service.name, access);
         group_ensure(&transaction, &group).await?;
         let sql = rights::statements(service, &group, access);
@@ -149,7 +162,7 @@ pub async fn grant(
             "every lease may {left}: PUBLIC may, and the owner cannot take it away"
         );
     }
-    login::retire_inherited(client, service, branch).await
+    retire_inherited(client, branch).await
 }
 
 /// The comment of a group.
@@ -223,9 +236,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn role_names_say_service_version_and_access() {
-        let binding: BindingName = "services/users/versions/v1".parse().unwrap();
-        assert_eq!(login_name(&binding, Access::ReadWrite), "lease_users_v1_rw");
-        assert_eq!(group_name(&binding.service, Access::ReadOnly), "users_ro");
+    fn a_role_name_says_service_and_access_and_is_never_cut() {
+        let users: ServiceName = "users".parse().unwrap();
+        let name = login_name(&users, Access::ReadWrite, "token:ci", 17);
+        assert!(name.starts_with("lease_users_rw_"), "{name}");
+        assert!(name.ends_with("_17"), "{name}");
+        assert_ne!(name, login_name(&users, Access::ReadWrite, "token:di", 17));
+        assert_eq!(group_name(&users, Access::ReadOnly), "users_ro");
+        let long: ServiceName = "a".repeat(48).parse().unwrap();
+        assert!(login_name(&long, Access::Ddl, "x", i64::MAX).len() <= 63);
     }
 }

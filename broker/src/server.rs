@@ -34,7 +34,7 @@ use crate::bindings::Bindings;
 use crate::branches::Branches;
 use crate::keeper::Keeper;
 use crate::leases::Leases;
-use crate::logins::Logins;
+use crate::leasing::Leasing;
 use crate::operations::Operations;
 use crate::state::State;
 
@@ -67,8 +67,8 @@ pub struct Broker {
     pub bindings: Arc<Bindings>,
     /// Who may connect.
     pub leases: Arc<Leases>,
-    /// As whom.
-    pub logins: Arc<Logins>,
+    /// As whom, and where.
+    pub leasing: Arc<Leasing>,
     /// For lists.
     pub page_tokens: PageTokens,
     /// What time it is.

@@ -32,6 +32,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::audit::{Event, Query};
+use crate::names::LeaseId;
 use crate::postgres::OwnerUri;
 use crate::text::one_line;
 use data::Changes;
@@ -40,8 +41,8 @@ use writer::{Change, Job, Writer};
 
 pub use data::{Answered, Data, Draft, Generation, RequestKey, Role, RoleKey, RoleStatus};
 pub use database::Error as DatabaseError;
-pub use endings::Endings;
-pub use ledgers::{Intent, Operation, OwnBranch};
+pub use endings::{Endings, Turn};
+pub use ledgers::{ForLease, Intent, Operation, OwnBranch};
 
 /// Sessions that may read audit events at once: what is looked up seldom is not
 /// kept in memory.
@@ -147,6 +148,10 @@ impl State {
     /// In memory.
     pub fn in_memory() -> State {
         let shared = Shared::new(Duration::MAX);
+        // Generations of roles are versions: those of an earlier process are not
+        // given again.
+        let first = i64::from(rand::random::<u32>());
+        shared.seen.store(first, Ordering::Relaxed);
         shared.loaded();
         shared.leads(Some(0));
         State {
@@ -185,6 +190,11 @@ impl State {
                 _tasks: [standing, listening].map(AbortOnDropHandle::new),
             }),
         })
+    }
+
+    /// Whether it outlives the process.
+    pub fn is_stored(&self) -> bool {
+        self.stored.is_some()
     }
 
     /// Whether callers may be answered by what is in memory.
@@ -234,7 +244,7 @@ impl State {
         read(&self.shared.data())
     }
 
-    /// The ends of leases.
+    /// What becomes of leases.
     pub fn endings(&self) -> &Endings {
         &self.shared.endings
     }
@@ -266,6 +276,12 @@ impl State {
             .await
     }
 
+    /// Returns when memory has all that was stored by now, whoever wrote it.
+    pub async fn catch_up(&self) -> Result<(), Error> {
+        // A write reads first what it missed; of this one nothing else is left.
+        self.change(|_| ()).await
+    }
+
     /// Forgets in memory what is removed from the database without a word.
     pub fn forget_old(&self, now: Timestamp) {
         let kept = now - SignedDuration::from_hours(ENDED_HOURS);
@@ -276,6 +292,8 @@ impl State {
             .retain(|_, operation| !operation.done || operation.update_time > kept);
         data.branches
             .retain(|_, branch| branch.intent != Intent::Gone || branch.update_time > kept);
+        data.roles
+            .retain(|_, role| role.status != RoleStatus::Closed || role.update_time > kept);
     }
 
     /// Audit events, newest first.
@@ -341,38 +359,44 @@ impl Shared {
         }
     }
 
-    /// What a change would do.
-    fn draft(&self, change: impl FnOnce(&mut Draft<'_>)) -> Changes {
+    /// What a change would do, as that version.
+    fn draft(&self, version: i64, change: impl FnOnce(&mut Draft<'_>)) -> Changes {
         let mut changes = Changes::default();
-        change(&mut Draft::new(&self.data(), &mut changes));
+        change(&mut Draft::new(&self.data(), &mut changes, version));
         changes
     }
 
     /// What is stored, as that version, is so in memory too.
     fn apply(&self, changes: Changes, version: i64) {
         let has_generations = !changes.generations.is_empty();
-        let ended = {
+        let turns = {
             let mut data = self.data();
             self.seen.store(version, Ordering::Relaxed);
             changes.apply(&mut data)
         };
-        ended.into_iter().for_each(|id| self.endings.end(id));
+        self.tell(turns);
         if has_generations {
             self.generations.send_replace(());
         }
     }
 
     fn change_now<T>(&self, mut change: impl FnMut(&mut Draft<'_>) -> T) -> T {
-        let (made, ended) = {
+        let (made, turns) = {
             let mut data = self.data();
             let mut changes = Changes::default();
-            let made = change(&mut Draft::new(&data, &mut changes));
+            let version = self.seen.fetch_add(1, Ordering::Relaxed) + 1;
+            let made = change(&mut Draft::new(&data, &mut changes, version));
             data.events_keep(&mut changes.events);
-            self.seen.fetch_add(1, Ordering::Relaxed);
             (made, changes.apply(&mut data))
         };
-        ended.into_iter().for_each(|id| self.endings.end(id));
+        self.tell(turns);
         made
+    }
+
+    fn tell(&self, turns: Vec<(LeaseId, Turn)>) {
+        for (id, turn) in turns {
+            self.endings.tell(id, turn);
+        }
     }
 
     fn is_loaded(&self) -> bool {

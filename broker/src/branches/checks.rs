@@ -13,7 +13,7 @@ pub(super) struct View(pub(super) Vec<Found>);
 /// The branch, if that request made it.
 pub(super) fn same(new: &NewBranch, found: Found) -> Result<Found, Error> {
     let is_same = match &new.purpose {
-        Purpose::Request(request) => found.managed && found.request.as_ref() == Some(request),
+        Purpose::Request(_) | Purpose::Lease(_) => found.managed && found.request == new.note(),
         Purpose::Binding(_) => found.managed,
     };
     match is_same {

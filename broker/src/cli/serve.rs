@@ -24,10 +24,12 @@ use crate::config::{Config, ConfigError};
 use crate::credentials::{Key, KeyError};
 use crate::keeper::Keeper;
 use crate::leases::Leases;
+use crate::leasing::Leasing;
 use crate::logins::Logins;
 use crate::neon::{self, Limits, Neon};
 use crate::operations::Operations;
 use crate::postgres::OwnerUri;
+use crate::reaper::Reaper;
 use crate::reconcile;
 use crate::server::{self, Answers, Broker};
 use crate::state::{Database, DatabaseError, State};
@@ -192,12 +194,20 @@ pub(super) async fn serve(arguments: Arguments) -> Result<(), Error> {
         Arc::clone(&leases),
         Arc::clone(&logins),
     ));
-    let closer = Closer::new(
-        Arc::clone(&state),
+    let leasing = Arc::new(Leasing::new(
+        Arc::clone(&keeper),
         Arc::clone(&bindings),
         Arc::clone(&leases),
-        Arc::clone(&logins),
+        logins,
+    ));
+    let background = keeper.neon().background();
+    let closer = Closer::new(
+        Arc::clone(&state),
+        Arc::clone(&leases),
+        Arc::clone(&leasing),
+        background.clone(),
     );
+    let reaper = Reaper::new(Arc::clone(&leases), Arc::clone(&leasing), background);
     let broker = Broker {
         state: Arc::clone(&state),
         keeper: Arc::clone(&keeper),
@@ -206,7 +216,7 @@ pub(super) async fn serve(arguments: Arguments) -> Result<(), Error> {
         answers: Answers::new(clock.clone()),
         bindings,
         leases: Arc::clone(&leases),
-        logins,
+        leasing,
         page_tokens,
         clock,
     };
@@ -224,7 +234,7 @@ pub(super) async fn serve(arguments: Arguments) -> Result<(), Error> {
     let serving = server::add_services(server, &broker).serve(listener, stop);
     tokio::select! {
         served = serving => Ok(served?),
-        error = keep(state, keeper, closer, reached) => Err(error.into()),
+        error = keep(state, keeper, closer, reaper, reached) => Err(error.into()),
     }
 }
 
@@ -234,6 +244,7 @@ async fn keep(
     state: Arc<State>,
     keeper: Arc<Keeper>,
     closer: Closer,
+    reaper: Reaper,
     mut reached: bool,
 ) -> neon::Error {
     state.is_open().await;
@@ -253,6 +264,7 @@ async fn keep(
         tokio::select! {
             error = keeper.settle() => return error,
             () = closer.run() => {}
+            () = reaper.run() => {}
             _ = leader.wait_for(Option::is_none) => {}
         }
     }

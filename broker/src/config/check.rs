@@ -16,11 +16,14 @@ use super::{
 use crate::grants::Grants;
 use crate::migrate;
 use crate::names::{self, BindingName, BranchName, InvalidName, ServiceName, VersionName};
-use crate::roles;
 use crate::text::one_line;
 
 const DEFAULT_TTL: Duration = Duration::from_secs(10 * 60);
 const MAX_TTL: Duration = Duration::from_secs(60 * 60);
+const ROLES_PER_BRANCH: usize = 400;
+/// Neon's limit of roles on a branch.
+const ROLES_PER_BRANCH_MAX: usize = 500;
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Postgres cuts longer identifiers, silently.
 const IDENTIFIER_BYTES_MAX: usize = 63;
 
@@ -51,7 +54,6 @@ impl<'a> Check<'a> {
         })?;
         self.shared_branches(&bindings)?;
         self.revisions_of_forks(&bindings)?;
-        self.role_names(&bindings)?;
         let grants = file.grants.iter();
         let grants: Result<_, Problem> = grants
             .map(|(name, table)| self.grant(name, table))
@@ -64,8 +66,8 @@ impl<'a> Check<'a> {
     }
 
     fn leases(&self, table: &LeasesTable) -> Result<LeaseSettings, Problem> {
-        let default_ttl = self.ttl("leases.default_ttl", &table.default_ttl, DEFAULT_TTL)?;
-        let max_ttl = self.ttl("leases.max_ttl", &table.max_ttl, MAX_TTL)?;
+        let default_ttl = self.duration("leases.default_ttl", &table.default_ttl, DEFAULT_TTL)?;
+        let max_ttl = self.duration("leases.max_ttl", &table.max_ttl, MAX_TTL)?;
         if max_ttl < default_ttl {
             return Err(self.problem(
                 "leases.max_ttl",
@@ -74,13 +76,22 @@ impl<'a> Check<'a> {
                 ),
             ));
         }
+        let roles = table.roles_per_branch_max.as_ref();
+        if let Some(given) = roles
+            && !(1..=ROLES_PER_BRANCH_MAX).contains(given.get_ref())
+        {
+            let key = "leases.roles_per_branch_max";
+            let message = format!("is to be 1 to {ROLES_PER_BRANCH_MAX}: Neon takes no more");
+            return Err(self.problem_at(given, key, message));
+        }
         Ok(LeaseSettings {
             default_ttl,
             max_ttl,
+            roles_per_branch_max: roles.map_or(ROLES_PER_BRANCH, |given| *given.get_ref()),
         })
     }
 
-    fn ttl(
+    fn duration(
         &self,
         key: &str,
         given: &Option<Spanned<String>>,
@@ -119,11 +130,17 @@ impl<'a> Check<'a> {
             );
             self.problem_at(&table.migrations, &format!("{key}.migrations"), message)
         })?;
+        let statement_timeout = self.duration(
+            &format!("{key}.statement_timeout"),
+            &table.statement_timeout,
+            STATEMENT_TIMEOUT,
+        )?;
         let service = Arc::new(ServiceSpec {
             name: service_name,
             database,
             schema,
             migrations,
+            statement_timeout,
         });
         table
             .versions
@@ -256,33 +273,6 @@ impl<'a> Check<'a> {
                         parent.name
                     ),
                 ));
-            }
-        }
-        Ok(())
-    }
-
-    /// Roles are one namespace on a branch, and their names are built.
-    fn role_names(&self, bindings: &[BindingSpec]) -> Result<(), Problem> {
-        let mut taken: BTreeMap<String, String> = BTreeMap::new();
-        for spec in bindings {
-            let group_of = format!("service {}", spec.service.name);
-            let groups =
-                roles::group_names(&spec.service.name).map(|role| (role, group_of.clone()));
-            let logins = roles::login_names(&spec.name).map(|role| (role, spec.name.to_string()));
-            for (role, owner) in groups.into_iter().chain(logins) {
-                if role.len() > IDENTIFIER_BYTES_MAX {
-                    return Err(self.problem(
-                        &key_of(&spec.name, ""),
-                        format!("its role {role:?} is longer than {IDENTIFIER_BYTES_MAX} bytes; shorten the names"),
-                    ));
-                }
-                let holder = taken.entry(role.clone()).or_insert_with(|| owner.clone());
-                if *holder != owner {
-                    return Err(self.problem(
-                        &key_of(&spec.name, ""),
-                        format!("its role {role:?} is also that of {holder}; rename one of them"),
-                    ));
-                }
             }
         }
         Ok(())

@@ -22,6 +22,7 @@ pub(super) struct ConfigFile {
 pub(super) struct LeasesTable {
     pub(super) default_ttl: Option<Spanned<String>>,
     pub(super) max_ttl: Option<Spanned<String>>,
+    pub(super) roles_per_branch_max: Option<Spanned<usize>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -30,6 +31,7 @@ pub(super) struct ServiceTable {
     pub(super) database: Spanned<String>,
     pub(super) schema: Spanned<String>,
     pub(super) migrations: Spanned<PathBuf>,
+    pub(super) statement_timeout: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) versions: BTreeMap<Spanned<String>, VersionTable>,
 }
@@ -51,6 +53,8 @@ pub(super) struct GrantTable {
     #[serde(default)]
     pub(super) lease: Vec<LeaseGrantTable>,
     #[serde(default)]
+    pub(super) ephemeral: Vec<EphemeralGrantTable>,
+    #[serde(default)]
     pub(super) read: bool,
     #[serde(default)]
     pub(super) admin: bool,
@@ -59,6 +63,24 @@ pub(super) struct GrantTable {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LeaseGrantTable {
-    pub(super) bindings: Spanned<Vec<Spanned<String>>>,
+    #[serde(default)]
+    pub(super) bindings: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) branches: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) services: Vec<Spanned<String>>,
     pub(super) access: Spanned<Vec<Spanned<String>>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EphemeralGrantTable {
+    #[serde(default)]
+    pub(super) bindings: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) branches: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) services: Vec<Spanned<String>>,
+    pub(super) access: Spanned<Vec<Spanned<String>>>,
+    pub(super) max: Spanned<u32>,
 }

@@ -223,31 +223,6 @@ fn a_file_that_is_not_there_is_named() {
 }
 
 #[test]
-fn two_names_that_build_one_role_are_refused() {
-    let other = "
-[services.users_v1]
-database = \"neondb\"
-schema = \"other\"
-migrations = \"migrations\"
-[services.users_v1.versions.b]
-branch = \"three\"
-connections = 1
-[services.users.versions.v1_b]
-branch = \"four\"
-connections = 1
-";
-    let shown = parse(&format!("{SAMPLE}{other}")).unwrap_err();
-    assert!(shown.contains("lease_users_v1_b_r"), "{shown}");
-    assert!(shown.contains("rename one of them"), "{shown}");
-
-    let service = "s".repeat(40);
-    let long = SAMPLE.replace("services.users", &format!("services.{service}"));
-    let long = long.replace("versions.v1", &format!("versions.{}", "v".repeat(40)));
-    let shown = parse(&long).unwrap_err();
-    assert!(shown.contains("longer than 63 bytes"), "{shown}");
-}
-
-#[test]
 fn bindings_may_share_a_branch_when_they_agree() {
     let text = SAMPLE.replace(
         "branch = \"two\"\nparent = \"one\"",
@@ -263,6 +238,11 @@ const GRANTS: &str = r#"
 caller = "spiffe://example.org/users"
 lease = [{ bindings = ["services/users/versions/*"], access = ["read_only", "read_write"] }]
 
+[grants.ci]
+caller = "token:ci"
+lease = [{ branches = ["main"], services = ["users"], access = ["read_only"] }]
+ephemeral = [{ bindings = ["services/users/versions/v1"], access = ["ddl"], max = 3 }]
+
 [grants.people]
 caller = "token:ops"
 admin = true
@@ -277,6 +257,9 @@ fn grants_are_read() {
     assert!(users[0].may_lease(&v1, crate::roles::Access::ReadWrite));
     assert!(!users[0].may_read() && !users[0].admin);
     assert!(config.grants.of("token:ops")[0].admin);
+    let ci = &config.grants.of("token:ci")[0];
+    assert!(!ci.may_lease(&v1, crate::roles::Access::ReadOnly));
+    assert_eq!(ci.ephemeral[0].max, 3);
     assert_eq!(config.grants.of("token:other"), []);
     assert_eq!(parse(SAMPLE).unwrap().grants.0, []);
 }
@@ -301,6 +284,10 @@ fn a_grant_that_cannot_be_is_refused_with_its_place() {
             "[]",
             "grants.users.lease.access",
         ),
+        ("services = [\"users\"], ", "", "grants.ci.lease.services"),
+        ("[\"main\"]", "[\"m*n\"]", "grants.ci.lease.branches"),
+        ("max = 3", "max = 0", "grants.ci.ephemeral.max"),
+        ("[\"ddl\"]", "[\"all\"]", "grants.ci.ephemeral.access"),
         ("admin = true", "admin = false", "grants.people"),
         ("admin = true", "administrator = true", "administrator"),
     ] {

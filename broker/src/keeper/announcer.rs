@@ -1,11 +1,14 @@
 //! Telling of an apply as it goes on.
 
+use std::sync::Arc;
+
 use neon_api::BranchId;
 
 use super::{Error, Keeper};
-use crate::bindings::Target;
 use crate::config::BindingSpec;
+use crate::logins::{Place, Wanted};
 use crate::reconcile::{self, Outcome, Report};
+use crate::roles::FoundLogin;
 use crate::text::one_line;
 
 /// Tells the bindings' watchers of an apply as it goes on.
@@ -25,22 +28,64 @@ impl Announcer<'_> {
         let renewed = keeper.why_renewed(spec, &outcome);
         if renewed.is_some() {
             self.renewed.push(outcome.branch.clone());
-            let target = Target::unannounced(spec, &outcome);
-            let is_used = |role: &str| keeper.leases.is_used(&outcome.branch, role);
-            let max_ttl = keeper.leases.max_ttl();
-            keeper
-                .logins
-                .put_right(&target, max_ttl, is_used)
-                .await
-                .map_err(|source| Error::Roles {
-                    binding: spec.name.clone(),
-                    source,
-                })?;
         }
+        let place = Place {
+            branch: outcome.branch.clone(),
+            service: Arc::clone(&spec.service),
+            uris: outcome.uris.clone(),
+            connections: spec.connections,
+            generation: 0,
+        };
+        keeper.roles_right(&place, renewed.is_some()).await?;
         Ok(keeper
             .bindings
             .ready(spec, outcome, renewed, self.in_background)
             .await?)
+    }
+}
+
+impl Keeper {
+    /// Puts the login roles of a branch right: closes those that no lease has, which
+    /// a restore may have brought back, or a kill left; and, if it has other data than
+    /// before, makes the service's anew that leases have.
+    pub async fn roles_right(&self, place: &Place, has_other_data: bool) -> Result<(), Error> {
+        let failed = |source| Error::Roles {
+            branch: place.branch.clone(),
+            source,
+        };
+        let owner = &place.uris.direct;
+        let found = self.logins.found(owner, &place.branch).await;
+        let found = found.map_err(|source| failed(Arc::new(source)))?;
+        // A role is written down before it is made: what is there now is known by now.
+        self.state.catch_up().await?;
+        let used = self.leases.roles_used(&place.branch);
+        for FoundLogin { role, is_valid } in found {
+            let is_used = used.iter().any(|(key, _)| key.role == role);
+            // Without a database it may be of an earlier process, whose leases go on.
+            let is_unknown = is_valid
+                && !self.state.is_stored()
+                && !self.leases.knows_role(&place.branch, &role);
+            if is_used || is_unknown {
+                continue;
+            }
+            let closed = self.logins.close(owner, &role).await;
+            closed.map_err(|source| failed(Arc::new(source)))?;
+            let branch = &place.branch;
+            tracing::info!(%role, %branch, "closed a lease role that no lease has");
+        }
+        let of_service = used
+            .into_iter()
+            .filter(|(_, role)| role.service == place.service.name);
+        for (key, role) in of_service.filter(|_| has_other_data) {
+            let wanted = Wanted {
+                access: role.access,
+                valid_until: self.leases.password_end(),
+            };
+            let made = self.logins.make(place, &key, wanted).await;
+            let valid_until = made.map_err(failed)?;
+            self.leases.role_prolonged(key, valid_until).await?;
+        }
+        Ok(())
     }
 }
 

@@ -8,7 +8,13 @@ use crate::names::LeaseId;
 use crate::state::{Answered, Draft, RequestKey};
 
 /// The methods that take ids.
-pub const METHODS: [&str; 3] = ["AcquireLease", "RenewLease", "ReleaseLease"];
+pub const METHODS: [&str; 5] = [
+    "AcquireLease",
+    "RenewLease",
+    "ReleaseLease",
+    "RevokeLeases",
+    "RotateCredentials",
+];
 
 /// How long a request is remembered, in hours.
 const REMEMBERED_HOURS: i64 = 24;
@@ -29,11 +35,23 @@ pub(super) fn repeated(
     answered: Option<(&RequestId, &Answered)>,
     now: Timestamp,
 ) -> Result<Option<LeaseId>, Error> {
+    let leases = repeated_all(answered, now)?;
+    Ok(leases.and_then(|leases| leases.first().copied()))
+}
+
+/// As [`repeated`], for a request that was about any number of leases.
+fn repeated_all(
+    answered: Option<(&RequestId, &Answered)>,
+    now: Timestamp,
+) -> Result<Option<Vec<LeaseId>>, Error> {
     match answered {
         Some((_, answered)) if answered.expire_time <= now => Ok(None),
         Some((id, answered)) if answered.body != id.body => Err(Error::RequestIdReused(id.key.id)),
-        // Written by us: it is a lease's name.
-        Some((_, answered)) => Ok(answered.resource.parse().ok()),
+        // Written by us: they are names of leases.
+        Some((_, answered)) => {
+            let names = answered.resource.split_whitespace();
+            Ok(Some(names.filter_map(|name| name.parse().ok()).collect()))
+        }
         None => Ok(None),
     }
 }
@@ -47,11 +65,30 @@ pub(super) fn repeated_in(
     repeated(id.and_then(|id| Some((id, draft.request(&id.key)?))), now)
 }
 
+/// As [`repeated_all`], by what is true inside a change.
+pub(super) fn repeated_all_in(
+    draft: &Draft<'_>,
+    id: Option<&RequestId>,
+    now: Timestamp,
+) -> Result<Option<Vec<LeaseId>>, Error> {
+    repeated_all(id.and_then(|id| Some((id, draft.request(&id.key)?))), now)
+}
+
 /// Remembers which lease a request is about.
 pub(super) fn remember(
     draft: &mut Draft<'_>,
     id: Option<&RequestId>,
     lease: LeaseId,
+    now: Timestamp,
+) -> Result<(), Error> {
+    remember_all(draft, id, &[lease], now)
+}
+
+/// Remembers which leases a request is about.
+pub(super) fn remember_all(
+    draft: &mut Draft<'_>,
+    id: Option<&RequestId>,
+    leases: &[LeaseId],
     now: Timestamp,
 ) -> Result<(), Error> {
     let Some(RequestId { key, body }) = id else {
@@ -60,12 +97,26 @@ pub(super) fn remember(
     if draft.requests_count() >= REMEMBERED_MAX {
         return Err(Error::TooManyRequests);
     }
+    let names: Vec<String> = leases.iter().map(ToString::to_string).collect();
     let end = now.checked_add(SignedDuration::from_hours(REMEMBERED_HOURS));
     let answered = Answered {
         body: body.clone(),
-        resource: lease.to_string(),
+        resource: names.join(" "),
         expire_time: end.unwrap_or(Timestamp::MAX),
     };
     draft.request_put(key.clone(), answered);
     Ok(())
+}
+
+/// Whether a request that is about no lease came before; remembers it if not.
+pub fn is_repeated(
+    draft: &mut Draft<'_>,
+    id: Option<&RequestId>,
+    now: Timestamp,
+) -> Result<bool, Error> {
+    if repeated_all_in(draft, id, now)?.is_some() {
+        return Ok(true);
+    }
+    remember_all(draft, id, &[], now)?;
+    Ok(false)
 }

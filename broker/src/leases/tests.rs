@@ -3,7 +3,8 @@
 use uuid::Uuid;
 
 use super::*;
-use crate::credentials::Key;
+use crate::names::ServiceName;
+use crate::state::Intent;
 
 const TTL: Duration = Duration::from_secs(60);
 
@@ -20,6 +21,7 @@ impl Bench {
         let settings = LeaseSettings {
             default_ttl: TTL,
             max_ttl: TTL * 10,
+            roles_per_branch_max: 3,
         };
         Bench {
             leases: Leases::new(Arc::new(State::in_memory()), clock, settings),
@@ -37,10 +39,42 @@ impl Bench {
     }
 
     async fn acquire_as(&self, id: Option<&RequestId>) -> Result<Lease, Error> {
-        let acquiring = self
-            .leases
-            .acquire(request("a"), None, id.cloned(), grant(), 0);
-        acquiring.await.map(|given| given.lease)
+        let new = self.new_lease(id).await;
+        let given = self.leases.give(new).await?;
+        Ok(given.expect("its role is open"))
+    }
+
+    /// A lease that is to be given, its role made.
+    async fn new_lease(&self, id: Option<&RequestId>) -> NewLease {
+        NewLease {
+            id: LeaseId::random(),
+            request: request("a"),
+            ttl: None,
+            request_id: id.cloned(),
+            generation: 1,
+            role: self.role("a").await,
+            branch_expire_time: None,
+        }
+    }
+
+    /// A holder's role, made right now.
+    async fn role(&self, holder: &str) -> Made {
+        let of = role_for(holder);
+        let role = self.leases.role_intend(of.clone()).await.unwrap();
+        Made {
+            role,
+            key: of.key,
+            valid_until: Some(self.leases.password_end()),
+        }
+    }
+
+    async fn revoke(&self, which: Which) -> Vec<Lease> {
+        let request = RevokeRequest {
+            which,
+            reason: "by a test".to_owned(),
+            request_id: None,
+        };
+        self.leases.revoke(request).await.unwrap()
     }
 
     async fn sweep(&self) {
@@ -67,7 +101,8 @@ fn id(caller: &str, method: &'static str, id: Uuid, body: &str) -> RequestId {
 
 fn request(holder: &str) -> Request {
     Request {
-        binding: "services/users/versions/v1".parse().unwrap(),
+        target: Target::Binding("services/users/versions/v1".parse().unwrap()),
+        service: "users".parse().unwrap(),
         access: Access::ReadWrite,
         pooled: false,
         holder: holder.into(),
@@ -75,12 +110,14 @@ fn request(holder: &str) -> Request {
     }
 }
 
-fn grant() -> Grant {
-    Grant {
+fn role_for(holder: &str) -> RoleFor {
+    RoleFor {
         branch: "br-a".parse().unwrap(),
-        generation: 1,
-        role: "lease_users_v1_rw".into(),
-        key: Key::random().id().clone(),
+        service: "users".parse().unwrap(),
+        database: "neondb".to_owned(),
+        access: Access::ReadWrite,
+        holder: holder.to_owned(),
+        key: KeyId::from("k".to_owned()),
     }
 }
 
@@ -92,22 +129,20 @@ fn count(leases: &Leases) -> usize {
 async fn a_lease_ends_when_its_time_is_up_and_not_before() {
     let bench = Bench::new();
     let lease = bench.acquire().await;
-    let ending = bench.leases.ending(lease.id);
+    let turns = bench.leases.follow(lease.id);
     bench.clock(55);
     bench.sweep().await;
-    assert_eq!(bench.leases.get(lease.id).unwrap(), lease);
-    assert!(!ending.is_cancelled());
+    assert_eq!(bench.leases.get(lease.id).await.unwrap(), lease);
+    assert_eq!(*turns.borrow(), None);
 
     bench.clock(61);
     // Even before the sweeper comes by.
-    assert!(matches!(
-        bench.leases.get(lease.id),
-        Err(Error::NotFound(_))
-    ));
+    let gone = bench.leases.get(lease.id).await;
+    assert!(matches!(gone, Err(Error::NotFound(_))), "{gone:?}");
     let renewed = bench.leases.renew(lease.id, None, None).await;
     assert!(matches!(renewed, Err(Error::NotFound(_))), "{renewed:?}");
     bench.sweep().await;
-    assert!(ending.is_cancelled());
+    assert_eq!(*turns.borrow(), Some(Turn::Ended));
     assert_eq!(count(&bench.leases), 0);
 }
 
@@ -121,21 +156,34 @@ async fn renewing_grants_no_more_than_the_maximum() {
     assert!((49..=52).contains(&moved.as_secs()), "{moved}");
     assert_eq!(renewed.grant, lease.grant);
 
+    // Nor beyond its role's password, which ends at 600.
     let ttl = Some(TTL * 1_000);
-    let renewed = bench.leases.renew(lease.id, ttl, None).await.unwrap();
-    bench.clock(50 + 599);
-    assert!(bench.leases.get(lease.id).is_ok());
-    bench.clock(50 + 602);
-    assert!(bench.leases.get(lease.id).is_err(), "{renewed:?}");
+    bench.leases.renew(lease.id, ttl, None).await.unwrap();
+    bench.clock(598);
+    assert!(bench.leases.known(lease.id).is_ok());
+    let key = lease.grant.role_key();
+    assert!(bench.leases.role_runs_out(&key));
+    let until = bench.leases.password_end();
+    bench
+        .leases
+        .role_prolonged(key.clone(), until)
+        .await
+        .unwrap();
+    assert!(!bench.leases.role_runs_out(&key));
+    bench.leases.renew(lease.id, ttl, None).await.unwrap();
+    bench.clock(598 + 599);
+    assert!(bench.leases.known(lease.id).is_ok());
+    bench.clock(598 + 602);
+    assert!(bench.leases.known(lease.id).is_err());
 }
 
 #[tokio::test]
 async fn releasing_twice_is_no_error() {
     let bench = Bench::new();
     let lease = bench.acquire().await;
-    let ending = bench.leases.ending(lease.id);
+    let turns = bench.leases.follow(lease.id);
     assert!(bench.leases.release(lease.id, None).await.unwrap());
-    assert!(ending.is_cancelled());
+    assert_eq!(*turns.borrow(), Some(Turn::Ended));
     assert!(!bench.leases.release(lease.id, None).await.unwrap());
 }
 
@@ -154,35 +202,238 @@ async fn there_are_no_more_leases_than_there_may_be() {
 
 /// Closing a role and giving a lease that has it: whoever is later sees the other.
 #[tokio::test]
-async fn a_lease_whose_role_was_closed_meanwhile_says_so() {
+async fn a_role_that_is_closed_is_never_opened_again() {
     let bench = Bench::new();
-    let give = async |closings| {
-        let leases = &bench.leases;
-        let given = leases.acquire(request("a"), None, None, grant(), closings);
-        given.await.unwrap()
+    let leases = &bench.leases;
+    let new = bench.new_lease(None).await;
+    let key = new.role.role.clone();
+    assert!(
+        !leases.role_closing(key.clone()).await.unwrap(),
+        "it is being made"
+    );
+    let lease = leases.give(new.clone()).await.unwrap().unwrap();
+    assert!(
+        !leases.role_closing(key.clone()).await.unwrap(),
+        "a lease has it"
+    );
+    assert_eq!(leases.role_ready(&role_for("a")).unwrap().role, key);
+    leases.release(lease.id, None).await.unwrap();
+    assert_eq!(leases.roles_to_close().len(), 1);
+    assert!(leases.role_closing(key.clone()).await.unwrap());
+    // Made before it was closed: it is given no more.
+    let late = NewLease {
+        id: LeaseId::random(),
+        ..new
     };
-    let first = give(0).await;
-    assert!(!first.was_closed);
-    let key = first.lease.grant.role_key();
-    let close = async |status, closings| {
-        let role = Role {
-            binding: request("a").binding,
-            status,
-            closings,
-        };
-        let key = key.clone();
-        let change = move |draft: &mut Draft<'_>| draft.role_put(key.clone(), role.clone());
-        bench.leases.state.change(change).await.unwrap();
+    assert_eq!(leases.give(late).await.unwrap(), None);
+    assert_eq!(leases.role_ready(&role_for("a")), None);
+    let next = bench.acquire().await;
+    assert_ne!(next.grant.role, key.role);
+    leases.role_closed(key.clone()).await.unwrap();
+    assert_eq!(leases.roles_to_close(), []);
+    assert_eq!(leases.role_database(&key), None);
+}
+
+#[tokio::test]
+async fn a_holder_has_one_role_and_a_branch_not_too_many() {
+    let bench = Bench::new();
+    let one = bench.acquire().await;
+    let other = bench.acquire().await;
+    assert_eq!(one.grant, other.grant);
+    let mut roles = vec![one.grant.role];
+    for holder in ["b", "c"] {
+        roles.push(bench.role(holder).await.role.role);
+    }
+    roles.dedup();
+    assert_eq!(roles.len(), 3);
+    let refused = bench.leases.role_intend(role_for("d")).await;
+    assert!(
+        matches!(refused, Err(Error::TooManyRoles { max: 3, .. })),
+        "{refused:?}"
+    );
+    // One more branch has room.
+    let elsewhere = RoleFor {
+        branch: "br-b".parse().unwrap(),
+        ..role_for("d")
     };
-    close(RoleStatus::Closing, 1).await;
-    assert!(give(1).await.was_closed, "it is being closed");
-    assert!(!give(1).await.was_closed);
-    assert!(give(0).await.was_closed, "made before it was closed");
-    close(RoleStatus::Closed, 2).await;
-    assert_eq!(bench.leases.closings(&key), 2);
-    assert!(!give(2).await.was_closed, "made after it was closed");
-    let role = bench.leases.state.read(|data| data.roles[&key].clone());
-    assert_eq!((role.status, role.closings), (RoleStatus::Open, 2));
+    bench.leases.role_intend(elsewhere).await.unwrap();
+    // Another key's role is another, and who has the old one keeps it.
+    bench
+        .leases
+        .role_closed(bench.role("c").await.role)
+        .await
+        .unwrap();
+    let rekeyed = RoleFor {
+        key: KeyId::from("other".to_owned()),
+        ..role_for("a")
+    };
+    let anew = bench.leases.role_intend(rekeyed).await;
+    let anew = anew.unwrap();
+    assert_ne!(anew, other.grant.role_key());
+    assert!(!bench.leases.role_is_given(&other.grant.role_key()));
+    assert!(bench.leases.renew(other.id, None, None).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_revoked_lease_is_there_until_its_role_is_closed() {
+    let bench = Bench::new();
+    let leases = &bench.leases;
+    let (one, other) = (bench.acquire().await, bench.acquire().await);
+    let turns = leases.follow(one.id);
+    let revoked = bench.revoke(Which::Lease(one.id)).await;
+    assert_eq!(revoked.len(), 1);
+    assert_eq!(*turns.borrow(), Some(Turn::Ended));
+    assert!(leases.known(one.id).is_err());
+    assert!(leases.renew(one.id, None, None).await.is_err());
+    assert!(!leases.release(one.id, None).await.unwrap());
+    // The other had its role, and needs another.
+    assert_eq!(leases.stranded(), [other.clone()]);
+    let fresh = bench.role("a").await;
+    assert_ne!(fresh.role, one.grant.role_key());
+    let moved = leases.moved(other.id, 1, fresh).await.unwrap().unwrap();
+    assert_eq!(leases.stranded(), []);
+    assert_ne!(moved.grant.role, one.grant.role);
+    // Closing it fails, and is not forgotten when the lease's time is up.
+    let key = one.grant.role_key();
+    for failures in 1..=4 {
+        let failed = leases
+            .role_not_closed(key.clone(), "away".to_owned(), 4)
+            .await;
+        assert_eq!(failed.unwrap(), failures);
+    }
+    bench.clock(3_600);
+    bench.sweep().await;
+    let shown = leases.list();
+    assert_eq!(shown.len(), 1);
+    assert_eq!(leases.failure(&shown[0]), Some((4, "away".to_owned())));
+    assert!(leases.roles_to_close().iter().any(|(due, _)| *due == key));
+    leases.role_closed(key).await.unwrap();
+    assert_eq!(leases.list(), []);
+    let told = bench.actions();
+    let of_it = [Action::Revoked, Action::Stuck, Action::Closed];
+    for action in of_it {
+        let times = told.iter().filter(|told| **told == action).count();
+        assert_eq!(times, 1, "{action}: {told:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_revocation_that_comes_again_takes_no_more() {
+    let bench = Bench::new();
+    let first = bench.acquire().await;
+    let service: ServiceName = "users".parse().unwrap();
+    let request = RevokeRequest {
+        which: Which::Service(service),
+        reason: String::new(),
+        request_id: Some(id("", "RevokeLeases", Uuid::new_v4(), "r")),
+    };
+    let once = bench.leases.revoke(request.clone()).await.unwrap();
+    assert_eq!(once.len(), 1);
+    let second = bench.acquire().await;
+    assert_ne!(second.grant.role, first.grant.role);
+    let again = bench.leases.revoke(request).await.unwrap();
+    assert_eq!(again, once);
+    assert!(bench.leases.known(second.id).is_ok());
+    let missing = RevokeRequest {
+        which: Which::Lease(LeaseId::random()),
+        reason: String::new(),
+        request_id: None,
+    };
+    let refused = bench.leases.revoke(missing).await;
+    assert!(matches!(refused, Err(Error::NotFound(_))), "{refused:?}");
+}
+
+/// A lease of a branch of its own, and what is written down of that.
+#[tokio::test]
+async fn a_branch_goes_with_its_lease_and_not_before() {
+    let bench = Bench::new();
+    let leases = &bench.leases;
+    let same = id("", "AcquireLease", Uuid::new_v4(), "e");
+    let making = |request_id| Making {
+        lease: LeaseId::random(),
+        holder: "a".to_owned(),
+        max: Some(1),
+        request_id,
+    };
+    let lease = leases
+        .making_intend(making(Some(same.clone())))
+        .await
+        .unwrap();
+    // The same request goes on with it, another one is one too many.
+    let again = leases
+        .making_intend(making(Some(same.clone())))
+        .await
+        .unwrap();
+    assert_eq!(again, lease);
+    let refused = leases.making_intend(making(None)).await;
+    assert!(
+        matches!(refused, Err(Error::TooManyEphemeral { max: 1, .. })),
+        "{refused:?}"
+    );
+    assert_eq!(leases.orphans(), []);
+    bench.clock(20);
+    leases.making(lease, None).await.unwrap();
+    bench.clock(40);
+    assert_eq!(leases.orphans(), [], "it is still being made");
+    leases
+        .making(lease, Some("br-a".parse().unwrap()))
+        .await
+        .unwrap();
+    let end = leases.branch_end(leases.end_of(None));
+    let new = NewLease {
+        id: lease,
+        request: Request {
+            target: Target::Ephemeral {
+                parent: "br-p".parse().unwrap(),
+            },
+            ..request("a")
+        },
+        branch_expire_time: Some(end),
+        ..bench.new_lease(Some(&same)).await
+    };
+    let given = leases.give(new).await.unwrap().unwrap();
+    assert_eq!(given.id, lease);
+    assert!(given.expire_time < end);
+    assert_eq!(leases.orphans(), []);
+    // Never promised for longer than Neon has confirmed.
+    bench.clock(80);
+    let renewed = leases.renew(lease, Some(TTL * 10), None).await.unwrap();
+    assert!(renewed.expire_time < end, "{} {end}", renewed.expire_time);
+    assert!(leases.branch_runs_out(&renewed));
+    let later = leases.branch_end(renewed.expire_time);
+    leases.branch_prolonged(lease, later).await.unwrap();
+    assert!(!leases.branch_runs_out(&leases.known(lease).unwrap()));
+    leases.release(lease, None).await.unwrap();
+    let [(name, own)] = leases.orphans().try_into().unwrap();
+    assert_eq!(own.intent, Intent::Own);
+    assert!(
+        leases
+            .orphan_note(name.clone(), Intent::Delete)
+            .await
+            .unwrap()
+    );
+    assert_eq!(leases.orphans().len(), 1, "until it is gone");
+    assert!(leases.orphan_note(name, Intent::Gone).await.unwrap());
+    assert_eq!(leases.orphans(), []);
+}
+
+#[tokio::test]
+async fn a_branch_that_nobody_makes_any_more_goes() {
+    let bench = Bench::new();
+    let leases = &bench.leases;
+    let making = Making {
+        lease: LeaseId::random(),
+        holder: "a".to_owned(),
+        max: None,
+        request_id: None,
+    };
+    let lease = leases.making_intend(making).await.unwrap();
+    bench.clock(60);
+    let [(name, _)] = leases.orphans().try_into().unwrap();
+    assert!(leases.orphan_note(name, Intent::Delete).await.unwrap());
+    // Who made it after all is too late.
+    let late = leases.making(lease, Some("br-a".parse().unwrap())).await;
+    assert!(matches!(late, Err(Error::BranchGone)), "{late:?}");
 }
 
 #[tokio::test]
@@ -195,7 +446,7 @@ async fn a_request_id_gives_one_lease_and_is_good_for_one_request() {
     assert_eq!(first, again);
     assert_eq!(count(&bench.leases), 1);
     let repeated = bench.leases.repeated(Some(&same)).unwrap();
-    assert_eq!(repeated, Some(first.clone()));
+    assert_eq!(repeated, Some((first.id, Some(first.clone()))));
 
     let other = id("", "AcquireLease", uuid, "b");
     let refused = bench.acquire_as(Some(&other)).await;
@@ -253,18 +504,20 @@ async fn what_happens_to_a_lease_is_told_and_renewals_once_an_hour() {
     let ttl = Some(TTL * 10);
     for minutes in 0..70 {
         bench.clock(minutes * 60);
+        let until = bench.leases.password_end();
+        let key = lease.grant.role_key();
+        bench.leases.role_prolonged(key, until).await.unwrap();
         bench.leases.renew(lease.id, ttl, None).await.unwrap();
     }
-    let moved = Grant {
-        generation: 2,
-        ..lease.grant.clone()
-    };
-    bench
-        .leases
-        .moved(lease.id, moved.clone(), 0)
-        .await
-        .unwrap();
-    bench.leases.moved(lease.id, moved, 0).await.unwrap();
+    for _ in 0..2 {
+        let role = bench.role("a").await;
+        bench
+            .leases
+            .moved(lease.id, 2, role)
+            .await
+            .unwrap()
+            .unwrap();
+    }
     bench.leases.release(lease.id, None).await.unwrap();
     bench.leases.release(lease.id, None).await.unwrap();
     bench.acquire().await;

@@ -1,12 +1,13 @@
 //! Branches: finding them, and making one when it is missing.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use neon_api::BranchId;
 use neon_api::types::{BranchState, BranchesResponse};
 
 use super::retry::Asked;
-use super::{Error, Found, Neon, NewBranch, Turn};
+use super::{Error, Found, Neon, NewBranch, Purpose, Turn};
 use crate::names::BranchName;
 
 /// How often a lost mutation is looked for before it is repeated. Behind a
@@ -55,7 +56,7 @@ impl Neon {
             }
         };
         let key = (id.clone(), self.shared.age());
-        self.shared.branches.share(key, Box::pin(reading)).await
+        shared(self.shared.branches.share(key, Box::pin(reading)).await)
     }
 
     /// The branch of that name.
@@ -85,7 +86,7 @@ impl Neon {
             Ok(found_in(page))
         };
         let key = (search.map(str::to_owned), self.shared.age());
-        self.shared.lists.share(key, Box::pin(reading)).await
+        shared(self.shared.lists.share(key, Box::pin(reading)).await)
     }
 
     /// The branch of that name, ready for queries; made when it is not there.
@@ -96,11 +97,8 @@ impl Neon {
             is_ours = true;
             self.branch_find_or_create(new).await
         };
-        let ensured = self
-            .shared
-            .creations
-            .share(new.clone(), Box::pin(making))
-            .await?;
+        let creations = &self.shared.creations;
+        let ensured = shared(creations.share(new.clone(), Box::pin(making)).await)?;
         Ok(Ensured {
             created: ensured.created && is_ours,
             ..ensured
@@ -142,14 +140,10 @@ impl Neon {
                     let id = &created.branch.id;
                     self.operations_follow(id, &created.operations).await?;
                     tracing::debug!(branch = %name, %id, "created a branch");
-                    let request = match &new.purpose {
-                        super::Purpose::Request(request) => Some(request.clone()),
-                        super::Purpose::Binding(_) => None,
-                    };
                     let found = Found {
                         branch: created.branch,
                         managed: true,
-                        request,
+                        request: new.note(),
                     };
                     return Ok((found, true));
                 }
@@ -164,8 +158,10 @@ impl Neon {
                 tracing::info!(branch = %name, %id, "found the branch after a lost or refused creation");
                 // One for a binding is marked as ours, and nothing more.
                 let is_ours = match new.purpose {
-                    super::Purpose::Request(_) => new.is_request(found.request.as_deref()),
-                    super::Purpose::Binding(_) => found.managed,
+                    Purpose::Request(_) | Purpose::Lease(_) => {
+                        found.managed && found.request == new.note()
+                    }
+                    Purpose::Binding(_) => found.managed,
                 };
                 return Ok((found, is_ours));
             }
@@ -234,6 +230,10 @@ impl Neon {
             looked = true;
         }
     }
+}
+
+fn shared<T>(shared: Result<T, Arc<Error>>) -> Result<T, Error> {
+    shared.map_err(|error| Error::clone(&error))
 }
 
 fn found_in(page: BranchesResponse) -> Vec<Found> {

@@ -1,9 +1,10 @@
 //! Endpoints and operations.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use neon_api::BranchId;
-use neon_api::types::{EndpointCreateRequest, EndpointType, Operation};
+use neon_api::types::{EndpointCreateRequest, EndpointState, EndpointType, Operation};
 
 use super::retry::Asked;
 use super::{Error, Neon};
@@ -29,6 +30,20 @@ impl Neon {
         Ok(endpoints
             .iter()
             .any(|endpoint| endpoint.endpoint_type == EndpointType::ReadWrite))
+    }
+
+    /// Branches with a read-write endpoint, and whether that is awake.
+    pub async fn endpoints_awake(&self) -> Result<HashMap<BranchId, bool>, Error> {
+        let asked = Asked {
+            route: "GET endpoints",
+            what: "list the endpoints of the project",
+        };
+        let (client, project) = self.place();
+        let endpoints = self.read(asked, || client.list_endpoints(project)).await?;
+        let writing = endpoints.endpoints.into_iter();
+        let writing = writing.filter(|one| one.endpoint_type == EndpointType::ReadWrite);
+        let awake = writing.map(|one| (one.branch_id, one.current_state != EndpointState::Idle));
+        Ok(awake.collect())
     }
 
     /// Gives a branch a read-write endpoint unless it has one; true when it was

@@ -9,8 +9,8 @@ use neon_api::types::{
     BranchCreateRequest, BranchCreateRequestEndpointOptions, EndpointType, InitSource,
 };
 
-use super::{BINDING, MANAGED_BY, REQUEST};
-use crate::names::{BindingName, BranchName, InvalidName};
+use super::{BINDING, LEASE, MANAGED_BY, REQUEST};
+use crate::names::{BindingName, BranchName, InvalidName, LeaseId};
 
 /// A branch that is to be made, with a read-write endpoint and our annotation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -40,6 +40,8 @@ pub enum Purpose {
     Binding(BindingName),
     /// A request; this stands for all that it asked for.
     Request(String),
+    /// A lease, which it goes with.
+    Lease(LeaseId),
 }
 
 /// A point of a branch's past.
@@ -98,11 +100,32 @@ impl NewBranch {
         }
     }
 
-    /// Whether a branch that is found was made for this very request.
-    pub(super) fn is_request(&self, request: Option<&str>) -> bool {
+    /// For a lease: a child of that branch.
+    pub fn for_lease(
+        name: BranchName,
+        parent: BranchId,
+        point: Option<Point>,
+        expires_at: Timestamp,
+        lease: LeaseId,
+    ) -> NewBranch {
+        NewBranch {
+            name,
+            parent: Some(parent),
+            point,
+            schema_only: false,
+            protected: false,
+            expires_at: Some(expires_at),
+            read_only_endpoint: false,
+            purpose: Purpose::Lease(lease),
+        }
+    }
+
+    /// What its annotation says of the request or the lease that it is made for.
+    pub(crate) fn note(&self) -> Option<String> {
         match &self.purpose {
-            Purpose::Request(own) => request == Some(own),
-            Purpose::Binding(_) => false,
+            Purpose::Binding(_) => None,
+            Purpose::Request(request) => Some(request.clone()),
+            Purpose::Lease(lease) => Some(lease.to_string()),
         }
     }
 
@@ -110,6 +133,7 @@ impl NewBranch {
         let note = match &self.purpose {
             Purpose::Binding(binding) => (BINDING, binding.to_string()),
             Purpose::Request(request) => (REQUEST, request.clone()),
+            Purpose::Lease(lease) => (LEASE, lease.to_string()),
         };
         let (key, value) = MANAGED_BY;
         let mut request = BranchCreateRequest::named(self.name.as_str())

@@ -3,17 +3,16 @@
 //! Who holds a lease may change the password and the settings of its role, and
 //! may leave things behind that keep the role from being dropped. So nothing of
 //! a role is believed but its comment, which its holder cannot write: making it
-//! sets everything anew, and a role that is not to be used is made harmless
-//! first and dropped if that is possible.
+//! sets everything anew, and a role that is not to be used any more is made
+//! harmless first, its sessions are ended, and it is dropped if that is possible.
 
 use jiff::Timestamp;
 use neon_api::BranchId;
 use tokio_postgres::{Client, GenericClient, Transaction};
 
-use super::{Access, Error, Found, LOCK_TIMEOUT_MS, comment_of, group_name, login_name};
+use super::{Access, Error, Found, LOCK_TIMEOUT_MS, comment_of, ddl, group_name};
 use crate::config::ServiceSpec;
 use crate::credentials::Key;
-use crate::names::BindingName;
 use crate::postgres::{self, Attempted as _, escape_identifier, escape_literal};
 use crate::text::one_line;
 
@@ -25,10 +24,10 @@ const RETIRED_COMMENT: &str = "branch-broker lease retired";
 /// A login role as it is to be.
 #[derive(Debug, Clone, Copy)]
 pub struct Login<'a> {
+    /// Its name.
+    pub role: &'a str,
     /// The service whose tables it is for.
     pub service: &'a ServiceSpec,
-    /// The binding whose leases it is for.
-    pub binding: &'a BindingName,
     /// What it may do.
     pub access: Access,
     /// The branch it is on.
@@ -39,99 +38,112 @@ pub struct Login<'a> {
     pub valid_until: Timestamp,
 }
 
-/// Makes a login role, or makes it right: its holders may have changed its
-/// password and settings, so both are set each time. Says the role's name.
-pub async fn login_ensure(
-    client: &mut Client,
-    login: Login<'_>,
-    key: &Key,
-) -> Result<String, Error> {
-    let role = login_name(login.binding, login.access);
+/// Makes a login role, or makes it right: its holder may have changed its password
+/// and settings, so both are set each time.
+pub async fn login_ensure(client: &mut Client, login: Login<'_>, key: &Key) -> Result<(), Error> {
+    let Login { role, branch, .. } = login;
     let making = || format!("make the role {role}");
-    let transaction = locked(client, login.service, &making()).await?;
-    match comment_of(&transaction, &role).await? {
+    let transaction = locked(client, &making()).await?;
+    match comment_of(&transaction, role).await? {
         Found::Commented(found) if found.starts_with(LOGIN_COMMENT) => {}
-        Found::Commented(_) | Found::Bare => return Err(Error::NotOurs { role }),
+        Found::Commented(_) | Found::Bare => {
+            return Err(Error::NotOurs {
+                role: role.to_owned(),
+            });
+        }
         Found::Nothing => {
-            let create = format!("CREATE ROLE {}", escape_identifier(&role));
+            let create = format!("CREATE ROLE {}", escape_identifier(role));
             transaction
                 .batch_execute(&create)
                 .await
                 .attempted(making())?;
-            tracing::info!(%role, branch = %login.branch, "made a lease role");
+            tracing::info!(%role, %branch, "made a lease role");
         }
     }
     // Altered first: the role's row is then ours when the password is set.
-    let sql = statements(&role, &login, &login_comment(key, login.branch));
+    let sql = statements(&login, &login_comment(key, branch));
     transaction.batch_execute(&sql).await.attempted(making())?;
-    super::password_set(&transaction, &role, &key.password(login.branch, &role))
+    super::password_set(&transaction, role, &key.password(branch, role))
         .await
         .attempted(making())?;
     transaction.commit().await.attempted(making())?;
-    Ok(role)
+    Ok(())
 }
 
-/// Login roles of ours that somebody may log in as, whatever branch they are of.
-pub async fn logins_open(client: &Client) -> Result<Vec<String>, postgres::Error> {
+/// A login role of ours that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundLogin {
+    /// Its name.
+    pub role: String,
+    /// Whether its password is still good at that time.
+    pub is_valid: bool,
+}
+
+/// Login roles of ours that were made for that branch, and whether their password is
+/// good beyond `now`.
+pub async fn logins_of(
+    client: &Client,
+    branch: &BranchId,
+    now: Timestamp,
+) -> Result<Vec<FoundLogin>, postgres::Error> {
     let rows = client
         .query(
-            "SELECT rolname FROM pg_roles
-             WHERE rolcanlogin AND starts_with(shobj_description(oid, 'pg_authid'), $1)
+            "SELECT rolname::text, rolcanlogin AND rolvaliduntil > $3::text::timestamptz
+             FROM pg_roles
+             WHERE starts_with(shobj_description(oid, 'pg_authid'), $1)
+               AND shobj_description(oid, 'pg_authid') LIKE '% branch=' || $2
              ORDER BY rolname",
-            &[&LOGIN_COMMENT],
+            &[&LOGIN_COMMENT, &branch.as_str(), &now.to_string()],
         )
         .await
         .attempted("list lease roles")?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    let found = rows.iter().map(|row| FoundLogin {
+        role: row.get(0),
+        is_valid: row.get::<_, Option<bool>>(1).unwrap_or(false),
+    });
+    Ok(found.collect())
 }
 
-/// Closes a login role that no lease uses: nobody logs in as it, and who has is
-/// thrown out. `may_close` is asked when no other broker can make the role. False:
-/// it did not. A role that is not ours, or not there, is left alone.
-pub async fn login_close(
-    client: &mut Client,
-    service: &ServiceSpec,
-    role: &str,
-    may_close: impl Future<Output = bool>,
-) -> Result<bool, Error> {
+/// Closes a login role that no lease has any more: nobody logs in as it, who has is
+/// thrown out, and it is dropped. One that cannot be dropped, because its holder
+/// left something in another database, stays without login, password and rights. A
+/// role that is not ours, or not there, is left alone.
+pub async fn login_close(client: &mut Client, role: &str) -> Result<(), Error> {
     let closing = || format!("close the role {role}");
-    let transaction = locked(client, service, &closing()).await?;
+    let transaction = locked(client, &closing()).await?;
     match comment_of(&transaction, role).await? {
         Found::Commented(found) if found.starts_with(LOGIN_COMMENT) => {}
-        _ => return Ok(may_close.await),
+        _ => return Ok(()),
     }
-    if !may_close.await {
-        return Ok(false);
-    }
-    let sql = format!("ALTER ROLE {} NOLOGIN", escape_identifier(role));
-    transaction.batch_execute(&sql).await.attempted(closing())?;
+    transaction
+        .batch_execute(&retirement(role))
+        .await
+        .attempted(closing())?;
     transaction.commit().await.attempted(closing())?;
     sessions_end(client, role).await?;
-    Ok(true)
+    if let Err(error) = drop_retired(client, role).await {
+        let error = one_line(&error);
+        tracing::warn!(%role, error, "a lease role is closed and cannot be dropped");
+    }
+    Ok(())
 }
 
 /// Makes login roles that the branch inherited harmless, and drops those that
 /// can be dropped. One that cannot, because somebody left something of it in
-/// this or another database, stays without login, password and rights; making
-/// it again makes it right.
-pub(super) async fn retire_inherited(
-    client: &mut Client,
-    service: &ServiceSpec,
-    branch: &BranchId,
-) -> Result<(), Error> {
+/// this or another database, stays without login, password and rights.
+pub async fn retire_inherited(client: &mut Client, branch: &BranchId) -> Result<(), Error> {
     for role in logins_of_other_branches(client, branch).await? {
         let retiring = || format!("retire the inherited role {role}");
-        let transaction = locked(client, service, &retiring()).await?;
-        let sql = retirement(&role);
+        let transaction = locked(client, &retiring()).await?;
         transaction
-            .batch_execute(&sql)
+            .batch_execute(&retirement(&role))
             .await
             .attempted(retiring())?;
         transaction.commit().await.attempted(retiring())?;
         sessions_end(client, &role).await?;
     }
     for role in retired(client).await? {
-        match drop_retired(client, service, &role).await {
+        match drop_retired(client, &role).await {
             Ok(()) => tracing::info!(%role, %branch, "dropped a lease role that was inherited"),
             Err(error) => tracing::warn!(
                 %role, %branch, error = %one_line(&error),
@@ -173,22 +185,23 @@ async fn retired(client: &Client) -> Result<Vec<String>, postgres::Error> {
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-async fn drop_retired(
-    client: &mut Client,
-    service: &ServiceSpec,
-    role: &str,
-) -> Result<(), postgres::Error> {
+async fn drop_retired(client: &mut Client, role: &str) -> Result<(), postgres::Error> {
     let dropping = || format!("drop the role {role}");
-    let transaction = locked(client, service, &dropping()).await?;
+    let transaction = locked(client, &dropping()).await?;
     match comment_of(&transaction, role).await? {
         Found::Commented(found) if found == RETIRED_COMMENT => {}
         // Somebody has made it again.
         _ => return Ok(()),
     }
     // Dropping what a role owns takes being a member of it, which its maker is
-    // not by itself.
+    // not by itself. A role for DDL owns tables, and those stay.
     let name = escape_identifier(role);
-    let sql = format!("GRANT {name} TO CURRENT_USER; DROP OWNED BY {name}; DROP ROLE {name};");
+    let sql = format!(
+        "GRANT {name} TO CURRENT_USER;
+         REASSIGN OWNED BY {name} TO CURRENT_USER;
+         DROP OWNED BY {name};
+         DROP ROLE {name};"
+    );
     transaction
         .batch_execute(&sql)
         .await
@@ -208,20 +221,34 @@ async fn sessions_end(client: &Client, role: &str) -> Result<(), postgres::Error
 }
 
 /// All of a login role but its password.
-fn statements(role: &str, login: &Login<'_>, comment: &str) -> String {
+fn statements(login: &Login<'_>, comment: &str) -> String {
+    let Login {
+        role,
+        service,
+        access,
+        ..
+    } = *login;
     let name = escape_identifier(role);
     // Postgres takes no more than that, and no branch has as many.
     let connections = i32::try_from(login.connections).unwrap_or(i32::MAX);
+    let rights = match access {
+        Access::Ddl => ddl::own(service, role),
+        Access::ReadOnly | Access::ReadWrite => format!(
+            "ALTER ROLE {name} SET statement_timeout = {};
+             GRANT {} TO {name};",
+            service.statement_timeout.as_millis(),
+            escape_identifier(&group_name(&service.name, access)),
+        ),
+    };
     format!(
         "ALTER ROLE {name} LOGIN INHERIT CONNECTION LIMIT {connections} VALID UNTIL {until};
          {no_settings}
          ALTER ROLE {name} SET search_path = {schema};
-         GRANT {group} TO {name};
+         {rights}
          COMMENT ON ROLE {name} IS {comment};",
         until = escape_literal(&login.valid_until.to_string()),
         no_settings = no_settings(role),
-        schema = escape_identifier(&login.service.schema),
-        group = escape_identifier(&group_name(&login.service.name, login.access)),
+        schema = escape_identifier(&service.schema),
         comment = escape_literal(comment),
     )
 }
@@ -268,20 +295,18 @@ fn login_comment(key: &Key, branch: &BranchId) -> String {
     format!("{LOGIN_COMMENT}key={} branch={branch}", key.id())
 }
 
-/// A transaction that holds the lock of a service's login roles: not that of
-/// its schema, which a long migration holds.
+/// A transaction that holds the lock of the branch's login roles: not that of a
+/// schema, which a long migration holds.
 async fn locked<'a>(
     client: &'a mut Client,
-    service: &ServiceSpec,
     what: &str,
 ) -> Result<Transaction<'a>, postgres::Error> {
     let transaction = client.transaction().await.attempted(what)?;
-    let lock = escape_literal(&format!("branch-broker logins {}", service.name));
     transaction
         .batch_execute(&format!(
             "SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS};
              SET LOCAL client_min_messages = warning;
-             SELECT pg_advisory_xact_lock(hashtextextended({lock}, 0));"
+             SELECT pg_advisory_xact_lock(hashtextextended('branch-broker logins', 0));"
         ))
         .await
         .attempted(what)?;

@@ -31,6 +31,12 @@ impl Access {
                 sequences: &["SELECT", "USAGE"],
                 functions: &["EXECUTE"],
             },
+            // No group: an owner needs none.
+            Access::Ddl => Rights {
+                tables: &[],
+                sequences: &[],
+                functions: &[],
+            },
         }
     }
 }
@@ -42,40 +48,65 @@ pub(super) fn statements(service: &ServiceSpec, group: &str, access: Access) -> 
     let group = escape_identifier(group);
     let rights = access.rights();
     let (tables, sequences) = (rights.tables.join(", "), rights.sequences.join(", "));
-    let functions = match rights.functions {
-        [] => String::new(),
-        functions => format!(
-            "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT {} ON ROUTINES TO {group};",
-            functions.join(", ")
-        ),
-    };
     format!(
         "CREATE SCHEMA IF NOT EXISTS {schema};
          GRANT USAGE ON SCHEMA {schema} TO {group};
          GRANT {tables} ON ALL TABLES IN SCHEMA {schema} TO {group};
          GRANT {sequences} ON ALL SEQUENCES IN SCHEMA {schema} TO {group};
-         ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT {tables} ON TABLES TO {group};
-         ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT {sequences} ON SEQUENCES TO {group};
-         {functions}"
+         {}",
+        by_default(&schema, "CURRENT_USER", &group, access)
     )
 }
 
+/// The statements that give a group its rights on what a role will add to a schema.
+/// All three names are escaped already.
+pub(super) fn by_default(schema: &str, role: &str, group: &str, access: Access) -> String {
+    let Rights {
+        tables,
+        sequences,
+        functions,
+    } = access.rights();
+    let kinds = [
+        ("TABLES", tables),
+        ("SEQUENCES", sequences),
+        ("ROUTINES", functions),
+    ];
+    let given = kinds.into_iter().filter(|(_, rights)| !rights.is_empty());
+    given
+        .map(|(kind, rights)| {
+            let rights = rights.join(", ");
+            format!(
+                "ALTER DEFAULT PRIVILEGES FOR ROLE {role} IN SCHEMA {schema}
+                     GRANT {rights} ON {kind} TO {group};"
+            )
+        })
+        .collect()
+}
+
 /// The statements that take from PUBLIC what every lease would have by it:
-/// temporary tables, making things in the schema public, and calling the
-/// service's functions, which may run as the owner. Functions go to the groups
+/// connecting, which the groups of the services in this database get, temporary
+/// tables, making things in the schema public, and calling the service's functions,
+/// which may run as the owner. Roles made by Neon's API connect as members of
+/// neon_superuser. Functions go to the groups
 /// instead, those that run as their owner to the writing one alone. Default
 /// privileges of one schema can add to PUBLIC's and not take away, so the
 /// owner's functions to come are taken from PUBLIC in the whole database.
 pub(super) fn nothing_for_public(service: &ServiceSpec) -> String {
     let [read, write] =
-        Access::ALL.map(|access| escape_literal(&group_name(&service.name, access)));
+        Access::GROUPS.map(|access| escape_literal(&group_name(&service.name, access)));
     let schema = escape_literal(&service.schema);
     format!(
         "ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON ROUTINES FROM PUBLIC;
          DO $broker$ DECLARE routine record; BEGIN
              IF pg_has_role((SELECT datdba FROM pg_database
                              WHERE datname = current_database()), 'USAGE') THEN
-                 EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC',
+                 EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I, %I',
+                                current_database(), {read}, {write});
+                 IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'neon_superuser') THEN
+                     EXECUTE format('GRANT CONNECT ON DATABASE %I TO neon_superuser',
+                                    current_database());
+                 END IF;
+                 EXECUTE format('REVOKE CONNECT, TEMPORARY ON DATABASE %I FROM PUBLIC',
                                 current_database());
              END IF;
              IF pg_has_role((SELECT nspowner FROM pg_namespace
@@ -101,12 +132,14 @@ pub(super) fn nothing_for_public(service: &ServiceSpec) -> String {
 /// PostgreSQL 15 the schema public is somebody else's.
 pub(super) async fn left_to_public(client: &Client) -> Result<Vec<String>, postgres::Error> {
     const ASK: &str = "
-        SELECT 'make temporary tables in ' || current_database()
+        SELECT CASE privilege WHEN 'CONNECT' THEN 'connect to '
+               ELSE 'make temporary tables in ' END || current_database()
+        FROM unnest(ARRAY['CONNECT', 'TEMPORARY']) AS privilege
         WHERE EXISTS (
             SELECT FROM pg_database d
             CROSS JOIN aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) acl
             WHERE d.datname = current_database()
-              AND acl.grantee = 0 AND acl.privilege_type = 'TEMPORARY')
+              AND acl.grantee = 0 AND acl.privilege_type = privilege)
         UNION ALL
         SELECT 'make tables in the schema public'
         WHERE EXISTS (
@@ -135,7 +168,7 @@ pub async fn are_granted(
     service: &ServiceSpec,
     branch: &BranchId,
 ) -> Result<bool, postgres::Error> {
-    for access in Access::ALL {
+    for access in Access::GROUPS {
         if !group_has_rights(client, service, access).await? {
             return Ok(false);
         }
@@ -155,7 +188,12 @@ async fn has_nothing_for_public(
                    SELECT FROM pg_database d
                    CROSS JOIN aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) acl
                    WHERE d.datname = current_database() AND pg_has_role(d.datdba, 'USAGE')
-                     AND acl.grantee = 0 AND acl.privilege_type = 'TEMPORARY')
+                     AND acl.grantee = 0
+                     AND acl.privilege_type IN ('CONNECT', 'TEMPORARY'))
+           AND NOT EXISTS (
+                   SELECT FROM unnest(ARRAY[$2::text, $3::text]) AS of_group, pg_database d
+                   WHERE d.datname = current_database() AND pg_has_role(d.datdba, 'USAGE')
+                     AND NOT has_database_privilege(of_group, d.oid, 'CONNECT'))
            AND NOT EXISTS (
                    SELECT FROM pg_namespace n
                    CROSS JOIN aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) acl
@@ -175,7 +213,7 @@ async fn has_nothing_for_public(
                                   WHERE acl.grantee = 0)
                           OR p.prosecdef = has_function_privilege($2::text, p.oid, 'EXECUTE')
                           OR NOT has_function_privilege($3::text, p.oid, 'EXECUTE')))";
-    let [read, write] = Access::ALL.map(|access| group_name(&service.name, access));
+    let [read, write] = Access::GROUPS.map(|access| group_name(&service.name, access));
     let row = client
         .query_one(ASK, &[&service.schema, &read, &write])
         .await

@@ -96,6 +96,10 @@ fn wire(event: Event) -> pb::AuditEvent {
         Action::Moved => pb::AuditAction::Moved,
         Action::Released => pb::AuditAction::Released,
         Action::Expired => pb::AuditAction::Expired,
+        Action::Revoked => pb::AuditAction::Revoked,
+        Action::Stuck => pb::AuditAction::Stuck,
+        Action::Closed => pb::AuditAction::Closed,
+        Action::Rotated => pb::AuditAction::Rotated,
         Action::Announced => pb::AuditAction::Announced,
         Action::Applied => pb::AuditAction::Applied,
     };
@@ -113,5 +117,6 @@ fn wire(event: Event) -> pb::AuditEvent {
         lease: text(event.lease.map(|lease| lease.to_string())),
         holder: event.holder,
         message: event.message,
+        service: text(event.service.map(|service| format!("services/{service}"))),
     }
 }

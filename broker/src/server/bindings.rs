@@ -2,11 +2,13 @@
 
 use proto::broker::v1 as pb;
 use proto::broker::v1::binding_service_server::BindingService;
+use rpc::status::FieldViolations;
 use tonic::{Request, Response, Status};
 
 use super::request::{self, Page};
 use super::{Broker, Error};
 use crate::bindings::{Binding, Status as BindingStatus};
+use crate::leasing;
 use crate::names::{BindingName, BranchResource};
 
 const LIST: &str = "broker.v1.BindingService/ListBindings";
@@ -44,14 +46,41 @@ impl BindingService for Broker {
         let name: BindingName =
             request::name("name", &request.into_inner().name).map_err(Error::from)?;
         rights.may_see(&name)?;
-        let binding = self.bindings.get(&name).ok_or(Error::BindingNotFound {
-            field: "name",
-            name,
-        })?;
+        let binding = self.bindings.get(&name).ok_or_else(|| not_found(name))?;
         Ok(Response::new(pb::GetBindingResponse {
             binding: Some(wire(&binding)),
         }))
     }
+
+    async fn rotate_credentials(
+        &self,
+        request: Request<pb::RotateCredentialsRequest>,
+    ) -> Result<Response<pb::RotateCredentialsResponse>, Status> {
+        let rights = self.rights(&request)?;
+        rights.may_administer()?;
+        let request = request.into_inner();
+        let mut violations = FieldViolations::new();
+        let name = violations.take(request::name::<BindingName>("name", &request.name));
+        let id = violations.take(request::id(&request, rights.caller()));
+        let (Some(name), Some(id)) = (name, id) else {
+            return Err(Error::from(violations).into());
+        };
+        let target = self.leasing.ready("name", &name).map_err(Error::from)?;
+        let by = rights.caller().to_string();
+        let rotated = self.bindings.rotate(&name, &target, by, id).await;
+        rotated.map_err(Error::from)?;
+        let binding = self.bindings.get(&name).ok_or_else(|| not_found(name))?;
+        Ok(Response::new(pb::RotateCredentialsResponse {
+            binding: Some(wire(&binding)),
+        }))
+    }
+}
+
+fn not_found(name: BindingName) -> Error {
+    Error::Leasing(leasing::Error::BindingNotFound {
+        field: "name",
+        name,
+    })
 }
 
 fn wire(binding: &Binding) -> pb::Binding {

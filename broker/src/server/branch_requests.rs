@@ -278,13 +278,16 @@ fn database(text: String) -> Result<String, FieldViolation> {
     }
 }
 
-fn lsn(field: &'static str, text: &str) -> Result<Point, FieldViolation> {
+pub(super) fn lsn(field: &'static str, text: &str) -> Result<Point, FieldViolation> {
     let lsn: Result<Lsn, _> = text.parse();
     lsn.map(Point::Lsn)
         .map_err(|error| FieldViolation::new(field, format!("must be {}", error.expected)))
 }
 
-fn moment(field: &'static str, time: prost_types::Timestamp) -> Result<Point, FieldViolation> {
+pub(super) fn moment(
+    field: &'static str,
+    time: prost_types::Timestamp,
+) -> Result<Point, FieldViolation> {
     timestamp(field, time).map(Point::Time)
 }
 

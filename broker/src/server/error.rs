@@ -5,9 +5,9 @@ use std::time::Duration;
 use rpc::status::{FieldViolation, FieldViolations, Refusal};
 use tonic::{Code, Status};
 
-use crate::names::{BindingName, LeaseId};
+use crate::names::{BranchResource, LeaseId};
 use crate::text::one_line;
-use crate::{branches, keeper, leases, logins, neon, operations, reconcile, roles, state};
+use crate::{branches, keeper, leases, leasing, neon, operations, reconcile, roles, state};
 
 /// What a caller waits who came too early, in milliseconds.
 const RETRY_SOON_MS: u64 = 500;
@@ -20,14 +20,6 @@ pub enum Error {
     /// The request is not valid.
     #[error("the request is not valid")]
     Invalid(FieldViolations),
-    /// broker.toml declares no such service or version.
-    #[error("broker.toml does not declare {name}")]
-    BindingNotFound {
-        /// The field that named it.
-        field: &'static str,
-        /// The name.
-        name: BindingName,
-    },
     /// A branch.
     #[error(transparent)]
     Branch(Box<branches::Error>),
@@ -37,22 +29,6 @@ pub enum Error {
     /// A request id that was used for another request.
     #[error("the request id was used with another request; make a new one for each")]
     RequestIdReused,
-    /// The binding is being prepared.
-    #[error("{name} is not ready yet: {message}")]
-    BindingNotReady {
-        /// The binding.
-        name: BindingName,
-        /// What keeps it.
-        message: String,
-    },
-    /// The binding could not be prepared.
-    #[error("{name} could not be made ready: {message}")]
-    BindingFailed {
-        /// The binding.
-        name: BindingName,
-        /// Why.
-        message: String,
-    },
     /// A watch that does not say of what.
     #[error("the watch did not say what it is for; send its first request when opening it")]
     WatchSilent,
@@ -67,21 +43,9 @@ pub enum Error {
     /// A lease.
     #[error(transparent)]
     Lease(#[from] leases::Error),
-    /// A lease's connection.
-    #[error("make a connection for {binding}")]
-    Login {
-        /// The binding.
-        binding: BindingName,
-        /// What came instead.
-        #[source]
-        source: logins::Error,
-    },
-    /// A role was closed again and again while a lease was given.
-    #[error("the role {role} is being closed; ask again")]
-    RoleClosing {
-        /// The role.
-        role: String,
-    },
+    /// A lease and its connection.
+    #[error(transparent)]
+    Leasing(leasing::Error),
     /// Neon.
     #[error(transparent)]
     Neon(#[from] neon::Error),
@@ -113,6 +77,17 @@ impl From<branches::Error> for Error {
     }
 }
 
+impl From<leasing::Error> for Error {
+    fn from(error: leasing::Error) -> Self {
+        match error {
+            leasing::Error::Branch(error) => Error::Branch(error),
+            leasing::Error::Neon(error) => Error::Neon(error),
+            leasing::Error::Lease(error) => Error::Lease(error),
+            error => Error::Leasing(error),
+        }
+    }
+}
+
 impl From<keeper::Error> for Error {
     fn from(error: keeper::Error) -> Self {
         Error::Keeper(Box::new(error))
@@ -123,34 +98,21 @@ impl From<Error> for Status {
     fn from(error: Error) -> Status {
         // None of these holds a secret: credentials are types that do not print.
         let message = one_line(&error);
-        if let Error::Login { .. } | Error::Lease(leases::Error::State(_)) = error {
+        if let Error::Leasing(leasing::Error::Role { .. }) | Error::Lease(leases::Error::State(_)) =
+            error
+        {
             // The keeper logs what it meets itself; the rest is the caller's doing.
             tracing::warn!(error = %message, "a call failed");
         }
         let refusal = match error {
             Error::Invalid(violations) => return violations.into(),
-            Error::BindingNotFound { field, name } => {
-                Refusal::new(Code::NotFound, "BINDING_NOT_FOUND", message)
-                    .resource("broker.v1.Binding", name.to_string())
-                    .violation(FieldViolation::new(field, "is not declared in broker.toml"))
-            }
             Error::Branch(error) => branch(*error, message),
             Error::Operation(error) => operation(error, message),
             Error::RequestIdReused => request_id_reused(message),
-            Error::BindingNotReady { name, .. } => {
-                Refusal::new(Code::Unavailable, "BINDING_NOT_READY", message)
-                    .resource("broker.v1.Binding", name.to_string())
-                    .retry_after(Duration::from_millis(RETRY_SOON_MS))
-            }
-            Error::BindingFailed { name, .. } => {
-                Refusal::new(Code::FailedPrecondition, "BINDING_FAILED", message)
-                    .resource("broker.v1.Binding", name.to_string())
-            }
             Error::WatchSilent => Refusal::new(Code::DeadlineExceeded, "WATCH_SILENT", message),
             Error::Denied { .. } => Refusal::new(Code::PermissionDenied, "GRANT_MISSING", message),
             Error::Lease(error) => lease(error, message),
-            Error::Login { source, .. } => login(source, message),
-            Error::RoleClosing { .. } => database(true, message),
+            Error::Leasing(error) => leasing(error, message),
             Error::Neon(error) => neon(&error, message),
             Error::State(error) => state(&error, message),
             Error::Keeper(error) => keeper(*error, message),
@@ -168,7 +130,50 @@ fn lease(error: leases::Error, message: String) -> Refusal {
         leases::Error::TooManyRequests => {
             Refusal::new(Code::ResourceExhausted, "TOO_MANY_REQUEST_IDS", message)
         }
+        leases::Error::TooManyRoles { branch, .. } => {
+            Refusal::new(Code::ResourceExhausted, "TOO_MANY_ROLES", message)
+                .resource("broker.v1.Branch", BranchResource(branch).to_string())
+        }
+        leases::Error::TooManyEphemeral { .. } => Refusal::new(
+            Code::ResourceExhausted,
+            "TOO_MANY_EPHEMERAL_BRANCHES",
+            message,
+        ),
+        leases::Error::BranchGone => step(true, "EPHEMERAL_BRANCH_GONE", message),
         leases::Error::State(error) => state(&error, message),
+    }
+}
+
+fn leasing(error: leasing::Error, message: String) -> Refusal {
+    use leasing::Error as E;
+    match error {
+        E::BindingNotFound { field, name } => {
+            Refusal::new(Code::NotFound, "BINDING_NOT_FOUND", message)
+                .resource("broker.v1.Binding", name.to_string())
+                .violation(FieldViolation::new(field, "is not declared in broker.toml"))
+        }
+        E::ServiceNotFound { field, .. } => {
+            Refusal::new(Code::NotFound, "SERVICE_NOT_FOUND", message)
+                .violation(FieldViolation::new(field, "is not declared in broker.toml"))
+        }
+        E::BindingNotReady { name, .. } => {
+            Refusal::new(Code::Unavailable, "BINDING_NOT_READY", message)
+                .resource("broker.v1.Binding", name.to_string())
+                .retry_after(Duration::from_millis(RETRY_SOON_MS))
+        }
+        E::BindingFailed { name, .. } => {
+            Refusal::new(Code::FailedPrecondition, "BINDING_FAILED", message)
+                .resource("broker.v1.Binding", name.to_string())
+        }
+        E::Branch(error) => branch(*error, message),
+        E::Neon(error) => neon(&error, message),
+        E::Lease(error) => lease(error, message),
+        E::Role { source, .. } => match &*source {
+            roles::Error::NotOurs { .. } => step(false, "ROLE_NOT_OURS", message),
+            roles::Error::Postgres(error) => database(error.is_transient(), message),
+        },
+        E::Uri(_) => database(false, message),
+        E::RoleClosing { .. } => database(true, message),
     }
 }
 
@@ -241,18 +246,6 @@ fn lease_not_found(id: LeaseId, message: String) -> Refusal {
         .resource("broker.v1.Lease", id.to_string())
 }
 
-fn login(error: logins::Error, message: String) -> Refusal {
-    match error {
-        logins::Error::Role(roles::Error::NotOurs { .. }) => {
-            Refusal::new(Code::FailedPrecondition, "ROLE_NOT_OURS", message)
-        }
-        logins::Error::Role(roles::Error::Postgres(error)) => {
-            database(error.is_transient(), message)
-        }
-        logins::Error::Uri(_) => database(false, message),
-    }
-}
-
 fn neon(error: &neon::Error, message: String) -> Refusal {
     match error {
         neon::Error::WrongKey(_) | neon::Error::NoProject { .. } => {
@@ -289,11 +282,11 @@ fn keeper(error: keeper::Error, message: String) -> Refusal {
         keeper::Error::Binding { binding, source } => {
             reconcile(source, message).resource("broker.v1.Binding", binding.to_string())
         }
-        keeper::Error::Roles { binding, source } => match source {
+        keeper::Error::Roles { branch, source } => match &*source {
             roles::Error::NotOurs { .. } => step(false, "ROLE_NOT_OURS", message),
             roles::Error::Postgres(error) => database(error.is_transient(), message),
         }
-        .resource("broker.v1.Binding", binding.to_string()),
+        .resource("broker.v1.Branch", BranchResource(branch).to_string()),
         keeper::Error::State(error) => state(&error, message),
         keeper::Error::Interrupted(_) => Refusal::new(Code::Internal, "APPLY_INTERRUPTED", message),
     }
@@ -375,17 +368,17 @@ mod tests {
     fn what_waiting_helps_says_for_how_long() {
         let name = || "services/users/versions/v1".parse().unwrap();
         let message = || "its branch is being prepared".to_owned();
-        let early = Error::BindingNotReady {
+        let early = Error::from(leasing::Error::BindingNotReady {
             name: name(),
             message: message(),
-        };
+        });
         let early = Status::from(early);
         assert_eq!(early.code(), Code::Unavailable);
         assert!(early.get_details_retry_info().is_some());
-        let failed = Error::BindingFailed {
+        let failed = Error::from(leasing::Error::BindingFailed {
             name: name(),
             message: message(),
-        };
+        });
         let failed = Status::from(failed);
         assert_eq!(failed.code(), Code::FailedPrecondition);
         assert!(failed.get_details_retry_info().is_none());

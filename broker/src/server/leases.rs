@@ -1,27 +1,38 @@
 //! LeaseService.
 
 use std::pin::Pin;
-use std::sync::Arc;
 
 use futures_util::Stream;
 use proto::broker::v1 as pb;
 use proto::broker::v1::lease_service_server::LeaseService;
+use rpc::status::FieldViolation;
 use secrecy::ExposeSecret as _;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::branches::time;
-use super::{Broker, Error, request, watch};
-use crate::bindings::{Binding, Status as BindingStatus, Target};
-use crate::leases::{self, Given, Lease};
-use crate::logins::Login;
-use crate::names::{BindingName, BranchResource, LeaseId};
+use super::filter::{Field, Filter, Kind, Value};
+use super::request::{self, Acquire, Page, Parent, Wished};
+use super::rights::Rights;
+use super::{Broker, Error, watch};
+use crate::grants::BranchOf;
+use crate::leases::{self, Lease, RequestId, RevokeRequest, Target, Which};
+use crate::leasing::{self, Asked, Connected, STUCK_FAILURES};
+use crate::names::{BindingName, BranchResource, LeaseId, ServiceName};
 use crate::roles::Access;
-use crate::state::RoleKey;
-use crate::text::one_line;
 
-/// How often a role that was closed meanwhile is made again for a lease that is
-/// given. While the lease lives nobody closes it, so once is enough.
-const SETTLE_TRIES_MAX: u32 = 4;
+const LIST: &str = "broker.v1.LeaseService/ListLeases";
+/// What a list can be narrowed by.
+const FIELDS: [Field; 9] = [
+    ("service", Kind::Text),
+    ("binding", Kind::Text),
+    ("branch", Kind::Text),
+    ("holder", Kind::Text),
+    ("access", Kind::Text),
+    ("state", Kind::Text),
+    ("ephemeral", Kind::Flag),
+    ("create_time", Kind::Time),
+    ("expire_time", Kind::Time),
+];
 
 #[tonic::async_trait]
 impl LeaseService for Broker {
@@ -35,32 +46,17 @@ impl LeaseService for Broker {
         let rights = self.rights(&request)?;
         let request = request.into_inner();
         let id = request::id(&request, rights.caller());
-        let (mut asked, ttl) = request::acquire(request)?;
+        let acquire = request::acquire(request)?;
         let id = id.map_err(Error::from)?;
-        rights.may_lease(&asked.binding, asked.access)?;
-        if let Some(name) = rights.caller().name() {
-            asked.holder = name.to_owned();
-            asked.owner = Some(name.to_owned());
-        }
-        let target = self.ready("binding", &asked.binding)?;
-        // A repeated request is refused before a role is made.
-        self.leases.repeated(id.as_ref()).map_err(Error::from)?;
-        let login = self.login(&target, &asked).await?;
-        let (grant, closings) = (login.grant.clone(), login.closings);
-        let given = self.leases.acquire(asked, ttl, id, grant, closings).await;
-        let given = given.map_err(Error::from)?;
-        // A lease that this request was given before may be on what the binding led
-        // to then: it goes where its holder is sent now.
-        let (lease, login) = self.settled(&target, given, login).await?;
-        let leases::Request {
-            binding: name,
-            holder,
-            ..
-        } = &lease.request;
-        tracing::info!(lease = %lease.id, binding = %name, %holder, "lease acquired");
+        let asked = Box::pin(self.asked(&rights, acquire, id)).await?;
+        let connected = Box::pin(self.leasing.acquire(asked)).await;
+        let connected = connected.map_err(Error::from)?;
+        let lease = &connected.lease;
+        let (service, holder) = (&lease.request.service, &lease.request.holder);
+        tracing::info!(lease = %lease.id, %service, %holder, "lease acquired");
         Ok(Response::new(pb::AcquireLeaseResponse {
-            connection: Some(connection(&target, &login, lease.request.pooled)),
-            lease: Some(wire(&lease)),
+            connection: Some(connection(&connected)),
+            lease: Some(self.wire(lease)),
         }))
     }
 
@@ -77,17 +73,19 @@ impl LeaseService for Broker {
         let (Some(name), Some(ttl), Some(id)) = (name, ttl, id) else {
             return Err(Error::from(violations).into());
         };
-        let lease = self.lease_of(rights.caller(), name)?;
-        rights.may_lease(&lease.request.binding, lease.request.access)?;
-        let Some(binding) = self.bindings.get(&lease.request.binding) else {
+        let lease = self.lease_of(rights.caller(), name).await?;
+        rights.may_keep(&lease)?;
+        if let Some(binding) = lease.request.target.binding()
+            && self.bindings.get(binding).is_none()
+        {
             // broker.toml dropped the binding: nothing is left to renew.
             return Err(Error::from(leases::Error::NotFound(name)).into());
-        };
+        }
         let renewed = self.leases.renew(name, ttl, id).await;
         let lease = renewed.map_err(Error::from)?;
-        self.prolong(&binding, &lease);
+        self.leasing.prolong(&lease);
         Ok(Response::new(pb::RenewLeaseResponse {
-            lease: Some(wire(&lease)),
+            lease: Some(self.wire(&lease)),
         }))
     }
 
@@ -106,11 +104,90 @@ impl LeaseService for Broker {
         };
         self.leases.repeated(id.as_ref()).map_err(Error::from)?;
         // Another's is as good as none, and that is no error.
-        let is_callers = self.lease_of(&caller, name).is_ok();
-        if is_callers && self.leases.release(name, id).await.map_err(Error::from)? {
+        match self.lease_of(&caller, name).await {
+            Ok(_) => {}
+            Err(Error::Lease(leases::Error::NotFound(_))) => {
+                return Ok(Response::new(pb::ReleaseLeaseResponse {}));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if self.leases.release(name, id).await.map_err(Error::from)? {
             tracing::info!(lease = %name, "lease released");
         }
         Ok(Response::new(pb::ReleaseLeaseResponse {}))
+    }
+
+    async fn get_lease(
+        &self,
+        request: Request<pb::GetLeaseRequest>,
+    ) -> Result<Response<pb::GetLeaseResponse>, Status> {
+        let caller = self.caller(&request)?;
+        let name: LeaseId =
+            request::name("name", &request.into_inner().name).map_err(Error::from)?;
+        let reads = self.rights_of(caller.clone());
+        let lease = match reads.and_then(|rights| rights.may_read()) {
+            Ok(()) => self.leases.get(name).await.map_err(Error::from)?,
+            Err(_) => self.lease_of(&caller, name).await?,
+        };
+        Ok(Response::new(pb::GetLeaseResponse {
+            lease: Some(self.wire(&lease)),
+        }))
+    }
+
+    async fn list_leases(
+        &self,
+        request: Request<pb::ListLeasesRequest>,
+    ) -> Result<Response<pb::ListLeasesResponse>, Status> {
+        let rights = self.rights(&request)?;
+        let request = request.into_inner();
+        let filter = Filter::parse(&request.filter, &FIELDS).map_err(Error::from)?;
+        let own = match rights.may_read() {
+            Ok(()) => None,
+            Err(_) => rights.caller().name().map(str::to_owned),
+        };
+        let page = Page::<LeaseId>::of(
+            &self.page_tokens,
+            LIST,
+            format!("{}\n{}", own.as_deref().unwrap_or_default(), request.filter),
+            request.page_size,
+            &request.page_token,
+        )?;
+        let all = self.leases.list().into_iter();
+        let fitting = all.filter(|lease| own.is_none() || lease.request.owner == own);
+        let fitting = fitting.filter(|lease| filter.fits(|field| value(lease, field)));
+        let (leases, next_page_token) = page.cut(&self.page_tokens, fitting, |lease| lease.id);
+        Ok(Response::new(pb::ListLeasesResponse {
+            leases: leases.iter().map(|lease| self.wire(lease)).collect(),
+            next_page_token,
+        }))
+    }
+
+    async fn revoke_leases(
+        &self,
+        request: Request<pb::RevokeLeasesRequest>,
+    ) -> Result<Response<pb::RevokeLeasesResponse>, Status> {
+        let rights = self.rights(&request)?;
+        rights.may_administer()?;
+        let request = request.into_inner();
+        let request_id = request::id(&request, rights.caller());
+        let (which, reason) = request::revoke(&request, rights.caller())?;
+        let request_id = request_id.map_err(Error::from)?;
+        if let Which::Service(name) = &which
+            && self.keeper.config().service(name).is_none()
+        {
+            let (field, name) = ("service", name.clone());
+            return Err(Error::from(leasing::Error::ServiceNotFound { field, name }).into());
+        }
+        let request = RevokeRequest {
+            which,
+            reason,
+            request_id,
+        };
+        let revoked = Box::pin(self.leasing.revoke(request)).await;
+        let revoked = revoked.map_err(Error::from)?;
+        Ok(Response::new(pb::RevokeLeasesResponse {
+            leases: revoked.iter().map(|lease| self.wire(lease)).collect(),
+        }))
     }
 
     async fn watch_binding(
@@ -124,114 +201,218 @@ impl LeaseService for Broker {
 }
 
 impl Broker {
-    /// What a declared binding leads to.
-    fn ready(&self, field: &'static str, name: &BindingName) -> Result<Arc<Target>, Error> {
-        let name = name.clone();
-        let Some(binding) = self.bindings.get(&name) else {
-            return Err(Error::BindingNotFound { field, name });
-        };
-        match (&binding.status, &binding.target) {
-            (BindingStatus::Ready, Some(target)) => Ok(Arc::clone(target)),
-            (BindingStatus::Failed(message), _) => Err(Error::BindingFailed {
-                name,
-                message: message.clone(),
-            }),
-            (BindingStatus::Preparing(message), _) => Err(Error::BindingNotReady {
-                name,
-                message: message.clone(),
-            }),
-            (BindingStatus::Ready, None) => Err(Error::BindingNotReady {
-                name,
-                message: "its branch is being prepared".to_owned(),
-            }),
-        }
-    }
-
-    /// The lease on what its connection leads to, by a role that was not closed
-    /// meanwhile.
-    pub(super) async fn settled(
+    /// The lease that a caller may have of what it asks for.
+    async fn asked(
         &self,
-        target: &Target,
-        mut given: Given,
-        mut login: Login,
-    ) -> Result<(Lease, Login), Error> {
-        for _ in 0..SETTLE_TRIES_MAX {
-            if given.was_closed {
-                login = self.login(target, &given.lease.request).await?;
-            } else if given.lease.grant == login.grant {
-                return Ok((given.lease, login));
+        rights: &Rights,
+        acquire: Acquire,
+        request_id: Option<RequestId>,
+    ) -> Result<Asked, Error> {
+        let access = acquire.access;
+        let service = self.service_of(&acquire)?;
+        let mut ephemeral_max = None;
+        let mut point = None;
+        let target = match acquire.target {
+            Wished::Binding(binding) => {
+                rights.may_lease(&binding, access)?;
+                Target::Binding(binding)
             }
-            let grant = login.grant.clone();
-            let moved = self.leases.moved(given.lease.id, grant, login.closings);
-            given = moved.await?;
-        }
-        Err(Error::RoleClosing {
-            role: login.grant.role.clone(),
+            Wished::Branch(branch) => {
+                let name = self.branch_name("branch", &branch, rights).await?;
+                rights.may_lease_branch(of(&name, &service, &[]), access)?;
+                Target::Branch(branch)
+            }
+            Wished::Ephemeral { parent, point: at } => {
+                point = at;
+                let (parent, name) = match parent {
+                    Parent::Branch(branch) => {
+                        let name = self
+                            .branch_name("ephemeral.parent", &branch, rights)
+                            .await?;
+                        (branch, name)
+                    }
+                    Parent::Binding(binding) => {
+                        let ready = self.leasing.ready("ephemeral.parent", &binding);
+                        let target = ready.map_err(Error::from)?;
+                        (target.branch.clone(), target.spec.branch.to_string())
+                    }
+                };
+                let bindings = self.bindings_at(&parent, &service);
+                ephemeral_max = rights.ephemeral_max(of(&name, &service, &bindings), access)?;
+                Target::Ephemeral { parent }
+            }
+        };
+        let caller = rights.caller().name().map(str::to_owned);
+        let request = leases::Request {
+            target,
+            service,
+            access,
+            pooled: acquire.pooled,
+            holder: caller.clone().unwrap_or(acquire.holder),
+            owner: caller,
+        };
+        Ok(Asked {
+            request,
+            point,
+            ttl: acquire.ttl,
+            request_id,
+            ephemeral_max,
         })
     }
 
-    /// The connection that such a lease gets.
-    pub(super) async fn login(
-        &self,
-        target: &Target,
-        asked: &leases::Request,
-    ) -> Result<Login, Error> {
-        let max_ttl = self.leases.max_ttl();
-        let closings = |key: &RoleKey| self.leases.closings(key);
-        self.logins
-            .login(target, asked.access, asked.pooled, max_ttl, closings)
-            .await
-            .map_err(|source| Error::Login {
-                binding: asked.binding.clone(),
-                source,
-            })
+    /// Whose tables a lease is for.
+    fn service_of(&self, acquire: &Acquire) -> Result<ServiceName, Error> {
+        let config = self.keeper.config();
+        if let Some(name) = acquire.target.service() {
+            return Ok(name.clone());
+        }
+        if let Some(name) = &acquire.service {
+            return match config.service(name) {
+                Some(_) => Ok(name.clone()),
+                None => Err(leasing::Error::ServiceNotFound {
+                    field: "service",
+                    name: name.clone(),
+                }
+                .into()),
+            };
+        }
+        let mut all = config.bindings.iter().map(|spec| &spec.service.name);
+        match all.next() {
+            Some(name) if all.all(|other| other == name) => Ok(name.clone()),
+            _ => {
+                let message = "must say whose tables: services/{service}";
+                Err(FieldViolation::new("service", message).into())
+            }
+        }
     }
 
-    /// Sees to it that the role of a lease that was renewed outlives it. Not
-    /// waited for: a branch that is away for a while ends no lease, and the next
-    /// renewal comes before the role's time is up.
-    fn prolong(&self, binding: &Binding, lease: &Lease) {
-        let target = binding.target.as_ref();
-        let Some(target) = target.filter(|target| target.branch == lease.grant.branch) else {
-            return;
-        };
-        let (logins, target) = (Arc::clone(&self.logins), Arc::clone(target));
-        let (access, max_ttl) = (lease.request.access, self.leases.max_ttl());
-        tokio::spawn(async move {
-            if let Err(error) = logins.prolong(&target, access, max_ttl).await {
-                let binding = &target.spec.name;
-                tracing::warn!(%binding, error = %one_line(&error), "prolong a lease role");
-            }
+    /// The name of a branch, by which it is granted. Who may have nothing is not told
+    /// which branches there are.
+    async fn branch_name(
+        &self,
+        field: &'static str,
+        branch: &neon_api::BranchId,
+        rights: &Rights,
+    ) -> Result<String, Error> {
+        rights.may_lease_branches()?;
+        let found = self.keeper.neon().branch(branch).await?;
+        let found = found.ok_or_else(|| crate::branches::Error::NotFound {
+            field,
+            name: BranchResource(branch.clone()),
+        })?;
+        Ok(found.branch.name)
+    }
+
+    /// Bindings of a service that lead to a branch.
+    fn bindings_at(&self, branch: &neon_api::BranchId, service: &ServiceName) -> Vec<BindingName> {
+        let all = self.bindings.list().into_iter().filter(|binding| {
+            let target = binding.target.as_deref();
+            binding.spec.service.name == *service
+                && target.is_some_and(|target| target.branch == *branch)
         });
+        all.map(|binding| binding.spec.name.clone()).collect()
+    }
+
+    pub(super) fn wire(&self, lease: &Lease) -> pb::Lease {
+        let (state, state_message) = match &lease.revoked {
+            None => (pb::LeaseState::Active, String::new()),
+            Some(revoked) => {
+                let why = match self.leases.failure(lease) {
+                    None => "its role is being closed".to_owned(),
+                    Some((failures, failure)) if failures >= STUCK_FAILURES => {
+                        format!("stuck: its role is not closed after {failures} tries: {failure}")
+                    }
+                    Some((_, failure)) => format!("its role is not closed yet: {failure}"),
+                };
+                let message = format!("revoked {}; {why}", revoked.reason);
+                (pb::LeaseState::Revoking, message)
+            }
+        };
+        let request = &lease.request;
+        let parent = match &request.target {
+            Target::Ephemeral { parent } => BranchResource(parent.clone()).to_string(),
+            Target::Binding(_) | Target::Branch(_) => String::new(),
+        };
+        pb::Lease {
+            name: lease.id.to_string(),
+            binding: request
+                .target
+                .binding()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            branch: BranchResource(lease.grant.branch.clone()).to_string(),
+            access: access(request.access).into(),
+            generation: lease.grant.generation,
+            expire_time: Some(time(lease.expire_time)),
+            holder: request.holder.clone(),
+            pooled: request.pooled,
+            service: format!("services/{}", request.service),
+            parent,
+            state: state.into(),
+            state_message,
+            create_time: Some(time(lease.create_time)),
+            role: lease.grant.role.clone(),
+            branch_expire_time: lease.branch_expire_time.map(time),
+        }
     }
 }
 
 /// A connection on the wire: the one place where a password leaves.
-pub(super) fn connection(target: &Target, login: &Login, pooled: bool) -> pb::Connection {
-    let spec = &target.spec;
+pub(super) fn connection(connected: &Connected) -> pb::Connection {
+    let Connected { lease, place, uri } = connected;
     pb::Connection {
-        uri: login.uri.expose_secret().to_owned(),
-        database: spec.service.database.clone(),
-        schema: spec.service.schema.clone(),
-        role: login.grant.role.clone(),
-        connection_limit: i32::try_from(spec.connections).unwrap_or(i32::MAX),
-        pooled,
+        uri: uri.expose_secret().to_owned(),
+        database: place.service.database.clone(),
+        schema: place.service.schema.clone(),
+        role: lease.grant.role.clone(),
+        connection_limit: i32::try_from(place.connections).unwrap_or(i32::MAX),
+        pooled: lease.request.pooled,
     }
 }
 
-fn wire(lease: &Lease) -> pb::Lease {
-    let access = match lease.request.access {
+fn of<'a>(branch: &'a str, service: &'a ServiceName, bindings: &'a [BindingName]) -> BranchOf<'a> {
+    BranchOf {
+        branch,
+        service,
+        bindings,
+    }
+}
+
+fn access(access: Access) -> pb::Access {
+    match access {
         Access::ReadOnly => pb::Access::ReadOnly,
         Access::ReadWrite => pb::Access::ReadWrite,
-    };
-    pb::Lease {
-        name: lease.id.to_string(),
-        binding: lease.request.binding.to_string(),
-        branch: BranchResource(lease.grant.branch.clone()).to_string(),
-        access: access.into(),
-        generation: lease.grant.generation,
-        expire_time: Some(time(lease.expire_time)),
-        holder: lease.request.holder.clone(),
-        pooled: lease.request.pooled,
+        Access::Ddl => pb::Access::Ddl,
+    }
+}
+
+/// What a lease has in one of [`FIELDS`].
+fn value(lease: &Lease, field: &str) -> Option<Value> {
+    let request = &lease.request;
+    match field {
+        "service" => Some(Value::Text(request.service.to_string())),
+        "binding" => {
+            let binding = request.target.binding().map(ToString::to_string);
+            Some(Value::Text(binding.unwrap_or_default()))
+        }
+        "branch" => {
+            let branch = BranchResource(lease.grant.branch.clone());
+            Some(Value::Text(branch.to_string()))
+        }
+        "holder" => Some(Value::Text(request.holder.clone())),
+        "access" => {
+            let name = access(request.access).as_str_name();
+            Some(Value::Text(name.trim_start_matches("ACCESS_").to_owned()))
+        }
+        "state" => {
+            let name = match lease.revoked {
+                None => "ACTIVE",
+                Some(_) => "REVOKING",
+            };
+            Some(Value::Text(name.to_owned()))
+        }
+        "ephemeral" => Some(Value::Flag(request.target.is_ephemeral())),
+        "create_time" => Some(Value::Time(lease.create_time)),
+        _ => Some(Value::Time(lease.expire_time)),
     }
 }

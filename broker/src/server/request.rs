@@ -3,9 +3,12 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use neon_api::BranchId;
 use prost::Message;
 use proto::broker::v1 as pb;
 use proto::broker::v1::acquire_lease_request::Target;
+use proto::broker::v1::ephemeral_branch::Point as EphemeralPoint;
+use proto::broker::v1::revoke_leases_request::Which as RevokeWhich;
 use rpc::caller::Caller;
 use rpc::page::{self, PageTokens};
 use rpc::status::{FieldViolation, FieldViolations};
@@ -15,8 +18,10 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::Error;
-use crate::leases::{self, RequestId};
-use crate::names::{BindingName, InvalidName, LeaseId};
+use super::branch_requests::{lsn, moment};
+use crate::leases::{RequestId, Which};
+use crate::names::{BindingName, BranchResource, InvalidName, LeaseId, ServiceName};
+use crate::neon::Point;
 use crate::roles::Access;
 use crate::state::RequestKey;
 
@@ -103,42 +108,174 @@ pub(super) fn ttl(ttl: Option<prost_types::Duration>) -> Result<Option<Duration>
         .ok_or_else(|| FieldViolation::new("ttl", "must be positive; leave it out for the default"))
 }
 
-/// What AcquireLease asks for, and for how long.
-pub(super) fn acquire(
-    request: pb::AcquireLeaseRequest,
-) -> Result<(leases::Request, Option<Duration>), Error> {
+/// What AcquireLease asks for.
+pub(super) struct Acquire {
+    pub(super) target: Wished,
+    pub(super) service: Option<ServiceName>,
+    pub(super) access: Access,
+    pub(super) pooled: bool,
+    pub(super) holder: String,
+    pub(super) ttl: Option<Duration>,
+}
+
+/// What a lease is to be on, as it was named.
+pub(super) enum Wished {
+    /// A binding.
+    Binding(BindingName),
+    /// A branch.
+    Branch(BranchId),
+    /// A branch of its own.
+    Ephemeral {
+        /// Forked from what.
+        parent: Parent,
+        /// Where on it; none: its present.
+        point: Option<Point>,
+    },
+}
+
+/// What an ephemeral branch is to be forked from.
+pub(super) enum Parent {
+    /// A branch.
+    Branch(BranchId),
+    /// What a binding leads to.
+    Binding(BindingName),
+}
+
+/// Decodes AcquireLease.
+pub(super) fn acquire(request: pb::AcquireLeaseRequest) -> Result<Acquire, Error> {
     let mut violations = FieldViolations::new();
     let target = match &request.target {
-        Some(Target::Binding(binding)) => name::<BindingName>("binding", binding),
-        None => Err(FieldViolation::new(
-            "binding",
-            "must say what the lease is for: services/{service}/versions/{version}",
-        )),
+        Some(Target::Binding(binding)) => {
+            let binding = violations.take(name("binding", binding));
+            binding.map(Wished::Binding)
+        }
+        Some(Target::Branch(branch)) => {
+            let branch = violations.take(name::<BranchResource>("branch", branch));
+            branch.map(|branch| Wished::Branch(branch.0))
+        }
+        Some(Target::Ephemeral(ephemeral)) => wished(ephemeral, &mut violations),
+        None => {
+            let message = "must say what the lease is for: services/{service}/versions/{version}; \
+                           or give branch or ephemeral";
+            violations.add(FieldViolation::new("binding", message));
+            None
+        }
     };
-    let binding = violations.take(target);
+    let service = match request.service.as_str() {
+        "" => None,
+        text => violations.take(service("service", text)),
+    };
+    if let (Some(given), Some(of)) = (&service, target.as_ref().and_then(Wished::service)) {
+        violations.check(given == of, "service", "must be the binding's, or left out");
+    }
     let access = violations.take(access(request.access));
+    violations.check(
+        access != Some(Access::Ddl) || matches!(target, Some(Wished::Ephemeral { .. })),
+        "access",
+        "must not be ACCESS_DDL but on an ephemeral branch",
+    );
     let ttl = violations.take(ttl(request.ttl));
     violations.take(request_id(&request.request_id));
-    let holder_fits = request.holder.chars().count() <= HOLDER_CHARS_MAX
-        && !request.holder.chars().any(char::is_control);
     violations.check(
-        holder_fits,
+        is_line(&request.holder, HOLDER_CHARS_MAX),
         "holder",
         format!("must be at most {HOLDER_CHARS_MAX} characters, no control characters"),
     );
-    match (binding, access, ttl) {
-        (Some(binding), Some(access), Some(ttl)) if violations.is_empty() => {
-            let asked = leases::Request {
-                binding,
-                access,
-                pooled: request.pooled,
-                holder: request.holder,
-                owner: None,
+    match (target, access, ttl) {
+        (Some(target), Some(access), Some(ttl)) if violations.is_empty() => Ok(Acquire {
+            target,
+            service,
+            access,
+            pooled: request.pooled,
+            holder: request.holder,
+            ttl,
+        }),
+        _ => Err(violations.into()),
+    }
+}
+
+fn wished(ephemeral: &pb::EphemeralBranch, violations: &mut FieldViolations) -> Option<Wished> {
+    const FIELD: &str = "ephemeral.parent";
+    let parent = match ephemeral.parent.starts_with("branches/") {
+        true => {
+            name::<BranchResource>(FIELD, &ephemeral.parent).map(|branch| Parent::Branch(branch.0))
+        }
+        false => name::<BindingName>(FIELD, &ephemeral.parent).map(Parent::Binding),
+    };
+    let parent = violations.take(parent.map_err(|_| {
+        let message = "must be branches/{branch id} or services/{service}/versions/{version}";
+        FieldViolation::new(FIELD, message)
+    }));
+    let point = match &ephemeral.point {
+        None => None,
+        Some(EphemeralPoint::Lsn(text)) => violations.take(lsn("ephemeral.lsn", text)),
+        Some(EphemeralPoint::Time(at)) => violations.take(moment("ephemeral.time", *at)),
+    };
+    parent.map(|parent| Wished::Ephemeral { parent, point })
+}
+
+impl Wished {
+    /// The service that it says by itself.
+    pub(super) fn service(&self) -> Option<&ServiceName> {
+        match self {
+            Wished::Binding(binding)
+            | Wished::Ephemeral {
+                parent: Parent::Binding(binding),
+                ..
+            } => Some(&binding.service),
+            Wished::Branch(_) | Wished::Ephemeral { .. } => None,
+        }
+    }
+}
+
+/// Decodes RevokeLeases. `by`: who calls.
+pub(super) fn revoke(
+    request: &pb::RevokeLeasesRequest,
+    by: &Caller,
+) -> Result<(Which, String), Error> {
+    let mut violations = FieldViolations::new();
+    let which = match &request.which {
+        Some(RevokeWhich::Lease(lease)) => violations.take(name("lease", lease)).map(Which::Lease),
+        Some(RevokeWhich::Branch(branch)) => {
+            let branch = violations.take(name::<BranchResource>("branch", branch));
+            branch.map(|branch| Which::Branch(branch.0))
+        }
+        Some(RevokeWhich::Service(text)) => violations
+            .take(service("service", text))
+            .map(Which::Service),
+        None => {
+            let message = "must name a lease, unless branch or service says which";
+            violations.add(FieldViolation::new("lease", message));
+            None
+        }
+    };
+    violations.take(request_id(&request.request_id));
+    violations.check(
+        is_line(&request.reason, HOLDER_CHARS_MAX),
+        "reason",
+        format!("must be at most {HOLDER_CHARS_MAX} characters, no control characters"),
+    );
+    match which {
+        Some(which) if violations.is_empty() => {
+            let reason = match request.reason.as_str() {
+                "" => format!("by {by}"),
+                reason => format!("by {by}: {reason}"),
             };
-            Ok((asked, ttl))
+            Ok((which, reason))
         }
         _ => Err(violations.into()),
     }
+}
+
+/// A service's resource name: services/{service}.
+fn service(field: &'static str, text: &str) -> Result<ServiceName, FieldViolation> {
+    let name = text.strip_prefix("services/");
+    name.and_then(|name| name.parse().ok())
+        .ok_or_else(|| FieldViolation::new(field, "must be services/{service}"))
+}
+
+fn is_line(text: &str, chars_max: usize) -> bool {
+    text.chars().count() <= chars_max && !text.chars().any(char::is_control)
 }
 
 /// What WatchBinding's first request names.
@@ -193,6 +330,8 @@ repeatable! {
     AcquireLeaseRequest, "AcquireLease";
     RenewLeaseRequest, "RenewLease";
     ReleaseLeaseRequest, "ReleaseLease";
+    RevokeLeasesRequest, "RevokeLeases";
+    RotateCredentialsRequest, "RotateCredentials";
 }
 
 /// The id of that caller's request, if it has one, and what it is the id of.
@@ -217,6 +356,7 @@ fn access(access: i32) -> Result<Access, FieldViolation> {
     match pb::Access::try_from(access) {
         Ok(pb::Access::Unspecified | pb::Access::ReadWrite) => Ok(Access::ReadWrite),
         Ok(pb::Access::ReadOnly) => Ok(Access::ReadOnly),
+        Ok(pb::Access::Ddl) => Ok(Access::Ddl),
         Err(_) => Err(FieldViolation::new("access", "must be one of Access")),
     }
 }

@@ -5,8 +5,8 @@ use rpc::caller::Caller;
 use tonic::{Request, Status};
 
 use super::{Broker, Error};
-use crate::grants::Grant;
-use crate::leases::{self, Lease};
+use crate::grants::{BranchOf, Grant};
+use crate::leases::{self, Lease, Target};
 use crate::names::{BindingName, LeaseId};
 use crate::roles::Access;
 
@@ -42,15 +42,24 @@ impl Broker {
         }
     }
 
-    /// A live lease of that caller. Another's is as good as none.
-    pub(super) fn lease_of(&self, caller: &Caller, id: LeaseId) -> Result<Lease, Error> {
-        let lease = self.leases.get(id)?;
-        let owner = lease.request.owner.as_deref();
-        match caller.name() {
-            None => Ok(lease),
-            Some(name) if owner == Some(name) => Ok(lease),
-            Some(_) => Err(leases::Error::NotFound(id).into()),
-        }
+    /// A lease of that caller, as far as this broker has heard. Another's is as good as
+    /// none.
+    pub(super) fn lease_known(&self, caller: &Caller, id: LeaseId) -> Result<Lease, Error> {
+        own(caller, self.leases.known(id)?)
+    }
+
+    /// A lease of that caller, though another broker may just have given it.
+    pub(super) async fn lease_of(&self, caller: &Caller, id: LeaseId) -> Result<Lease, Error> {
+        own(caller, self.leases.get(id).await?)
+    }
+}
+
+fn own(caller: &Caller, lease: Lease) -> Result<Lease, Error> {
+    let owner = lease.request.owner.as_deref();
+    match caller.name() {
+        None => Ok(lease),
+        Some(name) if owner == Some(name) => Ok(lease),
+        Some(_) => Err(leases::Error::NotFound(lease.id).into()),
     }
 }
 
@@ -69,6 +78,64 @@ impl Rights {
                 format!("lease {binding} {access}")
             },
         )
+    }
+
+    /// Whether any branch may be leased, or forked for a lease, by its own name.
+    pub(super) fn may_lease_branches(&self) -> Result<(), Error> {
+        self.check(Grant::has_branches, || {
+            "lease branches: `lease` or `ephemeral`".to_owned()
+        })
+    }
+
+    /// Whether such a lease on a branch may be had.
+    pub(super) fn may_lease_branch(&self, of: BranchOf<'_>, access: Access) -> Result<(), Error> {
+        self.check(
+            |grant| grant.may_lease_branch(of, access),
+            || {
+                let (branch, service, access) = (of.branch, of.service, access.as_str());
+                format!("lease the service {service} on the branch {branch} {access}")
+            },
+        )
+    }
+
+    /// How many branches of its own the caller may have, forked from that one; none:
+    /// any number.
+    pub(super) fn ephemeral_max(
+        &self,
+        parent: BranchOf<'_>,
+        access: Access,
+    ) -> Result<Option<u32>, Error> {
+        if self.is_local() {
+            return Ok(None);
+        }
+        let grants = self.grants.iter();
+        let max = grants
+            .filter_map(|grant| grant.ephemeral_max(parent, access))
+            .max();
+        max.map(Some).ok_or_else(|| {
+            let (branch, service, access) = (parent.branch, parent.service, access.as_str());
+            self.denied(format!(
+                "have ephemeral branches of {branch} with the service {service} {access}: `ephemeral`"
+            ))
+        })
+    }
+
+    /// Whether a lease may be kept: such a lease may still be had. Of a branch its name
+    /// is not asked for again.
+    pub(super) fn may_keep(&self, lease: &Lease) -> Result<(), Error> {
+        let leases::Request {
+            target,
+            service,
+            access,
+            ..
+        } = &lease.request;
+        match target {
+            Target::Binding(binding) => self.may_lease(binding, *access),
+            Target::Branch(_) | Target::Ephemeral { .. } => self.check(
+                |grant| grant.may_keep(target.is_ephemeral(), service, *access),
+                || format!("keep a lease on a branch of the service {service}"),
+            ),
+        }
     }
 
     /// Whether that binding may be looked at.

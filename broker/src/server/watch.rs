@@ -12,7 +12,6 @@ use rpc::caller::Caller;
 use rpc::status::FieldViolation;
 use tokio::sync::watch::Receiver;
 use tokio::time::{Interval, MissedTickBehavior};
-use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use super::leases::connection;
@@ -20,8 +19,10 @@ use super::request::{Watched, watched};
 use super::rights::Rights;
 use super::{Broker, Error};
 use crate::bindings::Binding;
-use crate::leases::{self, Given};
+use crate::leases;
+use crate::leasing;
 use crate::names::{BindingName, BranchResource, LeaseId};
+use crate::state::Turn;
 
 /// How long a watch may be open without saying what it watches, in
 /// milliseconds.
@@ -43,22 +44,25 @@ pub(super) async fn open(
     let (binding, lease) = match watched(&first)? {
         Watched::Binding(name) => {
             rights.may_see(&name)?;
-            (name, None)
+            (Some(name), None)
         }
         Watched::Lease(id) => {
-            let ending = broker.leases.ending(id);
-            let lease = broker.lease_of(rights.caller(), id)?;
-            rights.may_lease(&lease.request.binding, lease.request.access)?;
-            (lease.request.binding, Some((id, ending)))
+            let mut turns = broker.leases.follow(id);
+            let lease = broker.lease_of(rights.caller(), id).await?;
+            rights.may_keep(&lease)?;
+            turns.mark_unchanged();
+            (lease.request.target.binding().cloned(), Some((id, turns)))
         }
     };
-    let state = broker
-        .bindings
-        .watch(&binding)
-        .ok_or_else(|| Error::BindingNotFound {
-            field: "binding",
-            name: binding.clone(),
-        })?;
+    let state = match &binding {
+        None => None,
+        Some(name) => Some(
+            broker
+                .bindings
+                .watch(name)
+                .ok_or_else(|| not_declared(name))?,
+        ),
+    };
     let mut look = tokio::time::interval(Duration::from_millis(RIGHTS_LOOK_MS));
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut watch = Watch {
@@ -70,8 +74,11 @@ pub(super) async fn open(
         state,
         first,
         requests: Some(requests),
+        is_due: true,
     };
-    watch.state.mark_changed();
+    if let Some(state) = &mut watch.state {
+        state.mark_unchanged();
+    }
     Ok(stream::unfold(Some(watch), |watch| async {
         let mut watch = watch?;
         match watch.next().await {
@@ -86,41 +93,36 @@ struct Watch {
     caller: Caller,
     /// When to look whether the caller still may.
     look: Interval,
-    binding: BindingName,
-    lease: Option<(LeaseId, CancellationToken)>,
-    state: Receiver<Arc<Binding>>,
+    /// None for a lease on a branch.
+    binding: Option<BindingName>,
+    lease: Option<(LeaseId, Receiver<Option<Turn>>)>,
+    /// Of the binding.
+    state: Option<Receiver<Arc<Binding>>>,
     first: pb::WatchBindingRequest,
     /// None once the caller has said all it will say.
     requests: Option<Streaming<pb::WatchBindingRequest>>,
+    /// Whether there is something to tell.
+    is_due: bool,
 }
 
 impl Watch {
     /// The next answer, or how the watch ends.
     async fn next(&mut self) -> Result<pb::WatchBindingResponse, Status> {
         loop {
-            let ended = async {
-                match &self.lease {
-                    Some((id, ending)) => {
-                        ending.cancelled().await;
-                        *id
-                    }
-                    None => std::future::pending().await,
-                }
-            };
+            if std::mem::take(&mut self.is_due) {
+                return self.answer().await;
+            }
             tokio::select! {
                 biased;
-                id = ended => return Err(Error::from(leases::Error::NotFound(id)).into()),
+                (id, turn) = turned(&mut self.lease) => match turn {
+                    Turn::Moved => self.is_due = true,
+                    Turn::Ended => return Err(Error::from(leases::Error::NotFound(id)).into()),
+                },
                 request = heard(&mut self.requests) => self.hear(request?)?,
                 _ = self.look.tick() => self.check()?,
-                changed = self.state.changed() => match changed {
-                    Ok(()) => return self.answer().await,
-                    Err(_) => {
-                        return Err(Error::BindingNotFound {
-                            field: "binding",
-                            name: self.binding.clone(),
-                        }
-                        .into());
-                    }
+                lives = changed(&mut self.state) => match (lives, &self.binding) {
+                    (false, Some(binding)) => return Err(not_declared(binding).into()),
+                    _ => self.is_due = true,
                 },
             }
         }
@@ -153,43 +155,87 @@ impl Watch {
         self.caller.check()?;
         self.broker.state.check().map_err(Error::State)?;
         let rights = self.broker.rights_of(self.caller.clone())?;
-        match self.lease {
-            Some((id, _)) => {
-                let lease = self.broker.lease_of(&self.caller, id)?;
-                rights.may_lease(&lease.request.binding, lease.request.access)?;
+        match (&self.lease, &self.binding) {
+            (Some((id, _)), _) => {
+                let lease = self.broker.lease_known(&self.caller, *id)?;
+                rights.may_keep(&lease)?;
             }
-            None => rights.may_see(&self.binding)?,
+            (None, Some(binding)) => rights.may_see(binding)?,
+            (None, None) => {}
         }
         Ok(())
     }
 
     async fn answer(&mut self) -> Result<pb::WatchBindingResponse, Status> {
         self.check()?;
-        let binding = Arc::clone(&self.state.borrow_and_update());
-        let mut current = None;
-        if let Some(target) = &binding.target {
-            let mut connected = None;
-            if let Some((id, _)) = self.lease {
-                let lease = self.broker.leases.get(id).map_err(Error::from)?;
-                let login = self.broker.login(target, &lease.request).await?;
-                let given = Given {
-                    lease,
-                    was_closed: false,
-                };
-                let (lease, login) = self.broker.settled(target, given, login).await?;
-                connected = Some(connection(target, &login, lease.request.pooled));
-            }
-            current = Some(pb::BindingTarget {
+        let state = self.state.as_mut();
+        let binding = state.map(|state| Arc::clone(&state.borrow_and_update()));
+        let target = binding.as_ref().map(|binding| binding.target.clone());
+        let mut current = match target {
+            // Nothing to lead to yet.
+            Some(None) => return Ok(self.wire(None)),
+            Some(Some(target)) => pb::BindingTarget {
                 generation: target.generation,
                 branch: BranchResource(target.branch.clone()).to_string(),
-                connection: connected,
+                connection: None,
                 reason: target.reason.clone(),
-            });
+            },
+            None => pb::BindingTarget::default(),
+        };
+        if let Some((id, turns)) = &mut self.lease {
+            let lease = self.broker.leases.known(*id).map_err(Error::from)?;
+            let connecting = Box::pin(self.broker.leasing.connected(lease));
+            let connected = connecting.await.map_err(Error::from)?;
+            // That this very answer moved it is told by it.
+            if *turns.borrow_and_update() == Some(Turn::Ended) {
+                return Err(Error::from(leases::Error::NotFound(*id)).into());
+            }
+            current.generation = connected.place.generation;
+            current.branch = BranchResource(connected.place.branch.clone()).to_string();
+            current.connection = Some(connection(&connected));
         }
-        Ok(pb::WatchBindingResponse {
-            binding: self.binding.to_string(),
+        Ok(self.wire(Some(current)))
+    }
+
+    fn wire(&self, current: Option<pb::BindingTarget>) -> pb::WatchBindingResponse {
+        let binding = self.binding.as_ref().map(ToString::to_string);
+        pb::WatchBindingResponse {
+            binding: binding.unwrap_or_default(),
             current,
-        })
+        }
+    }
+}
+
+fn not_declared(name: &BindingName) -> Error {
+    Error::Leasing(leasing::Error::BindingNotFound {
+        field: "binding",
+        name: name.clone(),
+    })
+}
+
+/// What becomes of the lease that is watched.
+async fn turned(lease: &mut Option<(LeaseId, Receiver<Option<Turn>>)>) -> (LeaseId, Turn) {
+    match lease {
+        Some((id, turns)) => {
+            loop {
+                // Who tells goes when the lease does.
+                if turns.changed().await.is_err() {
+                    return (*id, Turn::Ended);
+                }
+                if let Some(turn) = *turns.borrow_and_update() {
+                    return (*id, turn);
+                }
+            }
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// That the binding has changed; false: it is declared no more.
+async fn changed(state: &mut Option<Receiver<Arc<Binding>>>) -> bool {
+    match state {
+        Some(state) => state.changed().await.is_ok(),
+        None => std::future::pending().await,
     }
 }
 

@@ -6,10 +6,13 @@ use jiff::Timestamp;
 use neon_api::BranchId;
 use uuid::Uuid;
 
+use super::endings::Turn;
 use super::ledgers::{Operation, OwnBranch};
 use crate::audit::Event;
+use crate::credentials::KeyId;
 use crate::leases::{End, Lease};
-use crate::names::{BindingName, BranchName, LeaseId};
+use crate::names::{BindingName, BranchName, LeaseId, ServiceName};
+use crate::roles::Access;
 
 /// How many audit events a broker without a database keeps.
 const EVENTS_IN_MEMORY_MAX: usize = 10_000;
@@ -17,7 +20,7 @@ const EVENTS_IN_MEMORY_MAX: usize = 10_000;
 /// What is stored, as far as it is looked at all the time.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Data {
-    /// Leases that have not ended.
+    /// Leases that have not ended, revoked ones included whose role is not closed.
     pub leases: BTreeMap<LeaseId, Lease>,
     /// The newest generation of each binding that ever had one.
     pub generations: BTreeMap<BindingName, Generation>,
@@ -54,7 +57,7 @@ pub struct Generation {
 }
 
 /// A login role on a branch.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RoleKey {
     /// The branch.
     pub branch: BranchId,
@@ -62,39 +65,74 @@ pub struct RoleKey {
     pub role: String,
 }
 
-/// What is known of a login role.
+/// What is known of a login role: of one holder, service and access on a branch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Role {
-    /// The binding whose leases have it.
-    pub binding: BindingName,
+    /// Whose tables it is for.
+    pub service: ServiceName,
+    /// The database that those are in.
+    pub database: String,
+    /// What it may do with them.
+    pub access: Access,
+    /// Whose leases have it.
+    pub holder: String,
+    /// Of roles of the same holder, service, access and branch the newest has the
+    /// highest. It is in the role's name, and never given twice.
+    pub generation: i64,
+    /// The key that its password is derived from.
+    pub key: KeyId,
+    /// When its password ends by itself. None: it may not be made yet.
+    pub valid_until: Option<Timestamp>,
+    /// Until then it is being made for a lease that is not given yet.
+    pub reserved_until: Timestamp,
     /// Whether one logs in as it.
     pub status: RoleStatus,
-    /// How often closing it was begun.
-    pub closings: i64,
+    /// How often closing it has failed.
+    pub failures: i32,
+    /// How, the last time.
+    pub failure: String,
+    /// When that was written down.
+    pub update_time: Timestamp,
 }
 
-/// Whether one logs in as a role.
+/// Whether one logs in as a role. It goes down this list and never up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RoleStatus {
-    /// One does: leases have it, or had it.
+    /// One does, and its holder's next lease has it too.
     Open,
-    /// It is being closed: no lease has it.
+    /// One does, and its holder's next lease has another.
+    Retired,
+    /// It is being closed: no lease has it any more.
     Closing,
-    /// One does not, or it was left to end by itself.
+    /// It is to be closed now, whoever has it.
+    Revoked,
+    /// One does not: it is dropped, or can do nothing.
     Closed,
 }
 
 impl RoleStatus {
-    pub(super) const ALL: [RoleStatus; 3] =
-        [RoleStatus::Open, RoleStatus::Closing, RoleStatus::Closed];
+    pub(super) const ALL: [RoleStatus; 5] = [
+        RoleStatus::Open,
+        RoleStatus::Retired,
+        RoleStatus::Closing,
+        RoleStatus::Revoked,
+        RoleStatus::Closed,
+    ];
 
     /// As it is stored.
     pub(super) fn as_str(self) -> &'static str {
         match self {
             RoleStatus::Open => "open",
+            RoleStatus::Retired => "retired",
             RoleStatus::Closing => "closing",
+            RoleStatus::Revoked => "revoked",
             RoleStatus::Closed => "closed",
         }
+    }
+
+    /// Whether a lease may go on with such a role.
+    pub fn is_usable(self) -> bool {
+        matches!(self, RoleStatus::Open | RoleStatus::Retired)
     }
 }
 
@@ -127,6 +165,7 @@ pub struct Answered {
 pub struct Draft<'a> {
     data: &'a Data,
     changes: &'a mut Changes,
+    version: i64,
 }
 
 /// What changes together.
@@ -142,8 +181,29 @@ pub(super) struct Changes {
 }
 
 impl<'a> Draft<'a> {
-    pub(super) fn new(data: &'a Data, changes: &'a mut Changes) -> Draft<'a> {
-        Draft { data, changes }
+    pub(super) fn new(data: &'a Data, changes: &'a mut Changes, version: i64) -> Draft<'a> {
+        Draft {
+            data,
+            changes,
+            version,
+        }
+    }
+
+    /// The version that the change gets: no other ever has it.
+    pub fn version(&self) -> i64 {
+        self.version
+    }
+
+    /// Leases that have not ended, though their time may be up.
+    pub fn leases(&self) -> impl Iterator<Item = &Lease> {
+        let changed = self.changes.leases.values();
+        let changed = changed.filter(|(_, end)| end.is_none());
+        let as_it_was = |id: &LeaseId| !self.changes.leases.contains_key(id);
+        let others = self.data.leases.iter();
+        let others = others.filter(move |(id, _)| as_it_was(id));
+        others
+            .map(|(_, lease)| lease)
+            .chain(changed.map(|(lease, _)| lease))
     }
 
     /// A lease that has not ended, though its time may be up.
@@ -189,14 +249,28 @@ impl<'a> Draft<'a> {
         self.changes.generations.insert(binding, generation);
     }
 
-    /// Whether a lease that has not ended by then has that role.
+    /// Whether a lease that lives then has that role.
     pub fn is_used(&self, key: &RoleKey, now: Timestamp) -> bool {
-        let has = |lease: &Lease| lease.has_role(key) && lease.expire_time > now;
-        let changed = self.changes.leases.values();
-        let mut changed = changed.filter(|(_, end)| end.is_none());
-        let as_it_was = |id: &LeaseId| !self.changes.leases.contains_key(id);
-        let mut others = self.data.leases.iter().filter(|(id, _)| as_it_was(id));
-        changed.any(|(lease, _)| has(lease)) || others.any(|(_, lease)| has(lease))
+        self.leases()
+            .any(|lease| lease.has_role(key) && lease.lives(now))
+    }
+
+    /// The login roles of a branch that leases have, or had.
+    pub fn roles_on(&self, branch: &BranchId) -> impl Iterator<Item = (&RoleKey, &Role)> {
+        let as_it_was = |key: &RoleKey| !self.changes.roles.contains_key(key);
+        let others = roles_on(&self.data.roles, branch);
+        others
+            .filter(move |(key, _)| as_it_was(key))
+            .chain(roles_on(&self.changes.roles, branch))
+    }
+
+    /// The broker's own branches, or what was.
+    pub fn branches(&self) -> impl Iterator<Item = (&BranchName, &OwnBranch)> {
+        let as_it_was = |name: &BranchName| !self.changes.branches.contains_key(name);
+        let others = self.data.branches.iter();
+        others
+            .filter(move |(name, _)| as_it_was(name))
+            .chain(&self.changes.branches)
     }
 
     /// A login role, if a lease ever had it.
@@ -276,30 +350,54 @@ impl Changes {
             && events.is_empty()
     }
 
-    /// Makes the changes. Says which leases have ended by them.
-    pub(super) fn apply(self, data: &mut Data) -> Vec<LeaseId> {
-        let mut ended = Vec::new();
+    /// Makes the changes. Says what became of leases by them, for who follows one.
+    pub(super) fn apply(self, data: &mut Data) -> Vec<(LeaseId, Turn)> {
+        let mut turns = Vec::new();
         for (id, (lease, end)) in self.leases {
-            match end {
-                None => {
-                    data.leases.insert(id, lease);
-                }
-                Some(_) => {
-                    data.leases.remove(&id);
-                    ended.push(id);
-                }
+            if end.is_some() || lease.revoked.is_some() {
+                turns.push((id, Turn::Ended));
+            } else if data
+                .leases
+                .get(&id)
+                .is_some_and(|was| was.grant != lease.grant)
+            {
+                turns.push((id, Turn::Moved));
             }
+            match end {
+                None => data.leases.insert(id, lease),
+                Some(_) => data.leases.remove(&id),
+            };
         }
         data.generations.extend(self.generations);
         data.roles.extend(self.roles);
         data.operations.extend(self.operations);
         data.branches.extend(self.branches);
         data.requests.extend(self.requests);
-        ended
+        turns
     }
 }
 
+/// The roles of one branch among others: they are in order.
+fn roles_on<'a>(
+    roles: &'a BTreeMap<RoleKey, Role>,
+    branch: &BranchId,
+) -> impl Iterator<Item = (&'a RoleKey, &'a Role)> {
+    let first = RoleKey {
+        branch: branch.clone(),
+        role: String::new(),
+    };
+    let branch = branch.clone();
+    roles
+        .range(first..)
+        .take_while(move |(key, _)| key.branch == branch)
+}
+
 impl Data {
+    /// The login roles of a branch that leases have, or had.
+    pub fn roles_on(&self, branch: &BranchId) -> impl Iterator<Item = (&RoleKey, &Role)> {
+        roles_on(&self.roles, branch)
+    }
+
     /// Keeps events where there is no database for them.
     pub(super) fn events_keep(&mut self, events: &mut Vec<Event>) {
         for mut event in events.drain(..) {

@@ -1,46 +1,69 @@
-//! Who watches a lease hears of its end.
+//! What becomes of leases, for those who follow one.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
 
 use super::Data;
 use crate::names::LeaseId;
 
-/// The ends of leases.
+/// What became of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// It leads elsewhere, or to another role.
+    Moved,
+    /// It ended, or was revoked.
+    Ended,
+}
+
+/// Those who follow leases.
 #[derive(Debug, Default)]
 pub struct Endings {
-    /// Cancelled when the lease ends: for those who follow one.
-    watched: Mutex<HashMap<LeaseId, CancellationToken>>,
+    followed: Mutex<HashMap<LeaseId, watch::Sender<Option<Turn>>>>,
 }
 
 impl Endings {
-    /// Resolves when the lease ends. To be asked for before the lease is looked
-    /// at, so that no end is missed.
-    pub fn of(&self, id: LeaseId) -> CancellationToken {
-        self.watched().entry(id).or_default().clone()
+    /// Changes when something becomes of the lease. To be asked for before the
+    /// lease is looked at, so that nothing is missed.
+    pub fn of(&self, id: LeaseId) -> watch::Receiver<Option<Turn>> {
+        let mut followed = self.followed();
+        let sender = followed
+            .entry(id)
+            .or_insert_with(|| watch::Sender::new(None));
+        sender.subscribe()
     }
 
-    /// Tells who watches a lease that it has ended.
-    pub fn end(&self, id: LeaseId) {
-        if let Some(ending) = self.watched().remove(&id) {
-            ending.cancel();
+    /// Tells who follows a lease what became of it.
+    pub fn tell(&self, id: LeaseId, turn: Turn) {
+        let mut followed = self.followed();
+        match turn {
+            Turn::Moved => {
+                if let Some(sender) = followed.get(&id) {
+                    sender.send_replace(Some(turn));
+                }
+            }
+            Turn::Ended => {
+                if let Some(sender) = followed.remove(&id) {
+                    sender.send_replace(Some(turn));
+                }
+            }
         }
     }
 
-    /// Tells who asked for a lease that is not there, or is there no more.
+    /// Tells who follows a lease that is not there, or is there no more, and
+    /// forgets those that nobody follows.
     pub fn forget_unknown(&self, data: &Data) {
-        self.watched().retain(|id, ending| {
+        self.followed().retain(|id, sender| {
             let lives = data.leases.contains_key(id);
             if !lives {
-                ending.cancel();
+                sender.send_replace(Some(Turn::Ended));
             }
-            lives
+            lives && sender.receiver_count() > 0
         });
     }
 
-    fn watched(&self) -> MutexGuard<'_, HashMap<LeaseId, CancellationToken>> {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    fn followed(&self) -> MutexGuard<'_, HashMap<LeaseId, watch::Sender<Option<Turn>>>> {
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use neon_api::BranchId;
 
+use crate::names::LeaseId;
+
 /// Work that a caller waits for, in data alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operation {
@@ -33,6 +35,20 @@ pub struct OwnBranch {
     pub intent: Intent,
     /// When that was written down.
     pub update_time: Timestamp,
+    /// The lease that it goes with.
+    pub lease: Option<ForLease>,
+}
+
+/// What there is to know of a branch that goes with a lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForLease {
+    /// The lease.
+    pub id: LeaseId,
+    /// Whose it is.
+    pub holder: String,
+    /// Until then somebody makes it, and the lease is not there yet. Who makes it
+    /// moves this on while they do.
+    pub making_until: Timestamp,
 }
 
 /// What is being done with a branch, written down before it is done.

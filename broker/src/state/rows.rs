@@ -7,10 +7,10 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::data::{Answered, Generation, RequestKey, Role, RoleKey, RoleStatus};
-use super::ledgers::{Intent, Operation, OwnBranch};
+use super::ledgers::{ForLease, Intent, Operation, OwnBranch};
 use super::schema::{audit_events, branches, generations, leases, operations, request_ids, roles};
 use crate::audit::Event;
-use crate::leases::{End, EndReason, Grant, Lease, METHODS, Request};
+use crate::leases::{End, EndReason, Grant, Lease, METHODS, Request, Revoked, Target};
 use crate::names::{BindingName, BranchName, LeaseId};
 use crate::roles::Access;
 
@@ -31,7 +31,9 @@ pub struct BadRow {
 pub(super) struct LeaseRow {
     id: Uuid,
     version: i64,
-    binding: String,
+    binding: Option<String>,
+    service: String,
+    parent: Option<String>,
     access: String,
     pooled: bool,
     holder: String,
@@ -44,6 +46,9 @@ pub(super) struct LeaseRow {
     expire_time: PgTimestamp,
     renewals: i64,
     note_time: PgTimestamp,
+    branch_expire_time: Option<PgTimestamp>,
+    revoke_time: Option<PgTimestamp>,
+    revoke_reason: Option<String>,
     end_reason: Option<String>,
 }
 
@@ -67,9 +72,18 @@ pub(super) struct RoleRow {
     branch: String,
     role: String,
     version: i64,
-    binding: String,
+    service: String,
+    database: String,
+    access: String,
+    holder: String,
+    generation: i64,
+    key: String,
     status: String,
-    closings: i64,
+    valid_until: Option<PgTimestamp>,
+    reserved_until: PgTimestamp,
+    failures: i32,
+    failure: String,
+    update_time: PgTimestamp,
 }
 
 #[derive(Debug, Queryable, Selectable, Insertable)]
@@ -95,6 +109,9 @@ pub(super) struct BranchRow {
     branch: Option<String>,
     intent: String,
     update_time: PgTimestamp,
+    lease: Option<Uuid>,
+    holder: Option<String>,
+    making_until: Option<PgTimestamp>,
 }
 
 #[derive(Debug, Queryable, Selectable, Insertable)]
@@ -120,6 +137,7 @@ pub(super) struct NewEventRow {
     lease: Option<String>,
     holder: String,
     message: String,
+    service: Option<String>,
 }
 
 #[derive(Debug, Queryable, Selectable)]
@@ -133,15 +151,24 @@ pub(super) struct EventRow {
     lease: Option<String>,
     holder: String,
     message: String,
+    service: Option<String>,
 }
 
 impl LeaseRow {
     pub(super) fn new(lease: &Lease, end: Option<&End>, version: i64) -> LeaseRow {
         let Lease { request, grant, .. } = lease;
+        let (binding, parent) = match &request.target {
+            Target::Binding(binding) => (Some(binding.to_string()), None),
+            Target::Branch(_) => (None, None),
+            Target::Ephemeral { parent } => (None, Some(parent.to_string())),
+        };
+        let revoked = lease.revoked.as_ref();
         LeaseRow {
             id: lease.id.uuid(),
             version,
-            binding: request.binding.to_string(),
+            binding,
+            service: request.service.to_string(),
+            parent,
             access: request.access.as_str().to_owned(),
             pooled: request.pooled,
             holder: request.holder.clone(),
@@ -154,23 +181,42 @@ impl LeaseRow {
             expire_time: time_out(end.map_or(lease.expire_time, |end| end.time)),
             renewals: lease.renewals,
             note_time: time_out(lease.note_time),
+            branch_expire_time: lease.branch_expire_time.map(time_out),
+            revoke_time: revoked.map(|revoked| time_out(revoked.time)),
+            revoke_reason: revoked.map(|revoked| revoked.reason.clone()),
             end_reason: end.map(|end| end.reason.as_str().to_owned()),
         }
     }
 
     pub(super) fn read(self) -> Result<(Lease, Option<End>), BadRow> {
-        let bad = |column, value: &str| bad("leases", column, value);
-        let time = |column, time: PgTimestamp| {
-            time_in(time).ok_or_else(|| bad(column, &format!("{time:?}")))
+        const TABLE: &str = "leases";
+        let bad = |column, value: &str| bad(TABLE, column, value);
+        let branch = parsed(TABLE, "branch", &self.branch)?;
+        let target = match (&self.binding, &self.parent) {
+            (Some(binding), _) => Target::Binding(parsed(TABLE, "binding", binding)?),
+            (None, Some(parent)) => Target::Ephemeral {
+                parent: parsed(TABLE, "parent", parent)?,
+            },
+            (None, None) => Target::Branch(branch),
+        };
+        let revoked = match self.revoke_time {
+            None => None,
+            Some(at) => Some(Revoked {
+                time: time(TABLE, "revoke_time", at)?,
+                reason: self.revoke_reason.unwrap_or_default(),
+            }),
         };
         let lease = Lease {
             id: LeaseId::of_stored(self.id),
-            create_time: time("create_time", self.create_time)?,
-            expire_time: time("expire_time", self.expire_time)?,
+            create_time: time(TABLE, "create_time", self.create_time)?,
+            expire_time: time(TABLE, "expire_time", self.expire_time)?,
             renewals: self.renewals,
-            note_time: time("note_time", self.note_time)?,
+            note_time: time(TABLE, "note_time", self.note_time)?,
+            branch_expire_time: maybe_time(TABLE, "branch_expire_time", self.branch_expire_time)?,
+            revoked,
             request: Request {
-                binding: parsed("leases", "binding", &self.binding)?,
+                target,
+                service: parsed(TABLE, "service", &self.service)?,
                 access: Access::of_stored(&self.access)
                     .ok_or_else(|| bad("access", &self.access))?,
                 pooled: self.pooled,
@@ -178,7 +224,7 @@ impl LeaseRow {
                 owner: self.owner,
             },
             grant: Grant {
-                branch: parsed("leases", "branch", &self.branch)?,
+                branch: parsed(TABLE, "branch", &self.branch)?,
                 generation: self.generation,
                 role: self.role,
                 key: self.key.into(),
@@ -236,22 +282,42 @@ impl RoleRow {
             branch: key.branch.to_string(),
             role: key.role.clone(),
             version,
-            binding: role.binding.to_string(),
+            service: role.service.to_string(),
+            database: role.database.clone(),
+            access: role.access.as_str().to_owned(),
+            holder: role.holder.clone(),
+            generation: role.generation,
+            key: role.key.to_string(),
             status: role.status.as_str().to_owned(),
-            closings: role.closings,
+            valid_until: role.valid_until.map(time_out),
+            reserved_until: time_out(role.reserved_until),
+            failures: role.failures,
+            failure: role.failure.clone(),
+            update_time: time_out(role.update_time),
         }
     }
 
     pub(super) fn read(self) -> Result<(RoleKey, Role), BadRow> {
+        const TABLE: &str = "roles";
         let mut all = RoleStatus::ALL.into_iter();
         let status = all.find(|status| status.as_str() == self.status);
         let role = Role {
-            binding: parsed("roles", "binding", &self.binding)?,
-            status: status.ok_or_else(|| bad("roles", "status", &self.status))?,
-            closings: self.closings,
+            service: parsed(TABLE, "service", &self.service)?,
+            database: self.database,
+            access: Access::of_stored(&self.access)
+                .ok_or_else(|| bad(TABLE, "access", &self.access))?,
+            holder: self.holder,
+            generation: self.generation,
+            key: self.key.into(),
+            status: status.ok_or_else(|| bad(TABLE, "status", &self.status))?,
+            valid_until: maybe_time(TABLE, "valid_until", self.valid_until)?,
+            reserved_until: time(TABLE, "reserved_until", self.reserved_until)?,
+            failures: self.failures,
+            failure: self.failure,
+            update_time: time(TABLE, "update_time", self.update_time)?,
         };
         let key = RoleKey {
-            branch: parsed("roles", "branch", &self.branch)?,
+            branch: parsed(TABLE, "branch", &self.branch)?,
             role: self.role,
         };
         Ok((key, role))
@@ -295,24 +361,35 @@ impl OperationRow {
 
 impl BranchRow {
     pub(super) fn new(name: &BranchName, branch: &OwnBranch, version: i64) -> BranchRow {
+        let lease = branch.lease.as_ref();
         BranchRow {
             name: name.to_string(),
             version,
             branch: branch.branch.as_ref().map(ToString::to_string),
             intent: branch.intent.as_str().to_owned(),
             update_time: time_out(branch.update_time),
+            lease: lease.map(|lease| lease.id.uuid()),
+            holder: lease.map(|lease| lease.holder.clone()),
+            making_until: lease.map(|lease| time_out(lease.making_until)),
         }
     }
 
     pub(super) fn read(self) -> Result<(BranchName, OwnBranch), BadRow> {
         const TABLE: &str = "branches";
-        let time = time_in(self.update_time);
+        let lease = match (self.lease, self.making_until) {
+            (Some(id), Some(until)) => Some(ForLease {
+                id: LeaseId::of_stored(id),
+                holder: self.holder.unwrap_or_default(),
+                making_until: time(TABLE, "making_until", until)?,
+            }),
+            _ => None,
+        };
         let branch = OwnBranch {
             branch: optional(TABLE, "branch", self.branch.as_deref())?,
             intent: Intent::of_stored(&self.intent)
                 .ok_or_else(|| bad(TABLE, "intent", &self.intent))?,
-            update_time: time
-                .ok_or_else(|| bad(TABLE, "update_time", &format!("{:?}", self.update_time)))?,
+            update_time: time(TABLE, "update_time", self.update_time)?,
+            lease,
         };
         Ok((parsed(TABLE, "name", &self.name)?, branch))
     }
@@ -360,6 +437,7 @@ impl NewEventRow {
             lease: event.lease.as_ref().map(ToString::to_string),
             holder: event.holder.clone(),
             message: event.message.clone(),
+            service: event.service.as_ref().map(ToString::to_string),
         }
     }
 }
@@ -378,6 +456,7 @@ impl EventRow {
             lease: optional(TABLE, "lease", self.lease.as_deref())?,
             holder: self.holder,
             message: self.message,
+            service: optional(TABLE, "service", self.service.as_deref())?,
         })
     }
 }
@@ -390,6 +469,18 @@ pub(super) fn time_out(time: Timestamp) -> PgTimestamp {
 pub(super) fn time_in(time: PgTimestamp) -> Option<Timestamp> {
     let microseconds = time.0.checked_add(EPOCH_MICROSECONDS)?;
     Timestamp::from_microsecond(microseconds).ok()
+}
+
+fn time(table: &'static str, column: &'static str, time: PgTimestamp) -> Result<Timestamp, BadRow> {
+    time_in(time).ok_or_else(|| bad(table, column, &format!("{time:?}")))
+}
+
+fn maybe_time(
+    table: &'static str,
+    column: &'static str,
+    at: Option<PgTimestamp>,
+) -> Result<Option<Timestamp>, BadRow> {
+    at.map(|at| time(table, column, at)).transpose()
 }
 
 fn parsed<T: std::str::FromStr>(

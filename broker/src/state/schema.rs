@@ -12,7 +12,9 @@ diesel::table! {
     broker.leases (id) {
         id -> Uuid,
         version -> BigInt,
-        binding -> Text,
+        binding -> Nullable<Text>,
+        service -> Text,
+        parent -> Nullable<Text>,
         access -> Text,
         pooled -> Bool,
         holder -> Text,
@@ -25,6 +27,9 @@ diesel::table! {
         expire_time -> Timestamptz,
         renewals -> BigInt,
         note_time -> Timestamptz,
+        branch_expire_time -> Nullable<Timestamptz>,
+        revoke_time -> Nullable<Timestamptz>,
+        revoke_reason -> Nullable<Text>,
         end_reason -> Nullable<Text>,
     }
 }
@@ -48,9 +53,18 @@ diesel::table! {
         branch -> Text,
         role -> Text,
         version -> BigInt,
-        binding -> Text,
+        service -> Text,
+        database -> Text,
+        access -> Text,
+        holder -> Text,
+        generation -> BigInt,
+        key -> Text,
         status -> Text,
-        closings -> BigInt,
+        valid_until -> Nullable<Timestamptz>,
+        reserved_until -> Timestamptz,
+        failures -> Integer,
+        failure -> Text,
+        update_time -> Timestamptz,
     }
 }
 
@@ -76,6 +90,9 @@ diesel::table! {
         branch -> Nullable<Text>,
         intent -> Text,
         update_time -> Timestamptz,
+        lease -> Nullable<Uuid>,
+        holder -> Nullable<Text>,
+        making_until -> Nullable<Timestamptz>,
     }
 }
 
@@ -101,5 +118,6 @@ diesel::table! {
         lease -> Nullable<Text>,
         holder -> Text,
         message -> Text,
+        service -> Nullable<Text>,
     }
 }

@@ -284,7 +284,7 @@ impl Writer {
             self.shared.leads(None);
             answer(fenced, Err(Error::Fenced));
         }
-        let changes = self.shared.draft(|draft| {
+        let changes = self.shared.draft(version, |draft| {
             for job in jobs.iter_mut() {
                 job.make(draft);
             }

@@ -24,6 +24,9 @@ pub struct AuditEvent {
     /// What there is to say, for people.
     #[prost(string, tag = "8")]
     pub message: ::prost::alloc::string::String,
+    /// services/{service}. Empty for what is about none.
+    #[prost(string, tag = "9")]
+    pub service: ::prost::alloc::string::String,
 }
 /// What is left empty does not filter.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -34,7 +37,7 @@ pub struct ListAuditEventsRequest {
     /// The next_page_token of the answer before. Empty: the newest events.
     #[prost(string, tag = "2")]
     pub page_token: ::prost::alloc::string::String,
-    /// Events of bindings of this service: users.
+    /// Events of this service: users.
     #[prost(string, tag = "3")]
     pub service: ::prost::alloc::string::String,
     /// Events on this branch: branches/{Neon's branch id}.
@@ -67,7 +70,7 @@ pub enum AuditAction {
     /// A lease goes on. Told once an hour for each lease; the event of its end says
     /// how often it was renewed.
     Renewed = 2,
-    /// A lease leads elsewhere, because its binding does.
+    /// A lease leads elsewhere, because its binding does, or to another role.
     Moved = 3,
     /// Its holder gave a lease back.
     Released = 4,
@@ -77,6 +80,14 @@ pub enum AuditAction {
     Announced = 6,
     /// A step of an apply was taken.
     Applied = 7,
+    /// A lease was taken from its holder.
+    Revoked = 8,
+    /// The role of a revoked lease still cannot be closed: the message says why.
+    Stuck = 9,
+    /// The role of a revoked lease is closed, its sessions have ended.
+    Closed = 10,
+    /// A binding's holders get other roles.
+    Rotated = 11,
 }
 impl AuditAction {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -93,6 +104,10 @@ impl AuditAction {
             Self::Expired => "AUDIT_ACTION_EXPIRED",
             Self::Announced => "AUDIT_ACTION_ANNOUNCED",
             Self::Applied => "AUDIT_ACTION_APPLIED",
+            Self::Revoked => "AUDIT_ACTION_REVOKED",
+            Self::Stuck => "AUDIT_ACTION_STUCK",
+            Self::Closed => "AUDIT_ACTION_CLOSED",
+            Self::Rotated => "AUDIT_ACTION_ROTATED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -106,6 +121,10 @@ impl AuditAction {
             "AUDIT_ACTION_EXPIRED" => Some(Self::Expired),
             "AUDIT_ACTION_ANNOUNCED" => Some(Self::Announced),
             "AUDIT_ACTION_APPLIED" => Some(Self::Applied),
+            "AUDIT_ACTION_REVOKED" => Some(Self::Revoked),
+            "AUDIT_ACTION_STUCK" => Some(Self::Stuck),
+            "AUDIT_ACTION_CLOSED" => Some(Self::Closed),
+            "AUDIT_ACTION_ROTATED" => Some(Self::Rotated),
             _ => None,
         }
     }
@@ -491,6 +510,20 @@ pub struct GetBindingResponse {
     #[prost(message, optional, tag = "1")]
     pub binding: ::core::option::Option<Binding>,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RotateCredentialsRequest {
+    /// services/{service}/versions/{version}.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// A UUID that makes a retry safe: credentials are rotated once.
+    #[prost(string, tag = "2")]
+    pub request_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RotateCredentialsResponse {
+    #[prost(message, optional, tag = "1")]
+    pub binding: ::core::option::Option<Binding>,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum BindingState {
@@ -682,6 +715,43 @@ pub mod binding_service_client {
                 .insert(GrpcMethod::new("broker.v1.BindingService", "GetBinding"));
             self.inner.unary(req, path, codec).await
         }
+        /// Gives the holders of a binding other roles, with other passwords: its
+        /// generation goes up, and who watches by lease is told the new connection. A role
+        /// never gets another password in place: the old one works until its last lease
+        /// has moved or ended, at most the longest ttl, and is dropped then. For callers
+        /// with `admin`.
+        ///
+        /// Errors: INVALID_ARGUMENT for a malformed name, NOT_FOUND as with GetBinding,
+        /// UNAVAILABLE while the binding is not ready.
+        ///
+        ///   grpcurl -plaintext -d '{"name": "services/users/versions/v1"}' \
+        ///     127.0.0.1:7431 broker.v1.BindingService/RotateCredentials
+        pub async fn rotate_credentials(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RotateCredentialsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RotateCredentialsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/broker.v1.BindingService/RotateCredentials",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("broker.v1.BindingService", "RotateCredentials"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -724,6 +794,24 @@ pub mod binding_service_server {
             request: tonic::Request<super::GetBindingRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetBindingResponse>,
+            tonic::Status,
+        >;
+        /// Gives the holders of a binding other roles, with other passwords: its
+        /// generation goes up, and who watches by lease is told the new connection. A role
+        /// never gets another password in place: the old one works until its last lease
+        /// has moved or ended, at most the longest ttl, and is dropped then. For callers
+        /// with `admin`.
+        ///
+        /// Errors: INVALID_ARGUMENT for a malformed name, NOT_FOUND as with GetBinding,
+        /// UNAVAILABLE while the binding is not ready.
+        ///
+        ///   grpcurl -plaintext -d '{"name": "services/users/versions/v1"}' \
+        ///     127.0.0.1:7431 broker.v1.BindingService/RotateCredentials
+        async fn rotate_credentials(
+            &self,
+            request: tonic::Request<super::RotateCredentialsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RotateCredentialsResponse>,
             tonic::Status,
         >;
     }
@@ -879,6 +967,52 @@ pub mod binding_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetBindingSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/broker.v1.BindingService/RotateCredentials" => {
+                    #[allow(non_camel_case_types)]
+                    struct RotateCredentialsSvc<T: BindingService>(pub Arc<T>);
+                    impl<
+                        T: BindingService,
+                    > tonic::server::UnaryService<super::RotateCredentialsRequest>
+                    for RotateCredentialsSvc<T> {
+                        type Response = super::RotateCredentialsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RotateCredentialsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as BindingService>::rotate_credentials(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RotateCredentialsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -2976,10 +3110,8 @@ pub struct Connection {
     /// The role in the URI.
     #[prost(string, tag = "4")]
     pub role: ::prost::alloc::string::String,
-    /// How many connections the role may have open, those of all its holders
-    /// together: Postgres refuses more (53300). What the writing and the reading
-    /// roles of all bindings on a branch may open together fits its
-    /// max_connections.
+    /// How many connections the role may have open, those of all the holder's leases
+    /// together: Postgres refuses more (53300).
     #[prost(int32, tag = "5")]
     pub connection_limit: i32,
     /// True when the URI leads through a pooler in transaction mode.
@@ -2996,6 +3128,9 @@ pub enum Access {
     ReadOnly = 1,
     /// SELECT, INSERT, UPDATE and DELETE on the service's tables. No DDL.
     ReadWrite = 2,
+    /// Owns the service's schema, so that any migration tool can run. On ephemeral
+    /// branches alone, which go with their lease.
+    Ddl = 3,
 }
 impl Access {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -3007,6 +3142,7 @@ impl Access {
             Self::Unspecified => "ACCESS_UNSPECIFIED",
             Self::ReadOnly => "ACCESS_READ_ONLY",
             Self::ReadWrite => "ACCESS_READ_WRITE",
+            Self::Ddl => "ACCESS_DDL",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -3015,26 +3151,26 @@ impl Access {
             "ACCESS_UNSPECIFIED" => Some(Self::Unspecified),
             "ACCESS_READ_ONLY" => Some(Self::ReadOnly),
             "ACCESS_READ_WRITE" => Some(Self::ReadWrite),
+            "ACCESS_DDL" => Some(Self::Ddl),
             _ => None,
         }
     }
 }
 /// A right to connect, until expire_time.
 ///
-/// Leases of one binding and one access share a role. When the last of them on a
-/// branch has ended, by its time or by a release, the broker keeps the role from
-/// logging in and ends its sessions: within seconds while the branch can be
-/// reached, else after some tries or not at all. Whatever becomes of the broker,
-/// the password ends by itself: at most twice the longest ttl after it was last
-/// given or renewed, by the broker's clock when it says so and by the branch's
-/// when it ends. A password that has ended opens no session; those that are open
-/// go on until the role is closed.
+/// A holder's leases of one service and access on a branch share a role, which is
+/// nobody else's. When the last of them has ended, the role is dropped and its sessions
+/// end: within seconds while the branch is awake, else when it wakes next, for an end
+/// wakes no suspended branch. Whatever becomes of the broker, the password ends by
+/// itself: at most the longest ttl after it was last set or moved on, by the broker's
+/// clock when it says so and by the branch's when it ends. A password that has ended
+/// opens no session; those that are open go on until the role is closed.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Lease {
     /// Resource name: leases/{id}.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// The binding it was given for.
+    /// The binding it was given for. Empty for one on a branch.
     #[prost(string, tag = "2")]
     pub binding: ::prost::alloc::string::String,
     /// Resource name of the branch that its connection leads to.
@@ -3042,7 +3178,7 @@ pub struct Lease {
     pub branch: ::prost::alloc::string::String,
     #[prost(enumeration = "Access", tag = "4")]
     pub access: i32,
-    /// The binding's generation that its connection belongs to.
+    /// The binding's generation that its connection belongs to. 0 for one on a branch.
     #[prost(int64, tag = "5")]
     pub generation: i64,
     /// When it ends unless it is renewed before.
@@ -3055,21 +3191,44 @@ pub struct Lease {
     /// True when its connection leads through the pooler.
     #[prost(bool, tag = "8")]
     pub pooled: bool,
+    /// Whose tables its connection is for: services/{service}.
+    #[prost(string, tag = "9")]
+    pub service: ::prost::alloc::string::String,
+    /// Of a lease that owns its branch: the branch that it was forked from.
+    #[prost(string, tag = "10")]
+    pub parent: ::prost::alloc::string::String,
+    #[prost(enumeration = "LeaseState", tag = "11")]
+    pub state: i32,
+    /// Why a revoked lease is still here, for people.
+    #[prost(string, tag = "12")]
+    pub state_message: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "13")]
+    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// The role of its connection.
+    #[prost(string, tag = "14")]
+    pub role: ::prost::alloc::string::String,
+    /// Of a lease that owns its branch: when Neon deletes that, whatever becomes of the
+    /// broker. Moved on by renewals.
+    #[prost(message, optional, tag = "15")]
+    pub branch_expire_time: ::core::option::Option<::prost_types::Timestamp>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AcquireLeaseRequest {
-    /// ACCESS_UNSPECIFIED stands for ACCESS_READ_WRITE.
+    /// ACCESS_UNSPECIFIED stands for ACCESS_READ_WRITE. ACCESS_DDL is for ephemeral
+    /// branches.
     #[prost(enumeration = "Access", tag = "2")]
     pub access: i32,
     /// How long, before it has to be renewed. Absent: the broker's default. More
-    /// than the broker's maximum is cut to it: expire_time says what was granted.
+    /// than the broker's maximum is cut to it: expire_time says what was granted, which
+    /// may be as little as half, when the holder has had its role for a while.
     #[prost(message, optional, tag = "3")]
     pub ttl: ::core::option::Option<::prost_types::Duration>,
     /// True: through the pooler. False: directly.
     #[prost(bool, tag = "4")]
     pub pooled: bool,
     /// A name for people who look at the list of leases: user-service@host. Not
-    /// heeded when the broker knows who calls.
+    /// heeded when the broker knows who calls. Without it all who name themselves alike
+    /// share roles.
     #[prost(string, tag = "5")]
     pub holder: ::prost::alloc::string::String,
     /// A UUID that makes a retry safe: the same request under the same id of the
@@ -3078,8 +3237,12 @@ pub struct AcquireLeaseRequest {
     /// it leads now. For 24 hours another request under it is INVALID_ARGUMENT.
     #[prost(string, tag = "6")]
     pub request_id: ::prost::alloc::string::String,
+    /// Whose tables, for a branch: services/{service}. A binding says it itself; with
+    /// one service in broker.toml it may be left out.
+    #[prost(string, tag = "9")]
+    pub service: ::prost::alloc::string::String,
     /// What the lease is for.
-    #[prost(oneof = "acquire_lease_request::Target", tags = "1")]
+    #[prost(oneof = "acquire_lease_request::Target", tags = "1, 7, 8")]
     pub target: ::core::option::Option<acquire_lease_request::Target>,
 }
 /// Nested message and enum types in `AcquireLeaseRequest`.
@@ -3090,6 +3253,36 @@ pub mod acquire_lease_request {
         /// services/{service}/versions/{version}.
         #[prost(string, tag = "1")]
         Binding(::prost::alloc::string::String),
+        /// branches/{Neon's branch id}.
+        #[prost(string, tag = "7")]
+        Branch(::prost::alloc::string::String),
+        /// A new branch, which goes with the lease.
+        #[prost(message, tag = "8")]
+        Ephemeral(super::EphemeralBranch),
+    }
+}
+/// A branch that is forked for a lease and deleted with it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EphemeralBranch {
+    /// What it is forked from: branches/{Neon's branch id}, or the branch that a binding
+    /// leads to, services/{service}/versions/{version}. It must not expire itself.
+    #[prost(string, tag = "1")]
+    pub parent: ::prost::alloc::string::String,
+    /// Where on the parent. Neither: its present.
+    #[prost(oneof = "ephemeral_branch::Point", tags = "2, 3")]
+    pub point: ::core::option::Option<ephemeral_branch::Point>,
+}
+/// Nested message and enum types in `EphemeralBranch`.
+pub mod ephemeral_branch {
+    /// Where on the parent. Neither: its present.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Point {
+        /// A place in its log: 0/1A2B3C8.
+        #[prost(string, tag = "2")]
+        Lsn(::prost::alloc::string::String),
+        /// A time.
+        #[prost(message, tag = "3")]
+        Time(::prost_types::Timestamp),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -3129,6 +3322,74 @@ pub struct ReleaseLeaseRequest {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReleaseLeaseResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetLeaseRequest {
+    /// leases/{id}.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetLeaseResponse {
+    #[prost(message, optional, tag = "1")]
+    pub lease: ::core::option::Option<Lease>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListLeasesRequest {
+    /// At most this many leases, 0 to 1000. 0 stands for 100.
+    #[prost(int32, tag = "1")]
+    pub page_size: i32,
+    /// The next_page_token of the answer before. Empty: the first page.
+    #[prost(string, tag = "2")]
+    pub page_token: ::prost::alloc::string::String,
+    /// Only those that fit, as with ListBranches. Fields: service (users), binding,
+    /// branch, holder, access (READ_ONLY, READ_WRITE, DDL), state (ACTIVE, REVOKING),
+    /// ephemeral, create_time, expire_time.
+    #[prost(string, tag = "3")]
+    pub filter: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListLeasesResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub leases: ::prost::alloc::vec::Vec<Lease>,
+    /// Token of the next page. Empty: this is the last.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeLeasesRequest {
+    /// Why, for the audit events and people: 200 characters at most.
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+    /// A UUID that makes a retry safe: leases that were given since are not revoked.
+    #[prost(string, tag = "5")]
+    pub request_id: ::prost::alloc::string::String,
+    /// Which.
+    #[prost(oneof = "revoke_leases_request::Which", tags = "1, 2, 3")]
+    pub which: ::core::option::Option<revoke_leases_request::Which>,
+}
+/// Nested message and enum types in `RevokeLeasesRequest`.
+pub mod revoke_leases_request {
+    /// Which.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Which {
+        /// leases/{id}.
+        #[prost(string, tag = "1")]
+        Lease(::prost::alloc::string::String),
+        /// All on that branch: branches/{Neon's branch id}.
+        #[prost(string, tag = "2")]
+        Branch(::prost::alloc::string::String),
+        /// All of that service: services/{service}.
+        #[prost(string, tag = "3")]
+        Service(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RevokeLeasesResponse {
+    /// Those that were revoked, as they are now. One whose role is closed already is
+    /// here as it was, and in no list any more.
+    #[prost(message, repeated, tag = "1")]
+    pub leases: ::prost::alloc::vec::Vec<Lease>,
+}
 /// The first one opens the watch.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchBindingRequest {
@@ -3141,7 +3402,7 @@ pub struct WatchBindingRequest {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchBindingResponse {
-    /// services/{service}/versions/{version}.
+    /// services/{service}/versions/{version}. Empty for a lease on a branch.
     #[prost(string, tag = "1")]
     pub binding: ::prost::alloc::string::String,
     /// What consumers are to use now. Absent while the binding is not ready.
@@ -3162,6 +3423,37 @@ pub struct BindingTarget {
     /// Why this generation came to be, for people.
     #[prost(string, tag = "4")]
     pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum LeaseState {
+    Unspecified = 0,
+    /// Its connection can be used.
+    Active = 1,
+    /// It was revoked, and its role is not closed yet.
+    Revoking = 2,
+}
+impl LeaseState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "LEASE_STATE_UNSPECIFIED",
+            Self::Active => "LEASE_STATE_ACTIVE",
+            Self::Revoking => "LEASE_STATE_REVOKING",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "LEASE_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "LEASE_STATE_ACTIVE" => Some(Self::Active),
+            "LEASE_STATE_REVOKING" => Some(Self::Revoking),
+            _ => None,
+        }
+    }
 }
 /// Generated client implementations.
 pub mod lease_service_client {
@@ -3260,17 +3552,26 @@ pub mod lease_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Gives a lease and, with it, a connection of its own role. For callers with a
-        /// grant to lease the binding with that access.
+        /// Gives a lease and, with it, a connection of its own role: on a binding, on a
+        /// branch, or on a branch that is forked for it and goes with it. For callers with
+        /// a grant to lease that with that access, or to have ephemeral branches of the
+        /// parent.
         ///
-        /// Errors: INVALID_ARGUMENT for a malformed binding or a ttl that is not
-        /// positive; NOT_FOUND for a service or version that broker.toml does not
-        /// declare; UNAVAILABLE, with RetryInfo, while the binding is being prepared
-        /// or its branch cannot be reached; FAILED_PRECONDITION when preparing the
-        /// binding failed; RESOURCE_EXHAUSTED when there are as many leases as the
-        /// broker keeps.
+        /// Errors: INVALID_ARGUMENT for what is malformed, a ttl that is not positive, an
+        /// access or a service that does not go with the target; NOT_FOUND for a service or
+        /// version that broker.toml does not declare, or a branch that is not there;
+        /// UNAVAILABLE, with RetryInfo, while the binding is being prepared or its branch
+        /// cannot be reached; FAILED_PRECONDITION when preparing the binding failed, or the
+        /// parent expires (PARENT_EXPIRES); OUT_OF_RANGE for a point that is not in the
+        /// parent's history; RESOURCE_EXHAUSTED when there are as many leases as the broker
+        /// keeps, as many roles as the branch takes, or as many ephemeral branches as the
+        /// caller is granted.
         ///
         ///   grpcurl -plaintext -d '{"binding": "services/users/versions/v1"}' \
+        ///     127.0.0.1:7431 broker.v1.LeaseService/AcquireLease
+        ///   grpcurl -plaintext -d '{"branch": "branches/br-quiet-frost-a1b2c3d4", "service": "services/users", "access": "ACCESS_READ_ONLY"}' \
+        ///     127.0.0.1:7431 broker.v1.LeaseService/AcquireLease
+        ///   grpcurl -plaintext -d '{"ephemeral": {"parent": "services/users/versions/v1"}, "access": "ACCESS_DDL", "ttl": "600s"}' \
         ///     127.0.0.1:7431 broker.v1.LeaseService/AcquireLease
         pub async fn acquire_lease(
             &mut self,
@@ -3296,13 +3597,15 @@ pub mod lease_service_client {
                 .insert(GrpcMethod::new("broker.v1.LeaseService", "AcquireLease"));
             self.inner.unary(req, path, codec).await
         }
-        /// Moves a lease's expire_time to now plus the ttl that is granted. The
-        /// connection stays as it is; its password is prolonged behind the answer, so
-        /// that it outlives the lease. For the lease's caller, while the grant lasts.
+        /// Moves a lease's expire_time to now plus the ttl that is granted, which may be
+        /// less than asked: never beyond the end of its role's password, or, of an ephemeral
+        /// branch, of the branch. Both are moved on behind the answer when half of what they
+        /// had is used. The connection stays as it is. For the lease's caller, while the
+        /// grant lasts.
         ///
         /// Errors: INVALID_ARGUMENT for a malformed name or a ttl that is not
-        /// positive; NOT_FOUND for a lease that was never given, was released, or has
-        /// expired: acquire a new one.
+        /// positive; NOT_FOUND for a lease that was never given, was released or revoked,
+        /// or has expired: acquire a new one.
         ///
         ///   grpcurl -plaintext -d '{"name": "leases/…"}' \
         ///     127.0.0.1:7431 broker.v1.LeaseService/RenewLease
@@ -3330,9 +3633,10 @@ pub mod lease_service_client {
                 .insert(GrpcMethod::new("broker.v1.LeaseService", "RenewLease"));
             self.inner.unary(req, path, codec).await
         }
-        /// Ends a lease. Releasing one that has ended already is no error. UNAVAILABLE
-        /// when that cannot be stored: the lease lives on. For the lease's caller;
-        /// another's is released as one is that has ended: not at all.
+        /// Ends a lease, and with it its branch if that is ephemeral. Releasing one that
+        /// has ended already is no error. UNAVAILABLE when that cannot be stored: the lease
+        /// lives on. For the lease's caller; another's is released as one is that has
+        /// ended: not at all.
         ///
         /// Errors: INVALID_ARGUMENT for a malformed name or a request_id that was used
         /// for another release.
@@ -3363,9 +3667,111 @@ pub mod lease_service_client {
                 .insert(GrpcMethod::new("broker.v1.LeaseService", "ReleaseLease"));
             self.inner.unary(req, path, codec).await
         }
-        /// Watches a binding. The first request names it, or a lease on it; the first
-        /// answer comes at once, and one more whenever the binding's state changes.
-        /// Each answer is the whole state. A slow reader gets the newest state, not
+        /// Gets a lease, without its connection. For its caller, and callers with `read` or
+        /// `admin`.
+        ///
+        /// Errors: INVALID_ARGUMENT for a malformed name, NOT_FOUND for a lease that is not
+        /// there or another caller's.
+        ///
+        ///   grpcurl -plaintext -d '{"name": "leases/…"}' \
+        ///     127.0.0.1:7431 broker.v1.LeaseService/GetLease
+        pub async fn get_lease(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetLeaseRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetLeaseResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/broker.v1.LeaseService/GetLease",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("broker.v1.LeaseService", "GetLease"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Lists leases that live, and revoked ones whose role is not closed yet, by their
+        /// names. All of them for callers with `read` or `admin`, for others their own.
+        ///
+        /// Errors: INVALID_ARGUMENT for a malformed filter, a page_size outside 0..1000 or
+        /// a page_token that this list with this filter did not hand out.
+        ///
+        ///   grpcurl -plaintext -d '{"filter": "service = users AND state = REVOKING"}' \
+        ///     127.0.0.1:7431 broker.v1.LeaseService/ListLeases
+        pub async fn list_leases(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListLeasesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListLeasesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/broker.v1.LeaseService/ListLeases",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("broker.v1.LeaseService", "ListLeases"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Takes leases from their holders, now: their roles are closed, which no lease on
+        /// them outlives, their sessions end, their ephemeral branches go. Other leases of
+        /// the same holders move to fresh roles, which their watches tell. The answer comes
+        /// when that was tried. A role that could not be closed, because its branch cannot
+        /// be reached for example, is tried again for as long as it takes; its leases stay
+        /// in the list as REVOKING, with the reason. For callers with `admin`.
+        ///
+        /// Errors: INVALID_ARGUMENT when it names none or what is malformed; NOT_FOUND for
+        /// a lease that is not there, or a service that broker.toml does not declare.
+        ///
+        ///   grpcurl -plaintext -d '{"lease": "leases/…", "reason": "a laptop was lost"}' \
+        ///     127.0.0.1:7431 broker.v1.LeaseService/RevokeLeases
+        ///   grpcurl -plaintext -d '{"service": "services/users"}' \
+        ///     127.0.0.1:7431 broker.v1.LeaseService/RevokeLeases
+        pub async fn revoke_leases(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RevokeLeasesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeLeasesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/broker.v1.LeaseService/RevokeLeases",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("broker.v1.LeaseService", "RevokeLeases"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Watches a binding. The first request names it, or a lease; the first
+        /// answer comes at once, and one more whenever the binding's state changes, or the
+        /// lease gets another role. Each answer is the whole state. A slow reader gets the newest state, not
         /// every one between. Who names a lease gets its connection with each answer;
         /// who names only the binding sees no credentials. A lease is for its caller, a
         /// binding for those who may see it (GetBinding). It ends, with UNAUTHENTICATED
@@ -3419,17 +3825,26 @@ pub mod lease_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with LeaseServiceServer.
     #[async_trait]
     pub trait LeaseService: std::marker::Send + std::marker::Sync + 'static {
-        /// Gives a lease and, with it, a connection of its own role. For callers with a
-        /// grant to lease the binding with that access.
+        /// Gives a lease and, with it, a connection of its own role: on a binding, on a
+        /// branch, or on a branch that is forked for it and goes with it. For callers with
+        /// a grant to lease that with that access, or to have ephemeral branches of the
+        /// parent.
         ///
-        /// Errors: INVALID_ARGUMENT for a malformed binding or a ttl that is not
-        /// positive; NOT_FOUND for a service or version that broker.toml does not
-        /// declare; UNAVAILABLE, with RetryInfo, while the binding is being prepared
-        /// or its branch cannot be reached; FAILED_PRECONDITION when preparing the
-        /// binding failed; RESOURCE_EXHAUSTED when there are as many leases as the
-        /// broker keeps.
+        /// Errors: INVALID_ARGUMENT for what is malformed, a ttl that is not positive, an
+        /// access or a service that does not go with the target; NOT_FOUND for a service or
+        /// version that broker.toml does not declare, or a branch that is not there;
+        /// UNAVAILABLE, with RetryInfo, while the binding is being prepared or its branch
+        /// cannot be reached; FAILED_PRECONDITION when preparing the binding failed, or the
+        /// parent expires (PARENT_EXPIRES); OUT_OF_RANGE for a point that is not in the
+        /// parent's history; RESOURCE_EXHAUSTED when there are as many leases as the broker
+        /// keeps, as many roles as the branch takes, or as many ephemeral branches as the
+        /// caller is granted.
         ///
         ///   grpcurl -plaintext -d '{"binding": "services/users/versions/v1"}' \
+        ///     127.0.0.1:7431 broker.v1.LeaseService/AcquireLease
+        ///   grpcurl -plaintext -d '{"branch": "branches/br-quiet-frost-a1b2c3d4", "service": "services/users", "access": "ACCESS_READ_ONLY"}' \
+        ///     127.0.0.1:7431 broker.v1.LeaseService/AcquireLease
+        ///   grpcurl -plaintext -d '{"ephemeral": {"parent": "services/users/versions/v1"}, "access": "ACCESS_DDL", "ttl": "600s"}' \
         ///     127.0.0.1:7431 broker.v1.LeaseService/AcquireLease
         async fn acquire_lease(
             &self,
@@ -3438,13 +3853,15 @@ pub mod lease_service_server {
             tonic::Response<super::AcquireLeaseResponse>,
             tonic::Status,
         >;
-        /// Moves a lease's expire_time to now plus the ttl that is granted. The
-        /// connection stays as it is; its password is prolonged behind the answer, so
-        /// that it outlives the lease. For the lease's caller, while the grant lasts.
+        /// Moves a lease's expire_time to now plus the ttl that is granted, which may be
+        /// less than asked: never beyond the end of its role's password, or, of an ephemeral
+        /// branch, of the branch. Both are moved on behind the answer when half of what they
+        /// had is used. The connection stays as it is. For the lease's caller, while the
+        /// grant lasts.
         ///
         /// Errors: INVALID_ARGUMENT for a malformed name or a ttl that is not
-        /// positive; NOT_FOUND for a lease that was never given, was released, or has
-        /// expired: acquire a new one.
+        /// positive; NOT_FOUND for a lease that was never given, was released or revoked,
+        /// or has expired: acquire a new one.
         ///
         ///   grpcurl -plaintext -d '{"name": "leases/…"}' \
         ///     127.0.0.1:7431 broker.v1.LeaseService/RenewLease
@@ -3455,9 +3872,10 @@ pub mod lease_service_server {
             tonic::Response<super::RenewLeaseResponse>,
             tonic::Status,
         >;
-        /// Ends a lease. Releasing one that has ended already is no error. UNAVAILABLE
-        /// when that cannot be stored: the lease lives on. For the lease's caller;
-        /// another's is released as one is that has ended: not at all.
+        /// Ends a lease, and with it its branch if that is ephemeral. Releasing one that
+        /// has ended already is no error. UNAVAILABLE when that cannot be stored: the lease
+        /// lives on. For the lease's caller; another's is released as one is that has
+        /// ended: not at all.
         ///
         /// Errors: INVALID_ARGUMENT for a malformed name or a request_id that was used
         /// for another release.
@@ -3471,15 +3889,66 @@ pub mod lease_service_server {
             tonic::Response<super::ReleaseLeaseResponse>,
             tonic::Status,
         >;
+        /// Gets a lease, without its connection. For its caller, and callers with `read` or
+        /// `admin`.
+        ///
+        /// Errors: INVALID_ARGUMENT for a malformed name, NOT_FOUND for a lease that is not
+        /// there or another caller's.
+        ///
+        ///   grpcurl -plaintext -d '{"name": "leases/…"}' \
+        ///     127.0.0.1:7431 broker.v1.LeaseService/GetLease
+        async fn get_lease(
+            &self,
+            request: tonic::Request<super::GetLeaseRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetLeaseResponse>,
+            tonic::Status,
+        >;
+        /// Lists leases that live, and revoked ones whose role is not closed yet, by their
+        /// names. All of them for callers with `read` or `admin`, for others their own.
+        ///
+        /// Errors: INVALID_ARGUMENT for a malformed filter, a page_size outside 0..1000 or
+        /// a page_token that this list with this filter did not hand out.
+        ///
+        ///   grpcurl -plaintext -d '{"filter": "service = users AND state = REVOKING"}' \
+        ///     127.0.0.1:7431 broker.v1.LeaseService/ListLeases
+        async fn list_leases(
+            &self,
+            request: tonic::Request<super::ListLeasesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListLeasesResponse>,
+            tonic::Status,
+        >;
+        /// Takes leases from their holders, now: their roles are closed, which no lease on
+        /// them outlives, their sessions end, their ephemeral branches go. Other leases of
+        /// the same holders move to fresh roles, which their watches tell. The answer comes
+        /// when that was tried. A role that could not be closed, because its branch cannot
+        /// be reached for example, is tried again for as long as it takes; its leases stay
+        /// in the list as REVOKING, with the reason. For callers with `admin`.
+        ///
+        /// Errors: INVALID_ARGUMENT when it names none or what is malformed; NOT_FOUND for
+        /// a lease that is not there, or a service that broker.toml does not declare.
+        ///
+        ///   grpcurl -plaintext -d '{"lease": "leases/…", "reason": "a laptop was lost"}' \
+        ///     127.0.0.1:7431 broker.v1.LeaseService/RevokeLeases
+        ///   grpcurl -plaintext -d '{"service": "services/users"}' \
+        ///     127.0.0.1:7431 broker.v1.LeaseService/RevokeLeases
+        async fn revoke_leases(
+            &self,
+            request: tonic::Request<super::RevokeLeasesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeLeasesResponse>,
+            tonic::Status,
+        >;
         /// Server streaming response type for the WatchBinding method.
         type WatchBindingStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::WatchBindingResponse, tonic::Status>,
             >
             + std::marker::Send
             + 'static;
-        /// Watches a binding. The first request names it, or a lease on it; the first
-        /// answer comes at once, and one more whenever the binding's state changes.
-        /// Each answer is the whole state. A slow reader gets the newest state, not
+        /// Watches a binding. The first request names it, or a lease; the first
+        /// answer comes at once, and one more whenever the binding's state changes, or the
+        /// lease gets another role. Each answer is the whole state. A slow reader gets the newest state, not
         /// every one between. Who names a lease gets its connection with each answer;
         /// who names only the binding sees no credentials. A lease is for its caller, a
         /// binding for those who may see it (GetBinding). It ends, with UNAUTHENTICATED
@@ -3702,6 +4171,141 @@ pub mod lease_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ReleaseLeaseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/broker.v1.LeaseService/GetLease" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetLeaseSvc<T: LeaseService>(pub Arc<T>);
+                    impl<
+                        T: LeaseService,
+                    > tonic::server::UnaryService<super::GetLeaseRequest>
+                    for GetLeaseSvc<T> {
+                        type Response = super::GetLeaseResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetLeaseRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as LeaseService>::get_lease(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetLeaseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/broker.v1.LeaseService/ListLeases" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListLeasesSvc<T: LeaseService>(pub Arc<T>);
+                    impl<
+                        T: LeaseService,
+                    > tonic::server::UnaryService<super::ListLeasesRequest>
+                    for ListLeasesSvc<T> {
+                        type Response = super::ListLeasesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListLeasesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as LeaseService>::list_leases(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListLeasesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/broker.v1.LeaseService/RevokeLeases" => {
+                    #[allow(non_camel_case_types)]
+                    struct RevokeLeasesSvc<T: LeaseService>(pub Arc<T>);
+                    impl<
+                        T: LeaseService,
+                    > tonic::server::UnaryService<super::RevokeLeasesRequest>
+                    for RevokeLeasesSvc<T> {
+                        type Response = super::RevokeLeasesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RevokeLeasesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as LeaseService>::revoke_leases(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RevokeLeasesSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -7,13 +7,13 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use broker::audit::{Action, Query};
 use broker::config::LeaseSettings;
-use broker::credentials::Key;
-use broker::leases::{Error, Given, Grant, Lease, Leases, Request, RequestId};
-use broker::names::BranchName;
+use broker::credentials::KeyId;
+use broker::leases::{Error, Lease, Leases, Made, NewLease, Request, RequestId, RoleFor, Target};
+use broker::names::{BranchName, LeaseId};
 use broker::postgres::OwnerUri;
 use broker::roles::Access;
 use broker::state::{
-    self, Database, DatabaseError, Draft, Intent, Operation, OwnBranch, RequestKey, State,
+    self, Database, DatabaseError, Draft, Intent, Operation, OwnBranch, RequestKey, State, Turn,
 };
 use rpc::clock::Clock;
 use suite::{EmulatorProcess, Folder, Proxy, StateDatabase, eventually};
@@ -65,6 +65,7 @@ impl Bench {
         let settings = LeaseSettings {
             default_ttl: ttl,
             max_ttl: ttl,
+            roles_per_branch_max: 400,
         };
         Ok(Member {
             leases: Leases::new(Arc::clone(&state), Clock::system(), settings),
@@ -92,8 +93,23 @@ impl Bench {
 
 impl Member {
     async fn acquire(&self, id: Option<RequestId>) -> Result<Lease, Error> {
-        let given = self.leases.acquire(request(), None, id, grant(), 0).await;
-        given.map(|Given { lease, .. }| lease)
+        let of = role_for();
+        let role = self.leases.role_intend(of.clone()).await?;
+        let new = NewLease {
+            id: LeaseId::random(),
+            request: request(),
+            ttl: None,
+            request_id: id,
+            generation: 1,
+            role: Made {
+                role,
+                key: of.key,
+                valid_until: Some(self.leases.password_end()),
+            },
+            branch_expire_time: None,
+        };
+        let given = self.leases.give(new).await?;
+        Ok(given.expect("its role is open"))
     }
 
     async fn actions(&self, query: Query) -> anyhow::Result<Vec<Action>> {
@@ -104,7 +120,8 @@ impl Member {
 
 fn request() -> Request {
     Request {
-        binding: "services/users/versions/v1".parse().expect("a binding"),
+        target: Target::Binding("services/users/versions/v1".parse().expect("a binding")),
+        service: "users".parse().expect("a service"),
         access: Access::ReadWrite,
         pooled: false,
         holder: "suite".to_owned(),
@@ -112,12 +129,14 @@ fn request() -> Request {
     }
 }
 
-fn grant() -> Grant {
-    Grant {
+fn role_for() -> RoleFor {
+    RoleFor {
         branch: "br-a".parse().expect("a branch"),
-        generation: 1,
-        role: "lease_users_v1_rw".to_owned(),
-        key: Key::random().id().clone(),
+        service: "users".parse().expect("a service"),
+        database: "neondb".to_owned(),
+        access: Access::ReadWrite,
+        holder: "suite".to_owned(),
+        key: KeyId::from("key".to_owned()),
     }
 }
 
@@ -144,18 +163,18 @@ async fn brokers_on_one_database_know_of_each_others_leases() -> anyhow::Result<
     let kept = one.acquire(Some(request_id("a"))).await?;
     let released = one.acquire(None).await?;
     eventually("the other sees both", async || {
-        ensure!(other.leases.get(kept.id)? == kept, "another lease");
-        Ok(other.leases.get(released.id)?)
+        ensure!(other.leases.known(kept.id)? == kept, "another lease");
+        Ok(other.leases.known(released.id)?)
     })
     .await?;
 
     // What is true is decided by the database: nobody has to have heard of it.
-    let ending = one.leases.ending(released.id);
+    let turns = one.leases.follow(released.id);
     assert!(other.leases.release(released.id, None).await?);
     let renewed = one.leases.renew(released.id, None, None).await;
     assert!(matches!(renewed, Err(Error::NotFound(_))), "{renewed:?}");
     eventually("who watches hears of it", async || {
-        ensure!(ending.is_cancelled(), "not yet");
+        ensure!(*turns.borrow() == Some(Turn::Ended), "not yet");
         Ok(())
     })
     .await?;
@@ -174,10 +193,10 @@ async fn brokers_on_one_database_know_of_each_others_leases() -> anyhow::Result<
     let given = futures_util::future::try_join_all(both).await?;
     drop((one, other));
     let next = bench.member().await?;
-    assert_eq!(next.leases.get(kept.id)?, renewed);
-    assert!(next.leases.get(released.id).is_err());
+    assert_eq!(next.leases.known(kept.id)?, renewed);
+    assert!(next.leases.known(released.id).is_err());
     for lease in given {
-        assert_eq!(next.leases.get(lease.id)?, lease);
+        assert_eq!(next.leases.known(lease.id)?, lease);
     }
 
     let all = Query {
@@ -230,7 +249,7 @@ async fn who_works_in_the_background_no_more_writes_nothing() -> anyhow::Result<
     assert!(matches!(refused, Err(state::Error::Fenced)), "{refused:?}");
     let renewals = "SELECT max(renewals) FROM broker.leases";
     assert_eq!(count(&session, renewals).await?, 0);
-    assert_eq!(one.leases.get(given.id)?, given, "in memory too");
+    assert_eq!(one.leases.known(given.id)?, given, "in memory too");
 
     // One of them is elected, with an epoch of its own.
     let members = [one.state.leader(), other.state.leader()];
@@ -273,6 +292,7 @@ async fn operations_and_own_branches_are_written_down() -> anyhow::Result<()> {
         branch: None,
         intent: Intent::Create,
         update_time: time,
+        lease: None,
     };
     let name: BranchName = "preview/1".parse()?;
     let both = {
@@ -305,6 +325,7 @@ async fn operations_and_own_branches_are_written_down() -> anyhow::Result<()> {
         branch: Some("br-a".parse()?),
         intent: Intent::Own,
         update_time: ended.update_time,
+        lease: None,
     };
     let both = {
         let (ended, owned, name) = (ended.clone(), owned.clone(), name.clone());
@@ -364,7 +385,7 @@ async fn a_commit_whose_answer_is_lost_is_looked_for() -> anyhow::Result<()> {
         }
     )?;
     assert_eq!(count(&session, stored).await?, 1);
-    assert_eq!(member.leases.get(given.id)?, given);
+    assert_eq!(member.leases.known(given.id)?, given);
 
     // It is not: the same is done again, and once.
     session.batch_execute(&lock).await?;
@@ -383,7 +404,7 @@ async fn a_commit_whose_answer_is_lost_is_looked_for() -> anyhow::Result<()> {
         }
     )?;
     assert_eq!(count(&session, stored).await?, 2);
-    assert_eq!(member.leases.get(again.id)?, again);
+    assert_eq!(member.leases.known(again.id)?, again);
     let acquired = "SELECT count(*) FROM broker.audit_events WHERE action = 'acquired'";
     assert_eq!(count(&session, acquired).await?, 2);
     drop(member);

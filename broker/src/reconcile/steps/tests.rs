@@ -24,6 +24,7 @@ fn spec(version: &str, parent: Option<&str>, revisions: u32) -> BindingSpec {
             database: "neondb".into(),
             schema: "users".into(),
             migrations: "migrations".into(),
+            statement_timeout: std::time::Duration::from_secs(30),
         }),
         branch: format!("branch_{version}").parse().unwrap(),
         parent: parent.map(|parent| parent.parse().unwrap()),
@@ -40,6 +41,7 @@ fn config(bindings: Vec<BindingSpec>) -> Config {
     let leases = LeaseSettings {
         default_ttl: Duration::from_secs(600),
         max_ttl: Duration::from_secs(3600),
+        roles_per_branch_max: 400,
     };
     Config {
         leases,

@@ -1,8 +1,6 @@
 //! What is read from the state database.
 
-use diesel::{
-    ExpressionMethods as _, QueryDsl as _, SelectableHelper as _, TextExpressionMethods as _,
-};
+use diesel::{ExpressionMethods as _, QueryDsl as _, SelectableHelper as _};
 use diesel_async::{RunQueryDsl as _, SimpleAsyncConnection as _};
 
 use super::super::data::Changes;
@@ -106,10 +104,7 @@ impl Session {
             .limit(i64::try_from(query.limit).unwrap_or(i64::MAX))
             .into_boxed();
         if let Some(service) = &query.service {
-            // An underscore in a pattern stands for any character.
-            let service = service.as_str().replace('_', "\\_");
-            let pattern = format!("services/{service}/versions/%");
-            asked = asked.filter(audit_events::binding.like(pattern));
+            asked = asked.filter(audit_events::service.eq(service.to_string()));
         }
         if let Some(branch) = &query.branch {
             asked = asked.filter(audit_events::branch.eq(branch.to_string()));

@@ -5,7 +5,7 @@ use diesel::{BoolExpressionMethods as _, ExpressionMethods as _, QueryDsl as _};
 use diesel_async::RunQueryDsl as _;
 use jiff::Timestamp;
 
-use super::super::data::Changes;
+use super::super::data::{Changes, RoleStatus};
 use super::super::ledgers::Intent;
 use super::super::rows::{
     BranchRow, GenerationRow, LeaseRow, NewEventRow, OperationRow, RequestRow, RoleRow, time_out,
@@ -75,6 +75,9 @@ impl Session {
                     leases::expire_time.eq(excluded(leases::expire_time)),
                     leases::renewals.eq(excluded(leases::renewals)),
                     leases::note_time.eq(excluded(leases::note_time)),
+                    leases::branch_expire_time.eq(excluded(leases::branch_expire_time)),
+                    leases::revoke_time.eq(excluded(leases::revoke_time)),
+                    leases::revoke_reason.eq(excluded(leases::revoke_reason)),
                     leases::end_reason.eq(excluded(leases::end_reason)),
                 ))
                 .execute(&mut self.connection)
@@ -117,9 +120,12 @@ impl Session {
                 .do_update()
                 .set((
                     roles::version.eq(excluded(roles::version)),
-                    roles::binding.eq(excluded(roles::binding)),
                     roles::status.eq(excluded(roles::status)),
-                    roles::closings.eq(excluded(roles::closings)),
+                    roles::valid_until.eq(excluded(roles::valid_until)),
+                    roles::reserved_until.eq(excluded(roles::reserved_until)),
+                    roles::failures.eq(excluded(roles::failures)),
+                    roles::failure.eq(excluded(roles::failure)),
+                    roles::update_time.eq(excluded(roles::update_time)),
                 ))
                 .execute(&mut self.connection)
                 .await
@@ -161,6 +167,9 @@ impl Session {
                     branches::branch.eq(excluded(branches::branch)),
                     branches::intent.eq(excluded(branches::intent)),
                     branches::update_time.eq(excluded(branches::update_time)),
+                    branches::lease.eq(excluded(branches::lease)),
+                    branches::holder.eq(excluded(branches::holder)),
+                    branches::making_until.eq(excluded(branches::making_until)),
                 ))
                 .execute(&mut self.connection)
                 .await
@@ -224,6 +233,12 @@ impl Session {
         let is_gone = branches::intent.eq(Intent::Gone.as_str());
         let is_old = branches::update_time.lt(time_out(ended));
         diesel::delete(branches::table.filter(is_gone.and(is_old)))
+            .execute(connection)
+            .await
+            .attempted(WHAT)?;
+        let is_closed = roles::status.eq(RoleStatus::Closed.as_str());
+        let is_old = roles::update_time.lt(time_out(ended));
+        diesel::delete(roles::table.filter(is_closed.and(is_old)))
             .execute(connection)
             .await
             .attempted(WHAT)?;

@@ -7,8 +7,6 @@ use std::time::Duration;
 
 use moka::future::Cache;
 
-use super::Error;
-
 /// How many different requests may be under way and shared. Beyond it they are
 /// made all the same, not shared.
 const FLIGHTS_MAX: u64 = 10_000;
@@ -19,7 +17,7 @@ const LEFT_OVER_MS_MAX: u64 = 10;
 /// Requests of one kind that are under way. `K` is all that is asked: what has
 /// the same key is given the same answer.
 #[derive(Debug)]
-pub(super) struct Flights<K, T>(Cache<K, T>)
+pub(crate) struct Flights<K, T>(Cache<K, T>)
 where
     K: Hash + Eq + Send + Sync + 'static,
     T: Clone + Send + Sync + 'static;
@@ -44,14 +42,14 @@ where
 {
     /// Does it, or waits for who does. When who does is cut off, one of those who
     /// wait goes on in its place.
-    pub(super) async fn share(
+    pub(crate) async fn share<E: Send + Sync + 'static>(
         &self,
         key: K,
-        request: Pin<Box<impl Future<Output = Result<T, Error>>>>,
-    ) -> Result<T, Error> {
+        request: Pin<Box<impl Future<Output = Result<T, E>>>>,
+    ) -> Result<T, Arc<E>> {
         let shared = self.0.try_get_with(key.clone(), request).await;
         // It is no cache: who asks from now on asks anew.
         self.0.invalidate(&key).await;
-        shared.map_err(|error: Arc<Error>| Error::clone(&error))
+        shared
     }
 }

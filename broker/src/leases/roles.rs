@@ -1,0 +1,318 @@
+//! Which role a lease gets: what is written down of it.
+
+use std::collections::BTreeSet;
+
+use jiff::{SignedDuration, Timestamp};
+use neon_api::BranchId;
+
+use super::{Error, Grant, Leases};
+use crate::audit::{Action, Event};
+use crate::credentials::KeyId;
+use crate::names::{BindingName, ServiceName};
+use crate::roles::{Access, login_name};
+use crate::state::{self, Draft, Role, RoleKey, RoleStatus};
+
+/// How long a role that was written down is left alone although no lease has it
+/// yet, in seconds: longer than making it may take.
+const RESERVED_SECONDS: i64 = 60;
+
+/// How long a role is left alone whose last lease has moved on, in seconds: what runs
+/// on it may come to its end.
+const DRAIN_SECONDS: i64 = 60;
+
+/// For whom a role is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoleFor {
+    /// The branch that it is on.
+    pub branch: BranchId,
+    /// Whose tables it is for.
+    pub service: ServiceName,
+    /// The database that those are in.
+    pub database: String,
+    /// What it may do with them.
+    pub access: Access,
+    /// Whose leases have it.
+    pub holder: String,
+    /// The key that its password is to be derived from.
+    pub key: KeyId,
+}
+
+/// A role that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// The role.
+    pub role: RoleKey,
+    /// The key that its password is derived from.
+    pub key: KeyId,
+    /// When its password ends, if it was made, or made right, just now.
+    pub valid_until: Option<Timestamp>,
+}
+
+impl Made {
+    pub(super) fn grant(&self, generation: i64) -> Grant {
+        Grant {
+            branch: self.role.branch.clone(),
+            generation,
+            role: self.role.role.clone(),
+            key: self.key.clone(),
+        }
+    }
+}
+
+impl RoleFor {
+    fn fits(&self, role: &Role) -> bool {
+        role.status == RoleStatus::Open
+            && role.access == self.access
+            && role.service == self.service
+            && role.holder == self.holder
+    }
+}
+
+impl Leases {
+    /// The holder's role, if it is there and half of the longest ttl or more is left
+    /// of its password.
+    pub fn role_ready(&self, of: &RoleFor) -> Option<Made> {
+        let enough = self.half_ahead();
+        self.state.read(|data| {
+            let mut roles = data.roles_on(&of.branch);
+            let (key, _) = roles.find(|(_, role)| {
+                let until = role.valid_until;
+                of.fits(role) && role.key == of.key && until.is_some_and(|until| until >= enough)
+            })?;
+            Some(Made {
+                role: key.clone(),
+                key: of.key.clone(),
+                valid_until: None,
+            })
+        })
+    }
+
+    /// Writes down that the holder's role is about to be made, or made right. Says
+    /// which it is. One with another key stays for those who have it.
+    pub async fn role_intend(&self, of: RoleFor) -> Result<RoleKey, Error> {
+        let now = self.now();
+        let max = self.settings().roles_per_branch_max;
+        let reserved_until = now
+            .checked_add(SignedDuration::from_secs(RESERVED_SECONDS))
+            .unwrap_or(Timestamp::MAX);
+        let change = move |draft: &mut Draft<'_>| {
+            let on_branch = draft.roles_on(&of.branch);
+            let found = on_branch.filter(|(_, role)| of.fits(role));
+            let found: Vec<(RoleKey, Role)> = found
+                .map(|(key, role)| (key.clone(), role.clone()))
+                .collect();
+            for (key, mut role) in found {
+                let is_same = role.key == of.key;
+                match is_same {
+                    true => role.reserved_until = reserved_until,
+                    false => role.status = RoleStatus::Retired,
+                }
+                role.update_time = now;
+                draft.role_put(key.clone(), role);
+                if is_same {
+                    return Ok(key);
+                }
+            }
+            let there = draft.roles_on(&of.branch);
+            let there = there.filter(|(_, role)| role.status != RoleStatus::Closed);
+            if there.count() >= max {
+                let branch = of.branch.clone();
+                return Err(Error::TooManyRoles { branch, max });
+            }
+            let generation = draft.version();
+            let key = RoleKey {
+                branch: of.branch.clone(),
+                role: login_name(&of.service, of.access, &of.holder, generation),
+            };
+            let role = Role {
+                service: of.service.clone(),
+                database: of.database.clone(),
+                access: of.access,
+                holder: of.holder.clone(),
+                generation,
+                key: of.key.clone(),
+                valid_until: None,
+                reserved_until,
+                status: RoleStatus::Open,
+                failures: 0,
+                failure: String::new(),
+                update_time: now,
+            };
+            draft.role_put(key.clone(), role);
+            Ok(key)
+        };
+        self.state.change(change).await?
+    }
+
+    /// Notes until when a role's password is good by now.
+    pub async fn role_prolonged(
+        &self,
+        key: RoleKey,
+        valid_until: Timestamp,
+    ) -> Result<(), state::Error> {
+        let change = move |draft: &mut Draft<'_>| {
+            if let Some(mut role) = draft.role(&key).cloned() {
+                role.valid_until = Some(valid_until);
+                draft.role_put(key.clone(), role);
+            }
+        };
+        self.state.change(change).await
+    }
+
+    /// Whether a role is to be prolonged: less than half of the longest ttl is left of
+    /// its password. One that is given no more ends by itself.
+    pub fn role_runs_out(&self, key: &RoleKey) -> bool {
+        let enough = self.half_ahead();
+        self.state.read(|data| {
+            let role = data.roles.get(key);
+            role.is_some_and(|role| {
+                role.status == RoleStatus::Open
+                    && role.valid_until.is_none_or(|until| until < enough)
+            })
+        })
+    }
+
+    /// Whether a holder's next lease would have that role too.
+    pub fn role_is_given(&self, key: &RoleKey) -> bool {
+        self.state.read(|data| {
+            let role = data.roles.get(key);
+            role.is_some_and(|role| role.status == RoleStatus::Open)
+        })
+    }
+
+    /// Until when the password of a role is good that holders may use.
+    pub fn role_valid_until(&self, key: &RoleKey) -> Option<Timestamp> {
+        self.state.read(|data| {
+            let role = data.roles.get(key).filter(|role| role.status.is_usable());
+            role.and_then(|role| role.valid_until)
+        })
+    }
+
+    /// Whether a role was written down here.
+    pub fn knows_role(&self, branch: &BranchId, role: &str) -> bool {
+        let key = RoleKey {
+            branch: branch.clone(),
+            role: role.to_owned(),
+        };
+        self.state.read(|data| data.roles.contains_key(&key))
+    }
+
+    /// The database of a role's service, unless the role is closed.
+    pub fn role_database(&self, key: &RoleKey) -> Option<String> {
+        self.state.read(|data| {
+            let role = data.roles.get(key);
+            let role = role.filter(|role| role.status != RoleStatus::Closed);
+            role.map(|role| role.database.clone())
+        })
+    }
+
+    /// When the password of a role that is made now ends.
+    pub fn password_end(&self) -> Timestamp {
+        let end = self.now().checked_add(self.max_ttl());
+        end.unwrap_or(Timestamp::MAX)
+    }
+
+    /// Roles to be closed: those that no lease has, and those that were revoked.
+    pub fn roles_to_close(&self) -> Vec<(RoleKey, Role)> {
+        let now = self.now();
+        self.state.read(|data| {
+            let live = data.leases.values().filter(|lease| lease.lives(now));
+            let used: BTreeSet<(&BranchId, &str)> = live
+                .map(|lease| (&lease.grant.branch, lease.grant.role.as_str()))
+                .collect();
+            let roles = data.roles.iter();
+            let due = roles.filter(|(key, role)| match role.status {
+                RoleStatus::Closed => false,
+                RoleStatus::Closing | RoleStatus::Revoked => true,
+                RoleStatus::Open | RoleStatus::Retired => {
+                    role.reserved_until <= now && !used.contains(&(&key.branch, key.role.as_str()))
+                }
+            });
+            due.map(|(key, role)| (key.clone(), role.clone())).collect()
+        })
+    }
+
+    /// The roles of a branch that live leases have.
+    pub fn roles_used(&self, branch: &BranchId) -> Vec<(RoleKey, Role)> {
+        let now = self.now();
+        self.state.read(|data| {
+            let leases = data.leases.values();
+            let live: Vec<_> = leases
+                .filter(|lease| lease.grant.branch == *branch && lease.lives(now))
+                .collect();
+            let roles = data.roles_on(branch);
+            let used = roles.filter(|(key, role)| {
+                let has = |lease: &&super::Lease| lease.has_role(key);
+                role.status.is_usable() && (live.iter().any(has) || role.reserved_until > now)
+            });
+            used.map(|(key, role)| (key.clone(), role.clone()))
+                .collect()
+        })
+    }
+
+    fn half_ahead(&self) -> Timestamp {
+        let half = self.max_ttl() / 2;
+        self.now().checked_add(half).unwrap_or(Timestamp::MAX)
+    }
+}
+
+/// Notes that a lease gets a role. Says until when its password is good; nothing
+/// if the role is not open.
+pub(super) fn given(draft: &mut Draft<'_>, made: &Made, now: Timestamp) -> Option<Timestamp> {
+    let mut role = draft.role(&made.role)?.clone();
+    if role.status != RoleStatus::Open || role.key != made.key {
+        return None;
+    }
+    let valid_until = made.valid_until.or(role.valid_until)?;
+    if role.valid_until != Some(valid_until) || role.reserved_until > now {
+        role.valid_until = Some(valid_until);
+        role.reserved_until = now;
+        draft.role_put(made.role.clone(), role);
+    }
+    Some(valid_until)
+}
+
+/// Has the holders of a service's leases on a branch get other roles from now on. Who
+/// has one keeps it until they are moved, or their leases end.
+pub fn retire_roles(
+    draft: &mut Draft<'_>,
+    branch: &BranchId,
+    binding: &BindingName,
+    by: &str,
+    now: Timestamp,
+) {
+    let roles = draft.roles_on(branch);
+    let open = roles
+        .filter(|(_, role)| role.status == RoleStatus::Open && role.service == binding.service);
+    let open: Vec<(RoleKey, Role)> = open
+        .map(|(key, role)| (key.clone(), role.clone()))
+        .collect();
+    let message = format!("{} roles are given no more", open.len());
+    for (key, mut role) in open {
+        role.status = RoleStatus::Retired;
+        role.update_time = now;
+        draft.role_put(key, role);
+    }
+    draft.audit(Event {
+        id: 0,
+        time: now,
+        action: Action::Rotated,
+        service: Some(binding.service.clone()),
+        binding: Some(binding.clone()),
+        branch: Some(branch.clone()),
+        lease: None,
+        holder: by.to_owned(),
+        message,
+    });
+}
+
+/// Notes that a lease has left a role.
+pub(super) fn left(draft: &mut Draft<'_>, key: &RoleKey, now: Timestamp) {
+    let until = now.checked_add(SignedDuration::from_secs(DRAIN_SECONDS));
+    if let Some(mut role) = draft.role(key).cloned()
+        && role.status.is_usable()
+    {
+        role.reserved_until = until.unwrap_or(Timestamp::MAX);
+        draft.role_put(key.clone(), role);
+    }
+}

@@ -1,0 +1,323 @@
+//! From a lease to its connection: where it leads, by which role.
+//!
+//! A role is written down, made on the branch, and only then is the lease given; a
+//! lease is given without a look at the branch when its role is known to be there.
+//! Since its holder may have changed the role, it is made right behind the answer.
+
+mod close;
+mod ephemeral;
+mod keep;
+mod place;
+
+pub use close::STUCK_FAILURES;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use moka::future::Cache;
+use neon_api::BranchId;
+use secrecy::SecretString;
+
+use crate::bindings::Bindings;
+use crate::branches;
+use crate::connection::NotAUri;
+use crate::keeper::Keeper;
+use crate::leases::{self, Lease, Leases, Made, NewLease, Request, RequestId, RoleFor, Target};
+use crate::logins::{Logins, Place, Wanted};
+use crate::names::{BindingName, LeaseId, ServiceName};
+use crate::neon::{self, OwnerUris, Point};
+use crate::roles;
+use crate::state::RoleKey;
+
+/// How often a lease is tried to be given whose role is closed meanwhile each time.
+const GIVE_TRIES_MAX: u32 = 4;
+/// How long a role that was made right is not looked at again for a lease, in
+/// seconds.
+const RIGHT_SECONDS: u64 = 10;
+/// How long it is remembered how the owner connects to a branch, and that a branch
+/// was prepared, in seconds.
+const PLACE_SECONDS: u64 = 300;
+/// How many of each are remembered.
+const REMEMBERED_MAX: u64 = 10_000;
+
+/// Why there is no lease, or no connection for one.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// broker.toml declares no such service or version.
+    #[error("broker.toml does not declare {name}")]
+    BindingNotFound {
+        /// The field that named it.
+        field: &'static str,
+        /// The name.
+        name: BindingName,
+    },
+    /// broker.toml declares no such service.
+    #[error("broker.toml declares no service {name}")]
+    ServiceNotFound {
+        /// The field that named it.
+        field: &'static str,
+        /// The name.
+        name: ServiceName,
+    },
+    /// The binding is being prepared.
+    #[error("{name} is not ready yet: {message}")]
+    BindingNotReady {
+        /// The binding.
+        name: BindingName,
+        /// What keeps it.
+        message: String,
+    },
+    /// The binding could not be prepared.
+    #[error("{name} could not be made ready: {message}")]
+    BindingFailed {
+        /// The binding.
+        name: BindingName,
+        /// Why.
+        message: String,
+    },
+    /// A branch.
+    #[error(transparent)]
+    Branch(Box<branches::Error>),
+    /// Neon.
+    #[error(transparent)]
+    Neon(#[from] neon::Error),
+    /// What is written down.
+    #[error(transparent)]
+    Lease(#[from] leases::Error),
+    /// A role could not be made.
+    #[error("make a connection on the branch {branch}")]
+    Role {
+        /// The branch.
+        branch: BranchId,
+        /// What came instead.
+        #[source]
+        source: Arc<roles::Error>,
+    },
+    /// Neon's URI takes no role.
+    #[error(transparent)]
+    Uri(#[from] NotAUri),
+    /// A role was closed again and again while a lease was given.
+    #[error("the roles of the branch {branch} are being closed; ask again")]
+    RoleClosing {
+        /// The branch.
+        branch: BranchId,
+    },
+}
+
+impl From<branches::Error> for Error {
+    fn from(error: branches::Error) -> Error {
+        Error::Branch(Box::new(error))
+    }
+}
+
+impl From<crate::state::Error> for Error {
+    fn from(error: crate::state::Error) -> Error {
+        Error::Lease(error.into())
+    }
+}
+
+/// A lease that is asked for.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// What for.
+    pub request: Request,
+    /// Where on the parent, for an ephemeral branch; none: its present.
+    pub point: Option<Point>,
+    /// For how long.
+    pub ttl: Option<Duration>,
+    /// The request's id.
+    pub request_id: Option<RequestId>,
+    /// How many ephemeral branches the holder may have; none: any number.
+    pub ephemeral_max: Option<u32>,
+}
+
+/// A lease and where it leads.
+#[derive(Debug, Clone)]
+pub struct Connected {
+    /// The lease.
+    pub lease: Lease,
+    /// Where it leads.
+    pub place: Place,
+    /// The URI to connect with.
+    pub uri: SecretString,
+}
+
+/// Gives leases their connections.
+#[derive(Debug)]
+pub struct Leasing {
+    keeper: Arc<Keeper>,
+    bindings: Arc<Bindings>,
+    leases: Arc<Leases>,
+    logins: Arc<Logins>,
+    /// How the owner of a database connects to a branch that no binding leads to.
+    uris: Cache<(BranchId, String), OwnerUris>,
+    /// Branches that no binding leads to, prepared for a service.
+    prepared: Cache<(BranchId, ServiceName), ()>,
+    /// Roles that were made right not long ago.
+    right: Cache<RoleKey, ()>,
+}
+
+impl Leasing {
+    /// For these.
+    pub fn new(
+        keeper: Arc<Keeper>,
+        bindings: Arc<Bindings>,
+        leases: Arc<Leases>,
+        logins: Arc<Logins>,
+    ) -> Leasing {
+        let places = Duration::from_secs(PLACE_SECONDS);
+        Leasing {
+            keeper,
+            bindings,
+            leases,
+            logins,
+            uris: remembered(places),
+            prepared: remembered(places),
+            right: remembered(Duration::from_secs(RIGHT_SECONDS)),
+        }
+    }
+
+    /// Gives a lease, or the one that the same request was given before.
+    pub async fn acquire(self: &Arc<Self>, asked: Asked) -> Result<Connected, Error> {
+        let before = self.leases.repeated(asked.request_id.as_ref())?;
+        if let Some((_, Some(lease))) = before {
+            // It may be on what the binding led to then: it goes where its holder is
+            // sent now.
+            return self.connected(lease).await;
+        }
+        match &asked.request.target {
+            Target::Ephemeral { parent } => {
+                let parent = parent.clone();
+                Box::pin(self.acquire_ephemeral(asked, parent)).await
+            }
+            Target::Binding(_) | Target::Branch(_) => {
+                let place = self.place_of(&asked.request).await?;
+                let id = LeaseId::random();
+                Box::pin(self.give(id, asked, &place, None)).await
+            }
+        }
+    }
+
+    /// The connection of a lease, which goes where its binding leads now, by a role
+    /// that it may have.
+    pub async fn connected(self: &Arc<Self>, mut lease: Lease) -> Result<Connected, Error> {
+        let place = self.place_of_lease(&lease).await?;
+        for _ in 0..GIVE_TRIES_MAX {
+            if self.is_settled(&lease, &place) {
+                return Ok(self.with_uri(lease, place)?);
+            }
+            let role = self.role(&place, &lease.request).await?;
+            let moved = self.leases.moved(lease.id, place.generation, role).await?;
+            lease = moved.unwrap_or(lease);
+        }
+        Err(Error::RoleClosing {
+            branch: place.branch,
+        })
+    }
+
+    /// Gives the lease that is asked for, at that place.
+    async fn give(
+        self: &Arc<Self>,
+        id: LeaseId,
+        asked: Asked,
+        place: &Place,
+        branch_expire_time: Option<jiff::Timestamp>,
+    ) -> Result<Connected, Error> {
+        for _ in 0..GIVE_TRIES_MAX {
+            let role = self.role(place, &asked.request).await?;
+            let new = NewLease {
+                id,
+                request: asked.request.clone(),
+                ttl: asked.ttl,
+                request_id: asked.request_id.clone(),
+                generation: place.generation,
+                role,
+                branch_expire_time,
+            };
+            if let Some(lease) = self.leases.give(new).await? {
+                return match self.is_settled(&lease, place) {
+                    true => Ok(self.with_uri(lease, place.clone())?),
+                    // The same request was given another at the same time.
+                    false => Box::pin(self.connected(lease)).await,
+                };
+            }
+        }
+        Err(Error::RoleClosing {
+            branch: place.branch.clone(),
+        })
+    }
+
+    /// The role that a holder's lease gets at that place.
+    async fn role(self: &Arc<Self>, place: &Place, request: &Request) -> Result<Made, Error> {
+        let of = RoleFor {
+            branch: place.branch.clone(),
+            service: request.service.clone(),
+            database: place.service.database.clone(),
+            access: request.access,
+            holder: request.holder.clone(),
+            key: self.logins.key_id().clone(),
+        };
+        if let Some(made) = self.leases.role_ready(&of) {
+            self.right_behind(place, request, &made.role);
+            return Ok(made);
+        }
+        let key = self.leases.role_intend(of.clone()).await?;
+        let wanted = Wanted {
+            access: request.access,
+            valid_until: self.leases.password_end(),
+        };
+        let valid_until = self.make(place, &key, wanted).await?;
+        Ok(Made {
+            role: key,
+            key: of.key,
+            valid_until: Some(valid_until),
+        })
+    }
+
+    async fn make(
+        &self,
+        place: &Place,
+        key: &RoleKey,
+        wanted: Wanted,
+    ) -> Result<jiff::Timestamp, Error> {
+        match self.logins.make(place, key, wanted).await {
+            Ok(valid_until) => {
+                self.right.insert(key.clone(), ()).await;
+                Ok(valid_until)
+            }
+            Err(source) => {
+                // It may be that the owner's password is another by now.
+                self.forget_place(&place.branch).await;
+                Err(Error::Role {
+                    branch: place.branch.clone(),
+                    source,
+                })
+            }
+        }
+    }
+
+    fn is_settled(&self, lease: &Lease, place: &Place) -> bool {
+        lease.grant.branch == place.branch
+            && lease.grant.generation == place.generation
+            && lease.grant.key == *self.logins.key_id()
+            && self.leases.role_is_given(&lease.grant.role_key())
+    }
+
+    fn with_uri(&self, lease: Lease, place: Place) -> Result<Connected, NotAUri> {
+        let uri = self
+            .logins
+            .uri(&place, &lease.grant.role, lease.request.pooled)?;
+        Ok(Connected { lease, place, uri })
+    }
+}
+
+fn remembered<K, V>(time: Duration) -> Cache<K, V>
+where
+    K: std::hash::Hash + Eq + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    Cache::builder()
+        .max_capacity(REMEMBERED_MAX)
+        .time_to_live(time)
+        .build()
+}

@@ -1,0 +1,111 @@
+//! Behind the answers: roles made right, passwords and branches that outlive their
+//! leases.
+
+use std::sync::Arc;
+
+use neon_api::types::BranchUpdateRequest;
+
+use super::{Error, Leasing};
+use crate::leases::{Lease, Request};
+use crate::logins::{Place, Wanted};
+use crate::names::LeaseId;
+use crate::roles::Access;
+use crate::state::RoleKey;
+use crate::text::one_line;
+
+impl Leasing {
+    /// Makes a role right behind the answer, unless that was done not long ago: its
+    /// holder may have changed it, or somebody may have restored its branch.
+    pub(super) fn right_behind(self: &Arc<Self>, place: &Place, request: &Request, key: &RoleKey) {
+        if self.right.contains_key(key) {
+            return;
+        }
+        let (leasing, place) = (Arc::clone(self), place.clone());
+        let (key, access) = (key.clone(), request.access);
+        tokio::spawn(async move {
+            let Some(valid_until) = leasing.leases.role_valid_until(&key) else {
+                return;
+            };
+            let wanted = Wanted {
+                access,
+                valid_until,
+            };
+            if let Err(error) = leasing.make(&place, &key, wanted).await {
+                let branch = &key.branch;
+                tracing::warn!(%branch, error = %one_line(&error), "make a lease role right");
+            }
+        });
+    }
+
+    /// Sees to it that what a lease leads to outlives it: its role's password, and its
+    /// branch where that is its own. Not waited for: a branch that is away for a while
+    /// ends no lease, and the next renewal comes before the time is up.
+    pub fn prolong(self: &Arc<Self>, lease: &Lease) {
+        let key = lease.grant.role_key();
+        let is_ours = lease.grant.key == *self.logins.key_id();
+        if is_ours && self.leases.role_runs_out(&key) {
+            let (leasing, lease) = (Arc::clone(self), lease.clone());
+            tokio::spawn(async move {
+                if let Err(error) = leasing
+                    .prolong_role(&lease, key, lease.request.access)
+                    .await
+                {
+                    let lease = &lease.id;
+                    tracing::warn!(%lease, error = %one_line(&error), "prolong a lease role");
+                }
+            });
+        }
+        if self.leases.branch_runs_out(lease) {
+            let (leasing, lease) = (Arc::clone(self), lease.clone());
+            tokio::spawn(async move {
+                if let Err(error) = leasing.prolong_branch(&lease).await {
+                    let lease = &lease.id;
+                    tracing::warn!(%lease, error = %one_line(&error), "prolong a lease's branch");
+                }
+            });
+        }
+    }
+
+    async fn prolong_role(
+        self: &Arc<Self>,
+        lease: &Lease,
+        key: RoleKey,
+        access: Access,
+    ) -> Result<(), Error> {
+        let place = self.place_of_lease(lease).await?;
+        if place.branch != key.branch {
+            // Its binding has moved, and so will it.
+            return Ok(());
+        }
+        let wanted = Wanted {
+            access,
+            valid_until: self.leases.password_end(),
+        };
+        let valid_until = self.make(&place, &key, wanted).await?;
+        Ok(self.leases.role_prolonged(key, valid_until).await?)
+    }
+
+    async fn prolong_branch(&self, lease: &Lease) -> Result<(), Error> {
+        let neon = self.keeper.neon();
+        let turn = neon.turn().await?;
+        // Whoever had the turn before may have done it, or ended the lease.
+        let Some(lease) = self.runs_out_still(lease.id) else {
+            return Ok(());
+        };
+        let end = self.leases.branch_end(lease.expire_time);
+        let change = BranchUpdateRequest::default().expires_at(end);
+        let branch = &lease.grant.branch;
+        neon.branch_update(branch, &change, &turn).await?;
+        let found = neon.branch(branch).await?;
+        // What Neon says counts, not what it was asked for.
+        if let Some(confirmed) = found.and_then(|found| found.branch.expires_at) {
+            self.leases.branch_prolonged(lease.id, confirmed).await?;
+        }
+        Ok(())
+    }
+
+    fn runs_out_still(&self, id: LeaseId) -> Option<Lease> {
+        let lease = self.leases.known(id).ok()?;
+        self.leases.branch_runs_out(&lease).then_some(lease)
+    }
+}

@@ -1,0 +1,147 @@
+//! Where leases lead.
+
+use std::sync::Arc;
+
+use neon_api::BranchId;
+
+use super::{Error, Leasing};
+use crate::bindings::{Status, Target as BindingTarget};
+use crate::config::ServiceSpec;
+use crate::leases::{Lease, Request, Target};
+use crate::logins::Place;
+use crate::names::{BindingName, ServiceName};
+use crate::neon::OwnerUris;
+
+impl Leasing {
+    /// What a declared binding leads to.
+    pub fn ready(
+        &self,
+        field: &'static str,
+        name: &BindingName,
+    ) -> Result<Arc<BindingTarget>, Error> {
+        let name = name.clone();
+        let Some(binding) = self.bindings.get(&name) else {
+            return Err(Error::BindingNotFound { field, name });
+        };
+        match (&binding.status, &binding.target) {
+            (Status::Ready, Some(target)) => Ok(Arc::clone(target)),
+            (Status::Failed(message), _) => Err(Error::BindingFailed {
+                name,
+                message: message.clone(),
+            }),
+            (Status::Preparing(message), _) => Err(Error::BindingNotReady {
+                name,
+                message: message.clone(),
+            }),
+            (Status::Ready, None) => Err(Error::BindingNotReady {
+                name,
+                message: "its branch is being prepared".to_owned(),
+            }),
+        }
+    }
+
+    /// Where a lease that is asked for would lead, ready for its role.
+    pub(super) async fn place_of(&self, request: &Request) -> Result<Place, Error> {
+        match &request.target {
+            Target::Binding(name) => Ok(at(&*self.ready("binding", name)?)),
+            Target::Branch(branch) => {
+                let place = self.place_on(branch, &request.service).await?;
+                self.prepare(&place).await?;
+                Ok(place)
+            }
+            // There is none before it is made.
+            Target::Ephemeral { parent } => self.place_on(parent, &request.service).await,
+        }
+    }
+
+    /// Where a lease leads now.
+    pub(super) async fn place_of_lease(&self, lease: &Lease) -> Result<Place, Error> {
+        match &lease.request.target {
+            Target::Binding(name) => Ok(at(&*self.ready("binding", name)?)),
+            Target::Branch(_) | Target::Ephemeral { .. } => {
+                self.place_on(&lease.grant.branch, &lease.request.service)
+                    .await
+            }
+        }
+    }
+
+    /// A service's tables on a branch, whatever leads there.
+    pub(super) async fn place_on(
+        &self,
+        branch: &BranchId,
+        service: &ServiceName,
+    ) -> Result<Place, Error> {
+        let config = self.keeper.config();
+        let spec = config.service(service);
+        let spec = spec.ok_or_else(|| Error::ServiceNotFound {
+            field: "service",
+            name: service.clone(),
+        })?;
+        Ok(Place {
+            branch: branch.clone(),
+            uris: self.owner_uris(branch, spec).await?,
+            service: Arc::clone(spec),
+            connections: config.connections_of(service),
+            generation: 0,
+        })
+    }
+
+    /// How the owner of a database connects to a branch.
+    pub(super) async fn owner_uris_of(
+        &self,
+        branch: &BranchId,
+        database: &str,
+    ) -> Result<OwnerUris, Error> {
+        let key = (branch.clone(), database.to_owned());
+        let asking = Box::pin(self.keeper.neon().owner_uris(branch, database));
+        let uris = self.uris.try_get_with(key, asking).await;
+        uris.map_err(|error| Error::Neon((*error).clone()))
+    }
+
+    async fn owner_uris(&self, branch: &BranchId, spec: &ServiceSpec) -> Result<OwnerUris, Error> {
+        let of_it = self.bindings.list().into_iter().find_map(|binding| {
+            let target = binding.target.clone()?;
+            let is_it = target.branch == *branch && target.spec.service.database == spec.database;
+            is_it.then(|| target.uris.clone())
+        });
+        match of_it {
+            Some(uris) => Ok(uris),
+            None => self.owner_uris_of(branch, &spec.database).await,
+        }
+    }
+
+    /// Sees to it that a branch that no binding lives on has the service's groups, and
+    /// none of its parent's lease roles.
+    pub(super) async fn prepare(&self, place: &Place) -> Result<(), Error> {
+        let key = (place.branch.clone(), place.service.name.clone());
+        let preparing = Box::pin(self.logins.prepare(place));
+        let prepared = self.prepared.try_get_with(key, preparing).await;
+        prepared.map_err(|source| Error::Role {
+            branch: place.branch.clone(),
+            source,
+        })
+    }
+
+    /// Forgets how the owner connects to a branch, and that it was prepared.
+    pub async fn forget_place(&self, branch: &BranchId) {
+        let uris: Vec<_> = self.uris.iter().map(|(key, _)| key).collect();
+        for key in uris.iter().filter(|key| key.0 == *branch) {
+            self.uris.invalidate(&**key).await;
+        }
+        let prepared: Vec<_> = self.prepared.iter().map(|(key, ())| key).collect();
+        for key in prepared.iter().filter(|key| key.0 == *branch) {
+            self.prepared.invalidate(&**key).await;
+        }
+    }
+}
+
+/// Where a binding leads.
+fn at(target: &BindingTarget) -> Place {
+    Place {
+        branch: target.branch.clone(),
+        service: Arc::clone(&target.spec.service),
+        uris: target.uris.clone(),
+        connections: target.spec.connections,
+        generation: target.generation,
+    }
+}

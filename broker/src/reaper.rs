@@ -1,0 +1,138 @@
+//! Deletes the branches of leases that have ended.
+//!
+//! What holds: a branch that was made for a lease goes when the lease does not live
+//! and nobody makes it any more, whichever broker began it; and nothing else is
+//! deleted here. Neon's own `expires_at` is behind this, should no broker run.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::branches;
+use crate::leases::Leases;
+use crate::leasing::Leasing;
+use crate::names::{BranchName, LeaseId};
+use crate::neon::{self, Found, Neon};
+use crate::state::{self, Intent, OwnBranch};
+use crate::text::one_line;
+
+/// How often to look for branches that are to go, in milliseconds.
+const LOOK_MS: u64 = 250;
+/// Pauses between tries, in milliseconds, doubled each time.
+const RETRY_MS_MIN: u64 = 500;
+const RETRY_MS_MAX: u64 = 60_000;
+
+/// Deletes branches.
+#[derive(Debug)]
+pub struct Reaper {
+    leases: Arc<Leases>,
+    leasing: Arc<Leasing>,
+    neon: Neon,
+}
+
+/// When deleting a branch is tried next.
+#[derive(Debug, Clone, Copy)]
+struct Try {
+    at: Instant,
+    failed: u32,
+}
+
+/// Why a branch is still there.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Neon(#[from] neon::Error),
+    #[error(transparent)]
+    State(#[from] state::Error),
+    #[error(transparent)]
+    Refused(#[from] branches::Error),
+}
+
+impl Reaper {
+    /// For the branches of these leases, in that project.
+    pub fn new(leases: Arc<Leases>, leasing: Arc<Leasing>, neon: Neon) -> Reaper {
+        Reaper {
+            leases,
+            leasing,
+            neon,
+        }
+    }
+
+    /// Deletes branches as their leases end, for ever.
+    pub async fn run(&self) {
+        let mut interval = tokio::time::interval(Duration::from_millis(LOOK_MS));
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tries: BTreeMap<BranchName, Try> = BTreeMap::new();
+        loop {
+            interval.tick().await;
+            let orphans = self.leases.orphans();
+            tries.retain(|name, _| orphans.iter().any(|(orphan, _)| orphan == name));
+            for (name, own) in orphans {
+                let last = tries.get(&name).copied();
+                if last.is_some_and(|last| last.at > Instant::now()) {
+                    continue;
+                }
+                let Err(error) = self.delete(&name, &own).await else {
+                    tries.remove(&name);
+                    continue;
+                };
+                let failed = last.map_or(0, |last| last.failed) + 1;
+                let error = one_line(&error);
+                tracing::warn!(branch = %name, failed, error, "a lease's branch is still there");
+                let pause = RETRY_MS_MIN.saturating_mul(1 << failed.min(16));
+                let at = Instant::now() + Duration::from_millis(pause.min(RETRY_MS_MAX));
+                tries.insert(name, Try { at, failed });
+            }
+        }
+    }
+
+    async fn delete(&self, name: &BranchName, own: &OwnBranch) -> Result<(), Error> {
+        let turn = self.neon.turn().await?;
+        // Written down first, and looked at again with that: the lease may live by now.
+        if !self
+            .leases
+            .orphan_note(name.clone(), Intent::Delete)
+            .await?
+        {
+            return Ok(());
+        }
+        let found = match &own.branch {
+            Some(id) => self.neon.branch(id).await?,
+            None => self.neon.branch_named(name).await?,
+        };
+        let lease = own.lease.as_ref().map(|of| of.id);
+        if let Some(found) = found {
+            let id = found.branch.id.clone();
+            may_delete(&found, own, lease)?;
+            self.neon.branch_delete(&id, &turn).await?;
+            self.leasing.forget_place(&id).await;
+            tracing::info!(branch = %name, %id, "deleted the branch of a lease");
+        }
+        self.leases.orphan_note(name.clone(), Intent::Gone).await?;
+        Ok(())
+    }
+}
+
+/// Nothing but what was made for that lease, and no default or protected branch.
+fn may_delete(
+    found: &Found,
+    own: &OwnBranch,
+    lease: Option<LeaseId>,
+) -> Result<(), branches::Error> {
+    let name = found.branch.name.clone();
+    if found.branch.default {
+        return Err(branches::Error::Default { name });
+    }
+    if found.branch.protected {
+        return Err(branches::Error::Protected { name });
+    }
+    let is_in_ledger = own.branch.as_ref() == Some(&found.branch.id);
+    let note = lease.map(|lease| lease.to_string());
+    let is_noted = found.managed && note.is_some() && found.request == note;
+    match is_in_ledger || is_noted {
+        true => Ok(()),
+        false => Err(branches::Error::NotOurs { name }),
+    }
+}
