@@ -16,15 +16,16 @@ use neon_api::types::Branch;
 use tokio::sync::{Mutex, MutexGuard, Notify, watch};
 
 use crate::audit::{Action, Event};
-use crate::bindings::{Bindings, Target};
+use crate::bindings::Bindings;
 use crate::config::{BindingSpec, Config, ConfigError};
 use crate::leases::Leases;
+use crate::ledger::Ledger;
 use crate::logins::Logins;
 use crate::names::BindingName;
 use crate::neon::{self, Neon};
-use crate::reconcile::{self, Applied, Outcome, Remark, Report, Step};
+use crate::reconcile::{self, Applied, Outcome, Remark, Step};
 use crate::roles;
-use crate::state::{self, Data, Draft, Generation, State};
+use crate::state::{self, Draft, State};
 use crate::text::one_line;
 use announcer::Announcer;
 
@@ -102,7 +103,10 @@ pub struct Keeper {
     background: Neon,
     path: PathBuf,
     config: RwLock<Arc<Config>>,
+    /// When broker.toml was last read, but for its grants.
+    read_at: std::sync::Mutex<Timestamp>,
     state: Arc<State>,
+    ledger: Ledger,
     bindings: Arc<Bindings>,
     leases: Arc<Leases>,
     logins: Arc<Logins>,
@@ -120,12 +124,12 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// With what was read from `path`. Declares its bindings.
+    /// With what was read from `path` just now. Declares its bindings.
     pub fn new(
         neon: Neon,
         path: PathBuf,
         config: Config,
-        state: Arc<State>,
+        ledger: Ledger,
         bindings: Arc<Bindings>,
         leases: Arc<Leases>,
         logins: Arc<Logins>,
@@ -136,7 +140,9 @@ impl Keeper {
             neon,
             path,
             config: RwLock::new(Arc::new(config)),
-            state,
+            read_at: std::sync::Mutex::new(leases.now()),
+            state: Arc::clone(ledger.state()),
+            ledger,
             bindings,
             leases,
             logins,
@@ -224,6 +230,10 @@ impl Keeper {
         is_other.then(|| format!("the branch {} was reset or restored", outcome.branch))
     }
 
+    fn read_at(&self) -> std::sync::MutexGuard<'_, Timestamp> {
+        self.read_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn renewed(&self) -> std::sync::MutexGuard<'_, BTreeMap<BranchId, String>> {
         self.renewed.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -255,9 +265,30 @@ impl Keeper {
     /// otherwise than declared and stays so.
     pub async fn plan(&self) -> Result<(Vec<Step>, Vec<Remark>), Error> {
         let config = Config::load(&self.path)?;
-        let world = reconcile::look(&self.neon, &config).await?;
+        let world = reconcile::look(&self.neon, &self.ledger, &config).await?;
         let steps = reconcile::plan(&config, &world)?;
         Ok((steps, world.remarks))
+    }
+
+    /// Bindings that point at that branch or are declared to live on it, by what any
+    /// broker on this state knows. One that this broker does not know counts if it
+    /// is younger than what broker.toml said here: another has read it since. One
+    /// that is older was removed from it.
+    pub fn bindings_on(&self, branch: &Branch) -> Vec<BindingName> {
+        let mut names = self.bindings.on_branch(branch);
+        let read_at = *self.read_at();
+        let others: Vec<BindingName> = self.state.read(|data| {
+            let all = data.generations.iter();
+            let others = all.filter(|(name, generation)| {
+                let is_declared = || self.bindings.get(name).is_some();
+                generation.branch == branch.id && (generation.since > read_at || is_declared())
+            });
+            others.map(|(name, _)| name.clone()).collect()
+        });
+        names.extend(others);
+        names.sort();
+        names.dedup();
+        names
     }
 
     /// Gives a branch other data, which `change` does, beneath the bindings on it:
@@ -330,7 +361,9 @@ impl Keeper {
     /// kept is never older than what was read last.
     fn read_config(&self) -> Result<Arc<Config>, ConfigError> {
         let mut config = self.config.write().unwrap_or_else(PoisonError::into_inner);
+        let now = self.leases.now();
         *config = Arc::new(Config::load(&self.path)?);
+        *self.read_at() = now;
         Ok(Arc::clone(&config))
     }
 
@@ -350,7 +383,7 @@ impl Keeper {
             true => &self.background,
             false => &self.neon,
         };
-        let applied = reconcile::apply(neon, &config, &mut announcer).await?;
+        let applied = reconcile::apply(neon, &self.ledger, &config, &mut announcer).await?;
         self.tell(&applied.steps).await;
         let Announcer {
             renewed, trouble, ..

@@ -20,7 +20,7 @@ use crate::credentials::KeyId;
 use crate::names::{BindingName, LeaseId};
 use crate::roles::Access;
 use crate::state::{self, Draft, Role, RoleKey, RoleStatus, State};
-pub use requests::{METHODS, RequestId};
+pub use requests::RequestId;
 
 /// How often leases whose time is up are taken out, in milliseconds.
 const SWEEP_MS: u64 = 500;

@@ -6,7 +6,8 @@
 //! [`reconcile`], [`migrate`], [`seed`] and [`roles`] doing the work, over
 //! [`neon`] and [`postgres`]; [`bindings`] and [`leases`] are what callers see,
 //! [`closer`] ends what leases leave, [`branches`] changes branches for callers, as
-//! [`operations`] that go on when they have left,
+//! [`operations`] that go on when they have left, and the [`ledger`] says which
+//! branches are our own; [`request_ids`] tells what was asked before;
 //! [`grants`] says who may do what,
 //! [`state`] is what outlives the process, and [`audit`] tells of it.
 
@@ -21,6 +22,7 @@ pub mod credentials;
 pub mod grants;
 pub mod keeper;
 pub mod leases;
+pub mod ledger;
 pub mod logins;
 pub mod migrate;
 pub mod names;
@@ -28,6 +30,7 @@ pub mod neon;
 pub mod operations;
 pub mod postgres;
 pub mod reconcile;
+pub mod request_ids;
 pub mod roles;
 pub mod seed;
 pub mod server;

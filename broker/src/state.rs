@@ -1,9 +1,10 @@
 //! What is stored here, and who may change it.
 //!
-//! Leases, the generations of bindings, request ids and audit events: what has to
-//! outlive the process, so that a broker that was stopped, or another one, goes on
-//! where it was. leases.rs changes the leases, bindings.rs the generations, and
-//! nobody else changes anything. No password and no connection string is in it:
+//! Leases, the generations of bindings, operations, the ledger of own branches,
+//! request ids and audit events: what has to outlive the process, so that a broker
+//! that was stopped, or another one, goes on where it was. leases.rs changes the
+//! leases, bindings.rs the generations, operations.rs the operations, ledger.rs the
+//! branches, and nobody else changes anything. No password and no connection string is in it:
 //! what is stored names a role, a branch and a key, and opens nothing.
 //!
 //! It is read from memory. A change is decided and made inside one transaction of
@@ -26,6 +27,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use backon::{ExponentialBuilder, Retryable as _};
 use jiff::{SignedDuration, Timestamp};
 use rpc::clock::Clock;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
@@ -38,6 +40,7 @@ use data::Changes;
 use database::Session;
 use writer::{Change, Job, Writer};
 
+pub use clocks::now;
 pub use data::{Answered, Data, Draft, Generation, RequestKey, Role, RoleKey, RoleStatus};
 pub use database::Error as DatabaseError;
 pub use endings::Endings;
@@ -51,6 +54,12 @@ const READERS_MAX: usize = 4;
 const ENDED_HOURS: i64 = 24;
 /// Changes that may wait for a transaction. More wait before they are asked.
 const WRITES_QUEUED_MAX: usize = 1_024;
+
+/// What has happened is written down in at most so many tries, with such pauses in
+/// milliseconds: a minute and a half.
+const AGAIN_MAX: usize = 50;
+const AGAIN_MS_MIN: u64 = 100;
+const AGAIN_MS_MAX: u64 = 2_000;
 
 /// Why something is not stored, or not to be asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -130,6 +139,8 @@ struct Shared {
     leader: watch::Sender<Option<i64>>,
     /// Told that bindings have new generations.
     generations: watch::Sender<()>,
+    /// Told that operations begin, go on or end.
+    operations: watch::Sender<()>,
     gate: watch::Sender<Gate>,
     clock_skew_max: Duration,
 }
@@ -229,6 +240,11 @@ impl State {
         self.shared.generations.subscribe()
     }
 
+    /// Told when operations begin, go on or end, whoever runs them.
+    pub fn operations(&self) -> watch::Receiver<()> {
+        self.shared.operations.subscribe()
+    }
+
     /// Reads.
     pub fn read<T>(&self, read: impl FnOnce(&Data) -> T) -> T {
         read(&self.shared.data())
@@ -264,6 +280,24 @@ impl State {
         let epoch = *self.shared.leader.borrow();
         self.change_of(Some(epoch.ok_or(Error::Fenced)?), change)
             .await
+    }
+
+    /// As [`State::change`], for what has happened already and must not get lost:
+    /// tried again while the database is away, for a while.
+    pub async fn change_by_all_means<T>(
+        &self,
+        change: impl FnMut(&mut Draft<'_>) -> T + Clone + Send + 'static,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+    {
+        let backoff = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(AGAIN_MS_MIN))
+            .with_max_delay(Duration::from_millis(AGAIN_MS_MAX))
+            .with_max_times(AGAIN_MAX);
+        let attempt = || self.change(change.clone());
+        let away = |error: &Error| matches!(error, Error::Away(_) | Error::NotRead);
+        attempt.retry(backoff).when(away).await
     }
 
     /// Forgets in memory what is removed from the database without a word.
@@ -336,6 +370,7 @@ impl Shared {
             seen: AtomicI64::new(0),
             leader: watch::Sender::new(None),
             generations: watch::Sender::new(()),
+            operations: watch::Sender::new(()),
             gate: watch::Sender::new(Gate::default()),
             clock_skew_max,
         }
@@ -351,6 +386,7 @@ impl Shared {
     /// What is stored, as that version, is so in memory too.
     fn apply(&self, changes: Changes, version: i64) {
         let has_generations = !changes.generations.is_empty();
+        let has_operations = !changes.operations.is_empty();
         let ended = {
             let mut data = self.data();
             self.seen.store(version, Ordering::Relaxed);
@@ -360,18 +396,25 @@ impl Shared {
         if has_generations {
             self.generations.send_replace(());
         }
+        if has_operations {
+            self.operations.send_replace(());
+        }
     }
 
     fn change_now<T>(&self, mut change: impl FnMut(&mut Draft<'_>) -> T) -> T {
-        let (made, ended) = {
+        let (made, ended, has_operations) = {
             let mut data = self.data();
             let mut changes = Changes::default();
             let made = change(&mut Draft::new(&data, &mut changes));
             data.events_keep(&mut changes.events);
             self.seen.fetch_add(1, Ordering::Relaxed);
-            (made, changes.apply(&mut data))
+            let has_operations = !changes.operations.is_empty();
+            (made, changes.apply(&mut data), has_operations)
         };
         ended.into_iter().for_each(|id| self.endings.end(id));
+        if has_operations {
+            self.operations.send_replace(());
+        }
         made
     }
 

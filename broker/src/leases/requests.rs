@@ -1,27 +1,22 @@
-//! Ids of requests: a caller that did not hear the answer asks again under the
-//! same id, and nothing is done twice.
+//! Ids of requests that are about leases.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::Error;
 use crate::names::LeaseId;
-use crate::state::{Answered, Draft, RequestKey};
+use crate::request_ids;
+use crate::state::{Answered, Draft};
 
-/// The methods that take ids.
-pub const METHODS: [&str; 3] = ["AcquireLease", "RenewLease", "ReleaseLease"];
+pub(super) use crate::request_ids::REMEMBERED_MAX;
+pub use crate::request_ids::RequestId;
 
-/// How long a request is remembered, in hours.
-const REMEMBERED_HOURS: i64 = 24;
-/// How many requests are remembered, in memory and in rows of some hundred bytes.
-pub(super) const REMEMBERED_MAX: usize = 100_000;
-
-/// A request's id, and what it must not be used for again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RequestId {
-    /// Whose id it is, and of which method.
-    pub key: RequestKey,
-    /// The hash of the request without its id.
-    pub body: Vec<u8>,
+impl From<request_ids::Error> for Error {
+    fn from(error: request_ids::Error) -> Self {
+        match error {
+            request_ids::Error::Reused(id) => Error::RequestIdReused(id),
+            request_ids::Error::TooMany => Error::TooManyRequests,
+        }
+    }
 }
 
 /// The lease that a request was about when it came before.
@@ -29,13 +24,9 @@ pub(super) fn repeated(
     answered: Option<(&RequestId, &Answered)>,
     now: Timestamp,
 ) -> Result<Option<LeaseId>, Error> {
-    match answered {
-        Some((_, answered)) if answered.expire_time <= now => Ok(None),
-        Some((id, answered)) if answered.body != id.body => Err(Error::RequestIdReused(id.key.id)),
-        // Written by us: it is a lease's name.
-        Some((_, answered)) => Ok(answered.resource.parse().ok()),
-        None => Ok(None),
-    }
+    // Written by us: it is a lease's name.
+    let name = request_ids::repeated(answered, now)?;
+    Ok(name.and_then(|name| name.parse().ok()))
 }
 
 /// As [`repeated`], by what is true inside a change.
@@ -44,7 +35,8 @@ pub(super) fn repeated_in(
     id: Option<&RequestId>,
     now: Timestamp,
 ) -> Result<Option<LeaseId>, Error> {
-    repeated(id.and_then(|id| Some((id, draft.request(&id.key)?))), now)
+    let name = request_ids::repeated_in(draft, id, now)?;
+    Ok(name.and_then(|name| name.parse().ok()))
 }
 
 /// Remembers which lease a request is about.
@@ -54,18 +46,5 @@ pub(super) fn remember(
     lease: LeaseId,
     now: Timestamp,
 ) -> Result<(), Error> {
-    let Some(RequestId { key, body }) = id else {
-        return Ok(());
-    };
-    if draft.requests_count() >= REMEMBERED_MAX {
-        return Err(Error::TooManyRequests);
-    }
-    let end = now.checked_add(SignedDuration::from_hours(REMEMBERED_HOURS));
-    let answered = Answered {
-        body: body.clone(),
-        resource: lease.to_string(),
-        expire_time: end.unwrap_or(Timestamp::MAX),
-    };
-    draft.request_put(key.clone(), answered);
-    Ok(())
+    Ok(request_ids::remember(draft, id, lease.to_string(), now)?)
 }

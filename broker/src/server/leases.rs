@@ -131,6 +131,15 @@ impl Broker {
             return Err(Error::BindingNotFound { field, name });
         };
         match (&binding.status, &binding.target) {
+            // This broker or another is at work with the branch.
+            (BindingStatus::Ready, Some(target))
+                if self.state.read(|data| data.is_held(&target.branch)) =>
+            {
+                Err(Error::BindingNotReady {
+                    name,
+                    message: "its branch is being reset or restored".to_owned(),
+                })
+            }
             (BindingStatus::Ready, Some(target)) => Ok(Arc::clone(target)),
             (BindingStatus::Failed(message), _) => Err(Error::BindingFailed {
                 name,

@@ -15,8 +15,9 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::Error;
-use crate::leases::{self, RequestId};
+use crate::leases;
 use crate::names::{BindingName, InvalidName, LeaseId};
+use crate::request_ids::RequestId;
 use crate::roles::Access;
 use crate::state::RequestKey;
 
@@ -193,6 +194,12 @@ repeatable! {
     AcquireLeaseRequest, "AcquireLease";
     RenewLeaseRequest, "RenewLease";
     ReleaseLeaseRequest, "ReleaseLease";
+    CreateBranchRequest, "CreateBranch";
+    UpdateBranchRequest, "UpdateBranch";
+    DeleteBranchRequest, "DeleteBranch";
+    ResetBranchRequest, "ResetBranch";
+    RestoreBranchRequest, "RestoreBranch";
+    SetDefaultBranchRequest, "SetDefaultBranch";
 }
 
 /// The id of that caller's request, if it has one, and what it is the id of.
@@ -221,7 +228,7 @@ fn access(access: i32) -> Result<Access, FieldViolation> {
     }
 }
 
-pub(super) fn request_id(text: &str) -> Result<Option<Uuid>, FieldViolation> {
+fn request_id(text: &str) -> Result<Option<Uuid>, FieldViolation> {
     match text {
         "" => Ok(None),
         text => Uuid::try_parse(text)

@@ -34,7 +34,7 @@ fn found(name: &str, parent: Option<&str>, made: &str, reset: Option<&str>) -> F
 fn remarks(all: &[Found]) -> Vec<String> {
     let config = declared();
     let remarks = config.bindings.iter();
-    let remarks = remarks.filter_map(|spec| remark(spec, all.iter()));
+    let remarks = remarks.filter_map(|spec| remark(spec, all.iter(), |_| None));
     remarks.map(|remark| remark.to_string()).collect()
 }
 
