@@ -156,21 +156,22 @@ impl Ledger {
 
     /// What was about to be done and is not known to be done, since before then.
     pub fn unsettled(&self, since: Timestamp) -> Vec<(BranchName, OwnBranch)> {
-        let open = |row: &OwnBranch| match row.intent {
+        self.rows(since, |row| match row.intent {
             Intent::Create | Intent::Delete => true,
             Intent::Preserve => row.branch.is_none(),
             Intent::Own | Intent::Gone => false,
-        };
-        self.state.read(|data| {
-            let rows = data.branches.iter();
-            let rows = rows.filter(|(_, row)| open(row) && row.update_time <= since);
-            rows.map(|(name, row)| (name.clone(), row.clone()))
-                .collect()
         })
     }
 
-    /// Of the brokers that share a state, writes what became of one of
-    /// [`Ledger::unsettled`], unless somebody else has meanwhile.
+    /// The branches that are there and ours, since before then.
+    pub fn owned(&self, since: Timestamp) -> Vec<(BranchName, OwnBranch)> {
+        self.rows(since, |row| match row.intent {
+            Intent::Own | Intent::Preserve => row.branch.is_some(),
+            Intent::Create | Intent::Delete | Intent::Gone => false,
+        })
+    }
+
+    /// For who works in the background: writes what became of a row, unless somebody else has meanwhile.
     pub async fn settled(
         &self,
         name: &BranchName,
@@ -206,6 +207,19 @@ impl Ledger {
             }
         };
         self.state.change_by_all_means(change).await
+    }
+
+    fn rows(
+        &self,
+        since: Timestamp,
+        is_wanted: impl Fn(&OwnBranch) -> bool,
+    ) -> Vec<(BranchName, OwnBranch)> {
+        self.state.read(|data| {
+            let rows = data.branches.iter();
+            let rows = rows.filter(|(_, row)| is_wanted(row) && row.update_time <= since);
+            rows.map(|(name, row)| (name.clone(), row.clone()))
+                .collect()
+        })
     }
 
     /// Where it is kept.

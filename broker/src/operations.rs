@@ -205,8 +205,19 @@ impl Operations {
         self.state.change(look).await?
     }
 
-    /// One operation, as it is now.
-    pub fn get(&self, name: OperationName) -> Result<Record, Error> {
+    /// One operation, as it is now, though another broker began it just before.
+    pub async fn find(&self, name: OperationName) -> Result<Record, Error> {
+        match self.get(name) {
+            Err(Error::NotFound(_)) => {
+                // Who changes something first hears what others have changed.
+                self.state.change(|_| ()).await?;
+                self.get(name)
+            }
+            known => known,
+        }
+    }
+
+    fn get(&self, name: OperationName) -> Result<Record, Error> {
         let now = self.now();
         self.state.read(|data| {
             let found = data.operations.get(&name.uuid());
@@ -231,6 +242,7 @@ impl Operations {
     /// Waits until an operation is done, at most so long. It as it is then.
     pub async fn wait(&self, name: OperationName, time: Duration) -> Result<Record, Error> {
         let mut told = self.state.operations();
+        self.find(name).await?;
         let waiting = async {
             loop {
                 let record = self.get(name)?;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{Branches, Error};
 use crate::names::BranchName;
@@ -16,14 +16,27 @@ const LOOK_MS: u64 = 1_000;
 /// How old what is settled is at least, in seconds. Whoever is at work with it may
 /// take longer, and then says what became of it all the same.
 const SETTLED_SECONDS: i64 = 15;
+/// How often to look for branches that went by themselves, in seconds: it costs
+/// Neon a list.
+const LOOK_FOR_GONE_SECONDS: u64 = 600;
+/// How old their rows are at least, in hours: Neon may not show at once what was
+/// made.
+const GONE_HOURS: i64 = 1;
 
 impl Branches {
     /// Settles what crashes have left, for ever: for who works in the background.
     pub async fn settle(&self) {
         let mut interval = tokio::time::interval(Duration::from_millis(LOOK_MS));
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look_for_gone = Instant::now();
         loop {
             interval.tick().await;
+            if look_for_gone <= Instant::now() {
+                look_for_gone += Duration::from_secs(LOOK_FOR_GONE_SECONDS);
+                if let Err(error) = self.settle_gone().await {
+                    tracing::debug!(error = %one_line(&error), "cannot look for what went");
+                }
+            }
             let since = self.ledger.now() - SignedDuration::from_secs(SETTLED_SECONDS);
             for (name, row) in self.ledger.unsettled(since) {
                 if self.is_at_work(&row) {
@@ -35,6 +48,27 @@ impl Branches {
                 }
             }
         }
+    }
+
+    /// Notes which of our branches are there no more: they expired, or somebody
+    /// else deleted them.
+    async fn settle_gone(&self) -> Result<(), Error> {
+        let since = self.ledger.now() - SignedDuration::from_hours(GONE_HOURS);
+        let rows = self.ledger.owned(since);
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let there = self.neon().background().branches().await?;
+        let is_there = |row: &OwnBranch| {
+            let mut there = there.iter();
+            there.any(|found| row.branch.as_ref() == Some(&found.branch.id))
+        };
+        for (name, row) in rows.iter().filter(|(_, row)| !is_there(row)) {
+            let written = self.ledger.settled(name, row, None, Intent::Gone).await;
+            written?;
+            tracing::info!(branch = %name, "a branch of ours is there no more");
+        }
+        Ok(())
     }
 
     /// Whether an operation that goes on may be at work with that branch: its end

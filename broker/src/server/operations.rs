@@ -84,7 +84,8 @@ impl Operations for Broker {
         request: Request<GetOperationRequest>,
     ) -> Result<Response<Operation>, Status> {
         self.rights(&request)?.may_read()?;
-        let record = self.operations.get(name(&request.into_inner().name)?);
+        let name = name(&request.into_inner().name)?;
+        let record = self.operations.find(name).await;
         Ok(Response::new(wire(record.map_err(Error::from)?)))
     }
 
