@@ -2,26 +2,31 @@
 //!
 //! Each change is checked twice: before it is taken on, so that the caller hears
 //! at once, and when it has the project's turn, because somebody may have come
-//! between. Nothing is deleted, reset, restored or given an end that the broker's
-//! annotation does not prove its own.
+//! between. Nothing is deleted, reset, restored or given an end that neither the
+//! broker's annotation nor its ledger proves its own. What is about to be done is
+//! written down first, so that whoever takes it up looks before doing it again.
 
 mod checks;
 mod diff;
 mod error;
+mod restore;
+mod settle;
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use neon_api::BranchId;
-use neon_api::types::{Branch, BranchRestoreRequest, BranchUpdateRequest, Change};
+use neon_api::types::{Branch, BranchUpdateRequest, Change};
 use sha2::{Digest as _, Sha256};
 
-use crate::bindings::Bindings;
 use crate::keeper::Keeper;
+use crate::ledger::{self, Ledger};
 use crate::names::{BranchName, BranchResource};
 use crate::neon::{self, Found, Neon, NewBranch, Point, Purpose};
 use crate::operations::Work;
-use checks::View;
+use crate::state::{self, Data, Draft};
+use crate::text::one_line;
+use checks::{Users, View};
 
 pub use error::Error;
 
@@ -29,7 +34,7 @@ pub use error::Error;
 #[derive(Debug, Clone)]
 pub struct Branches {
     keeper: Arc<Keeper>,
-    bindings: Arc<Bindings>,
+    ledger: Ledger,
 }
 
 /// A branch, as it was when the change was asked for.
@@ -107,8 +112,29 @@ pub fn etag(branch: &Branch) -> String {
 
 impl Branches {
     /// Of the keeper's project, with its bindings.
-    pub fn new(keeper: Arc<Keeper>, bindings: Arc<Bindings>) -> Branches {
-        Branches { keeper, bindings }
+    pub fn new(keeper: Arc<Keeper>, ledger: Ledger) -> Branches {
+        Branches { keeper, ledger }
+    }
+
+    /// All branches of the project, by name, and which of them are ours.
+    pub async fn all(&self) -> Result<Vec<Found>, neon::Error> {
+        let mut all = self.neon().branches().await?;
+        let own = self.ledger.own();
+        for found in &mut all {
+            found.managed |= own.contains(&found.branch.id);
+        }
+        Ok(all)
+    }
+
+    /// The branch of that id, and whether it is ours.
+    pub async fn get(&self, field: &'static str, id: &BranchId) -> Result<Found, Error> {
+        let found = self.neon().branch(id).await?;
+        let mut found = found.ok_or_else(|| Error::NotFound {
+            field,
+            name: BranchResource(id.clone()),
+        })?;
+        found.managed |= self.ledger.owns(id);
+        Ok(found)
     }
 
     /// Whether the branch can be made; it, where the same request made it before.
@@ -123,114 +149,121 @@ impl Branches {
 
     /// Makes a branch, or finds the one that the same request made.
     pub async fn create(&self, new: &NewBranch, work: &Work) -> Result<Found, Error> {
-        work.commit()?;
+        let (name, now) = (new.name.clone(), self.ledger.now());
+        let intend = move |draft: &mut Draft<'_>| {
+            ledger::intend_create_in(draft, &name, now);
+            Ok::<(), Error>(())
+        };
+        work.commit(None, intend).await?;
+        if work.is_taken_up() {
+            // It may be on its way still.
+            self.neon().branch_awaited(&new.name).await?;
+        }
+        // What fails is settled with what crashes leave.
         let ensured = self.neon().branch_ensure(new).await;
         let ensured = ensured.map_err(|error| match &new.point {
             Some(point) if error.is_refusal_of_request() => Error::point(point, error),
             _ => error.into(),
         })?;
-        match ensured.created {
-            true => Ok(ensured.found),
+        let found = match ensured.created {
+            true => ensured.found,
             // Somebody was faster: it is the same, or it is not.
-            false => checks::same(new, ensured.found),
-        }
+            false => checks::same(new, ensured.found)?,
+        };
+        noted(self.ledger.created(&new.name, &found.branch.id).await);
+        // It has inherited its parent's lease roles, which are nobody's here.
+        Box::pin(self.keeper.roles_right_on(&found.branch.id)).await?;
+        Ok(found)
+    }
+
+    /// Whether what is known of a branch can be changed.
+    pub async fn check_update(&self, update: &Update) -> Result<(), Error> {
+        let view = self.view().await?;
+        let found = view.find_as("branch.name", &update.which)?;
+        view.may_update(update, found, &self.users(&found.branch))
     }
 
     /// Changes what is known of a branch. It as it is then.
-    pub async fn update(&self, update: &Update) -> Result<Found, Error> {
+    pub async fn update(&self, update: &Update, work: &Work) -> Result<Found, Error> {
         let id = &update.which.id;
         let turn = self.neon().turn().await?;
         let view = self.view().await?;
-        let found = view.find_as("branch.name", &update.which)?;
-        view.may_update(update, found, &self.bindings.on_branch(&found.branch))?;
-        let mut change = BranchUpdateRequest::default();
-        if let Some(name) = &update.name
-            // Neon refuses a name that is the branch's already.
-            && name.as_str() != found.branch.name
-        {
-            change = change.rename(name.as_str());
+        let branch = &view.find("branch.name", id)?.branch;
+        let change = update.change(branch);
+        // A runner that is gone may have done it: its etag is another one then.
+        if !(work.is_taken_up() && neon::is_as_wished(branch, &change)) {
+            let found = view.find_as("branch.name", &update.which)?;
+            view.may_update(update, found, &self.users(branch))?;
+            let ends = matches!(update.expires_at, Change::Set(_));
+            let (branch, now) = (branch.clone(), self.ledger.now());
+            let check = move |draft: &mut Draft<'_>| match ends {
+                true => checks::is_unleased(&branch, draft.lease_on(&branch.id, now)),
+                false => Ok(()),
+            };
+            work.commit(None, check).await?;
+            if change != BranchUpdateRequest::default() {
+                self.neon().branch_update(id, &change, &turn).await?;
+            }
         }
-        if let Some(protected) = update.protected {
-            change = change.protected(protected);
+        if let Some(name) = &update.name {
+            noted(self.ledger.renamed(id, name).await);
         }
-        change.branch.expires_at = update.expires_at;
-        if change != BranchUpdateRequest::default() {
-            self.neon().branch_update(id, &change, &turn).await?;
-        }
-        self.found("branch.name", id).await
+        self.get("branch.name", id).await
     }
 
     /// Whether the branch can be deleted.
     pub async fn check_delete(&self, which: &Which) -> Result<(), Error> {
         let view = self.view().await?;
         let found = view.find_as("name", which)?;
-        view.may_delete(found, &self.bindings.on_branch(&found.branch))
+        view.may_delete(found, &self.users(&found.branch))
     }
 
     /// Deletes a branch.
     pub async fn delete(&self, which: &Which, work: &Work) -> Result<(), Error> {
         let turn = self.neon().turn().await?;
-        self.check_delete(which).await?;
-        work.commit()?;
-        self.neon().branch_delete(&which.id, &turn).await?;
+        let view = self.view().await?;
+        if work.is_taken_up() && view.find("name", &which.id).is_err() {
+            noted(self.ledger.deleted(&which.id).await);
+            return Ok(());
+        }
+        let found = view.find_as("name", which)?;
+        view.may_delete(found, &self.users(&found.branch))?;
+        let (branch, now) = (found.branch.clone(), self.ledger.now());
+        let key = ledger::key(&branch);
+        let before = self.ledger.row(&key);
+        let name = key.clone();
+        let intend = move |draft: &mut Draft<'_>| {
+            // A lease may have come between.
+            checks::is_unleased(&branch, draft.lease_on(&branch.id, now))?;
+            ledger::intend_delete_in(draft, &name, &branch.id, now);
+            Ok::<(), Error>(())
+        };
+        work.commit(None, intend).await?;
+        if let Err(error) = self.neon().branch_delete(&which.id, &turn).await {
+            // Who asked hears that it is not deleted, and it is not later on either.
+            noted(self.ledger.undone(&key, before).await);
+            return Err(error.into());
+        }
+        noted(self.ledger.deleted(&which.id).await);
         tracing::info!(branch = %which.id, "deleted a branch");
         Ok(())
     }
 
-    /// Whether the branch can get the data.
-    pub async fn check_restore(&self, restore: &Restore) -> Result<(), Error> {
-        let view = self.view().await?;
-        view.may_restore(restore).map(|_| ())
-    }
-
-    /// Gives a branch other data. It as it is then.
-    pub async fn restore(&self, restore: &Restore, work: &Work) -> Result<Found, Error> {
-        let id = &restore.which.id;
-        let branch = self.found("name", id).await?.branch;
-        let what = match restore.source {
-            Source::Parent => "reset to its parent",
-            Source::Itself | Source::Branch(_) => "restored",
-        };
-        let change = Box::pin(async {
-            let turn = self.neon().turn().await?;
-            let view = self.view().await?;
-            let (found, source) = view.may_restore(restore)?;
-            let mut request = BranchRestoreRequest::from_branch(source.clone());
-            request = match &restore.point {
-                None => request,
-                Some(Point::Lsn(lsn)) => request.at_lsn(lsn.to_string()),
-                Some(Point::Time(time)) => request.at_timestamp(*time),
-            };
-            if let Some(name) = &restore.preserve {
-                request = request.preserve_under_name(name.as_str());
-            }
-            work.commit()?;
-            let neon = self.neon();
-            let restored = neon.branch_restore(&found.branch, &request, &turn).await;
-            restored.map_err(|error| match &restore.point {
-                Some(point) if error.is_refusal_of_request() => Error::point(point, error),
-                _ => error.into(),
-            })?;
-            tracing::info!(branch = %id, what, "gave a branch other data");
-            Ok::<(), Error>(())
-        });
-        Box::pin(self.keeper.renew(&branch, what, change)).await?;
-        self.found("name", id).await
+    /// Whether a branch can be made the default one.
+    pub async fn check_set_default(&self, id: &BranchId) -> Result<(), Error> {
+        may_be_default(&self.get("name", id).await?)
     }
 
     /// Makes a branch the default one. It as it is then.
-    pub async fn set_default(&self, id: &BranchId) -> Result<Found, Error> {
+    pub async fn set_default(&self, id: &BranchId, work: &Work) -> Result<Found, Error> {
         let turn = self.neon().turn().await?;
-        let found = self.found("name", id).await?;
-        if found.branch.expires_at.is_some() {
-            return Err(Error::Expires {
-                name: found.branch.name,
-            });
-        }
+        let found = self.get("name", id).await?;
+        may_be_default(&found)?;
         if !found.branch.default {
+            work.commit(None, |_| Ok::<(), Error>(())).await?;
             self.neon().branch_set_default(id, &turn).await?;
         }
-        self.found("name", id).await
+        self.get("name", id).await
     }
 
     /// The schema of a database.
@@ -240,7 +273,7 @@ impl Branches {
         point: Option<&Point>,
         database: &str,
     ) -> Result<String, Error> {
-        self.found("name", id).await?;
+        self.get("name", id).await?;
         self.schema_of(id, point, database, "database").await
     }
 
@@ -252,9 +285,9 @@ impl Branches {
         base: &SchemaOf,
         database: &str,
     ) -> Result<String, Error> {
-        let found = self.found("name", id).await?;
+        let found = self.get("name", id).await?;
         let base_id = match &base.branch {
-            Some(base) => self.found("base", base).await?.branch.id,
+            Some(base) => self.get("base", base).await?.branch.id,
             None => found.branch.parent_id.ok_or(Error::NoBase {
                 name: found.branch.name,
             })?,
@@ -286,20 +319,57 @@ impl Branches {
         }
     }
 
-    async fn found(&self, field: &'static str, id: &BranchId) -> Result<Found, Error> {
-        let found = self.neon().branch(id).await?;
-        found.ok_or_else(|| Error::NotFound {
-            field,
-            name: BranchResource(id.clone()),
-        })
+    async fn view(&self) -> Result<View, neon::Error> {
+        Ok(View(self.all().await?))
     }
 
-    async fn view(&self) -> Result<View, neon::Error> {
-        Ok(View(self.neon().branches().await?))
+    /// Who needs the branch, whichever broker told them of it.
+    fn users(&self, branch: &Branch) -> Users {
+        let now = self.ledger.now();
+        let lease = |data: &Data| data.lease_on(&branch.id, now);
+        Users {
+            bindings: self.keeper.bindings_on(branch),
+            lease: self.ledger.state().read(lease),
+        }
     }
 
     fn neon(&self) -> &Neon {
         self.keeper.neon()
+    }
+}
+
+impl Update {
+    /// What Neon is asked to change.
+    fn change(&self, branch: &Branch) -> BranchUpdateRequest {
+        let mut change = BranchUpdateRequest::default();
+        if let Some(name) = &self.name
+            // Neon refuses a name that is the branch's already.
+            && name.as_str() != branch.name
+        {
+            change = change.rename(name.as_str());
+        }
+        if let Some(protected) = self.protected {
+            change = change.protected(protected);
+        }
+        change.branch.expires_at = self.expires_at;
+        change
+    }
+}
+
+fn may_be_default(found: &Found) -> Result<(), Error> {
+    match found.branch.expires_at {
+        None => Ok(()),
+        Some(_) => Err(Error::Expires {
+            name: found.branch.name.clone(),
+        }),
+    }
+}
+
+/// What is done is done, whether or not it could be written down: what the ledger
+/// says then is settled later.
+fn noted(written: Result<(), state::Error>) {
+    if let Err(error) = written {
+        tracing::warn!(error = %one_line(&error), "the ledger of branches is behind");
     }
 }
 

@@ -19,6 +19,7 @@ use crate::audit::{Action, Event};
 use crate::bindings::Bindings;
 use crate::config::{BindingSpec, Config, ConfigError};
 use crate::leases::Leases;
+use crate::ledger::Ledger;
 use crate::logins::Logins;
 use crate::names::BindingName;
 use crate::neon::{self, Neon};
@@ -101,7 +102,10 @@ pub struct Keeper {
     background: Neon,
     path: PathBuf,
     config: RwLock<Arc<Config>>,
+    /// When broker.toml was last read, but for its grants.
+    read_at: std::sync::Mutex<Timestamp>,
     state: Arc<State>,
+    ledger: Ledger,
     bindings: Arc<Bindings>,
     leases: Arc<Leases>,
     logins: Arc<Logins>,
@@ -119,12 +123,12 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// With what was read from `path`. Declares its bindings.
+    /// With what was read from `path` just now. Declares its bindings.
     pub fn new(
         neon: Neon,
         path: PathBuf,
         config: Config,
-        state: Arc<State>,
+        ledger: Ledger,
         bindings: Arc<Bindings>,
         leases: Arc<Leases>,
         logins: Arc<Logins>,
@@ -135,7 +139,9 @@ impl Keeper {
             neon,
             path,
             config: RwLock::new(Arc::new(config)),
-            state,
+            read_at: std::sync::Mutex::new(leases.now()),
+            state: Arc::clone(ledger.state()),
+            ledger,
             bindings,
             leases,
             logins,
@@ -223,6 +229,10 @@ impl Keeper {
         is_other.then(|| format!("the branch {} was reset or restored", outcome.branch))
     }
 
+    fn read_at(&self) -> std::sync::MutexGuard<'_, Timestamp> {
+        self.read_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn renewed(&self) -> std::sync::MutexGuard<'_, BTreeMap<BranchId, String>> {
         self.renewed.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -254,9 +264,30 @@ impl Keeper {
     /// otherwise than declared and stays so.
     pub async fn plan(&self) -> Result<(Vec<Step>, Vec<Remark>), Error> {
         let config = Config::load(&self.path)?;
-        let world = reconcile::look(&self.neon, &config).await?;
+        let world = reconcile::look(&self.neon, &self.ledger, &config).await?;
         let steps = reconcile::plan(&config, &world)?;
         Ok((steps, world.remarks))
+    }
+
+    /// Bindings that point at that branch or are declared to live on it, by what any
+    /// broker on this state knows. One that this broker does not know counts if it
+    /// is younger than what broker.toml said here: another has read it since. One
+    /// that is older was removed from it.
+    pub fn bindings_on(&self, branch: &Branch) -> Vec<BindingName> {
+        let mut names = self.bindings.on_branch(branch);
+        let read_at = *self.read_at();
+        let others: Vec<BindingName> = self.state.read(|data| {
+            let all = data.generations.iter();
+            let others = all.filter(|(name, generation)| {
+                let is_declared = || self.bindings.get(name).is_some();
+                generation.branch == branch.id && (generation.since > read_at || is_declared())
+            });
+            others.map(|(name, _)| name.clone()).collect()
+        });
+        names.extend(others);
+        names.sort();
+        names.dedup();
+        names
     }
 
     /// Gives a branch other data, which `change` does, beneath the bindings on it:
@@ -281,7 +312,9 @@ impl Keeper {
         }
         let changed = change.await;
         if on_branch.is_empty() {
-            return changed;
+            changed?;
+            // Leases may be on it all the same.
+            return Ok(Box::pin(self.roles_right_on(&branch.id)).await?);
         }
         if changed.is_ok() {
             let reason = format!("the branch {} was {what}", branch.name);
@@ -329,7 +362,9 @@ impl Keeper {
     /// kept is never older than what was read last.
     fn read_config(&self) -> Result<Arc<Config>, ConfigError> {
         let mut config = self.config.write().unwrap_or_else(PoisonError::into_inner);
+        let now = self.leases.now();
         *config = Arc::new(Config::load(&self.path)?);
+        *self.read_at() = now;
         Ok(Arc::clone(&config))
     }
 
@@ -349,7 +384,7 @@ impl Keeper {
             true => &self.background,
             false => &self.neon,
         };
-        let applied = reconcile::apply(neon, &config, &mut announcer).await?;
+        let applied = reconcile::apply(neon, &self.ledger, &config, &mut announcer).await?;
         self.tell(&applied.steps).await;
         let Announcer {
             renewed, trouble, ..

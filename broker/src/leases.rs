@@ -30,7 +30,7 @@ use crate::roles::Access;
 use crate::state::{self, Draft, RoleKey, State, Turn};
 pub use ephemeral::Making;
 pub(crate) use ephemeral::branch_name;
-pub use requests::{METHODS, RequestId, is_repeated};
+pub use requests::{RequestId, is_repeated};
 pub use revoke::{RevokeRequest, Which};
 pub use roles::{Made, RoleFor, retire_roles};
 
@@ -430,6 +430,11 @@ impl Leases {
         found
             .filter(|lease| lease.lives(now) || lease.revoked.is_some())
             .ok_or(Error::NotFound(id))
+    }
+
+    /// Whether some broker gives that branch other data, or deletes it.
+    pub fn is_held(&self, branch: &BranchId) -> bool {
+        self.state.read(|data| data.is_held(branch))
     }
 
     /// Why the role of a revoked lease is not closed yet, if that was tried.

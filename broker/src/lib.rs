@@ -7,7 +7,8 @@
 //! [`neon`] and [`postgres`]; [`bindings`] and [`leases`] are what callers see,
 //! [`leasing`] leads from the one to the other, [`closer`] and [`reaper`] end what
 //! leases leave, [`branches`] changes branches for callers, as
-//! [`operations`] that go on when they have left,
+//! [`operations`] that go on when they have left, and the [`ledger`] says which
+//! branches are our own; [`request_ids`] tells what was asked before;
 //! [`grants`] says who may do what,
 //! [`state`] is what outlives the process, and [`audit`] tells of it.
 
@@ -24,6 +25,7 @@ pub mod grants;
 pub mod keeper;
 pub mod leases;
 pub mod leasing;
+pub mod ledger;
 pub mod logins;
 pub mod migrate;
 pub mod names;
@@ -32,6 +34,7 @@ pub mod operations;
 pub mod postgres;
 pub mod reaper;
 pub mod reconcile;
+pub mod request_ids;
 pub mod roles;
 pub mod seed;
 pub mod server;

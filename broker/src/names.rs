@@ -159,6 +159,15 @@ impl OperationName {
     pub fn random() -> Self {
         OperationName(Uuid::new_v4())
     }
+
+    /// As it is stored.
+    pub(crate) fn uuid(self) -> Uuid {
+        self.0
+    }
+
+    pub(crate) fn of_stored(id: Uuid) -> Self {
+        OperationName(id)
+    }
 }
 
 impl FromStr for OperationName {
@@ -205,6 +214,11 @@ impl fmt::Display for BranchResource {
 pub struct BranchName(String);
 
 impl BranchName {
+    /// A name for a branch whose own is none of ours. Ids are names as well.
+    pub(crate) fn of_id(id: &BranchId) -> Self {
+        BranchName(id.to_string())
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -33,6 +33,7 @@ use crate::postgres::OwnerUri;
 
 pub use branches::Ensured;
 pub use budget::Limits;
+pub use changes::{BeforeRestore, is_as_wished};
 pub use new::{Lsn, NewBranch, Point, Purpose};
 pub use turns::{Priority, Turn};
 

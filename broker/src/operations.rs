@@ -1,38 +1,52 @@
-//! Operations: the work of a call that goes on after the call was answered.
+//! Operations: the work of a call that goes on after the call was answered, and
+//! after the broker that began it.
 //!
-//! What is stored here, and who may change it: one record for each operation, in
-//! memory, until the process ends. Records are plain data; only the task that
-//! does the work ends one, and `cancel` does while nothing was changed yet.
+//! What is stored here, and who may change it: the operations of the state, which
+//! this module alone changes. Each has a runner, a process that does the work and
+//! says every few seconds that it does. Who works in the background takes up those
+//! whose runner says nothing any more; from then on the other's writes are refused.
+//! Work that is taken up looks first at what was done. Any broker finds, follows
+//! and cancels an operation, whoever runs it.
 
-use std::collections::{BTreeMap, HashMap};
+mod runner;
+mod work;
+
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use prost::Message as _;
+use proto::google::longrunning as pb;
 use rpc::clock::Clock;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::names::OperationName;
+use crate::request_ids::{self, RequestId};
+use crate::state::{self, Draft, Operation, State};
+
+pub use proto::google::longrunning::operation::Result as Ended;
+pub use work::{Stopped, Work};
 
 /// How many operations are kept, those that are done included.
 const OPERATIONS_MAX: usize = 10_000;
-/// How long one that is done is kept, in hours: as long as a request id.
+/// How long one that is done is kept, in hours: as long as a request id, and as
+/// the state keeps it.
 const DONE_KEPT_HOURS: i64 = 24;
 
-/// An operation.
+/// An operation, as it is told.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
     /// Its name.
     pub name: OperationName,
-    /// Who asked; `None` for somebody on this machine without a name.
-    pub caller: Option<String>,
+    /// Who asked; empty for somebody on this machine without a name.
+    pub caller: String,
     /// The method that was called: `CreateBranch`.
     pub method: String,
     /// The request, encoded.
     pub request: Vec<u8>,
-    /// What is worked on: the branch's resource name, once there is one.
-    pub metadata: String,
+    /// The name of the branch that is worked on, once there is one.
+    pub branch: String,
     /// How it ended.
     pub result: Option<Ended>,
     /// When it began.
@@ -41,28 +55,26 @@ pub struct Record {
     pub end_time: Option<Timestamp>,
 }
 
-/// How an operation ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ended {
-    /// Well: an encoded google.protobuf.Any.
-    Response(Vec<u8>),
-    /// Otherwise: an encoded google.rpc.Status.
-    Error(Vec<u8>),
-}
-
 /// What is asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
-    /// Who asks.
-    pub caller: Option<String>,
+    /// Who asks; empty for somebody on this machine without a name.
+    pub caller: String,
     /// The method.
     pub method: &'static str,
     /// The request, encoded, without its id.
     pub request: Vec<u8>,
+    /// The name of the branch that is worked on, where there is one already.
+    pub branch: String,
+    /// Under which the same may be asked again.
+    pub id: Option<RequestId>,
+    /// Whether the caller waits for the end. Such a request is not told again how
+    /// it failed: it is done again.
+    pub is_waited_for: bool,
 }
 
 /// Why there is no such operation, or none can begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// There is none, or it was forgotten.
     #[error("there is no {0}")]
@@ -73,190 +85,19 @@ pub enum Error {
     /// As many are under way as are kept.
     #[error("{OPERATIONS_MAX} operations are under way")]
     TooMany,
-}
-
-/// All operations.
-#[derive(Debug)]
-pub struct Operations {
-    clock: Clock,
-    all: Mutex<All>,
-}
-
-#[derive(Debug, Default)]
-struct All {
-    entries: BTreeMap<OperationName, Entry>,
-    /// What is under way, by what was asked for: equal requests share it.
-    running: HashMap<Asked, OperationName>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    record: watch::Sender<Arc<Record>>,
-    gate: Arc<Gate>,
-}
-
-/// The work's side of an operation.
-#[derive(Debug, Clone)]
-pub struct Work {
-    gate: Arc<Gate>,
-    record: watch::Sender<Arc<Record>>,
-}
-
-/// The operation was cancelled before it changed anything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cancelled;
-
-/// Where cancelling and changing meet: one of them is first.
-#[derive(Debug, Default)]
-struct Gate {
-    passed: Mutex<bool>,
-    cancelled: CancellationToken,
-}
-
-impl Operations {
-    /// None yet.
-    pub fn new(clock: Clock) -> Operations {
-        Operations {
-            clock,
-            all: Mutex::default(),
-        }
-    }
-
-    /// Begins work, or finds the same that the same caller has under way.
-    /// `cancelled` is how it ends when it is cancelled, `lost` when it breaks.
-    pub fn begin<W>(
-        self: &Arc<Self>,
-        asked: Asked,
-        metadata: String,
-        ends: Ends,
-        work: impl FnOnce(Work) -> W,
-    ) -> Result<Arc<Record>, Error>
-    where
-        W: Future<Output = Ended> + Send + 'static,
-    {
-        let mut all = self.all();
-        if let Some(entry) = all
-            .running
-            .get(&asked)
-            .and_then(|name| all.entries.get(name))
-        {
-            return Ok(Arc::clone(&entry.record.borrow()));
-        }
-        all.make_room(self.now())?;
-        let name = OperationName::random();
-        let record = Arc::new(Record {
-            name,
-            caller: asked.caller.clone(),
-            method: asked.method.to_owned(),
-            request: asked.request.clone(),
-            metadata,
-            result: None,
-            create_time: self.now(),
-            end_time: None,
-        });
-        let entry = Entry {
-            record: watch::Sender::new(Arc::clone(&record)),
-            gate: Arc::default(),
-        };
-        let gate = Arc::clone(&entry.gate);
-        let working = tokio::spawn(work(Work {
-            gate: Arc::clone(&gate),
-            record: entry.record.clone(),
-        }));
-        all.running.insert(asked.clone(), name);
-        all.entries.insert(name, entry);
-        drop(all);
-        let operations = Arc::clone(self);
-        tokio::spawn(async move {
-            let abort = working.abort_handle();
-            let ended = tokio::select! {
-                biased;
-                ended = working => ended.unwrap_or(ends.lost),
-                () = gate.cancelled.cancelled() => {
-                    abort.abort();
-                    ends.cancelled
-                }
-            };
-            operations.end(&asked, name, ended);
-        });
-        Ok(record)
-    }
-
-    /// One operation, as it is now.
-    pub fn get(&self, name: OperationName) -> Result<Arc<Record>, Error> {
-        let all = self.all();
-        let entry = all.entries.get(&name).ok_or(Error::NotFound(name))?;
-        Ok(Arc::clone(&entry.record.borrow()))
-    }
-
-    /// All, newest first.
-    pub fn list(&self) -> Vec<Arc<Record>> {
-        let all = self.all();
-        let records = all.entries.values();
-        let mut records: Vec<_> = records
-            .map(|entry| Arc::clone(&entry.record.borrow()))
-            .collect();
-        records.sort_by_key(|record| std::cmp::Reverse((record.create_time, record.name)));
-        records
-    }
-
-    /// Waits until an operation is done, at most so long. It as it is then.
-    pub async fn wait(&self, name: OperationName, time: Duration) -> Result<Arc<Record>, Error> {
-        let mut record = {
-            let all = self.all();
-            let entry = all.entries.get(&name).ok_or(Error::NotFound(name))?;
-            entry.record.subscribe()
-        };
-        let done = record.wait_for(|record| record.result.is_some());
-        // Out of time, or forgotten meanwhile: what is known is the answer.
-        let _ = tokio::time::timeout(time, done).await;
-        let record = Arc::clone(&record.borrow());
-        Ok(record)
-    }
-
-    /// Cancels an operation that has changed nothing yet. Others go on.
-    pub fn cancel(&self, name: OperationName) -> Result<(), Error> {
-        let all = self.all();
-        let entry = all.entries.get(&name).ok_or(Error::NotFound(name))?;
-        entry.gate.cancel();
-        Ok(())
-    }
-
-    /// Forgets an operation that is done.
-    pub fn forget(&self, name: OperationName) -> Result<(), Error> {
-        let mut all = self.all();
-        let entry = all.entries.get(&name).ok_or(Error::NotFound(name))?;
-        if entry.record.borrow().result.is_none() {
-            return Err(Error::Running(name));
-        }
-        all.entries.remove(&name);
-        Ok(())
-    }
-
-    fn end(&self, asked: &Asked, name: OperationName, ended: Ended) {
-        let now = self.now();
-        let mut all = self.all();
-        all.running.remove(asked);
-        if let Some(entry) = all.entries.get(&name) {
-            entry.record.send_modify(|record| {
-                let record = Arc::make_mut(record);
-                record.result = Some(ended);
-                record.end_time = Some(now);
-            });
-        }
-    }
-
-    fn now(&self) -> Timestamp {
-        Timestamp::try_from(self.clock.now()).unwrap_or(Timestamp::MAX)
-    }
-
-    fn all(&self) -> MutexGuard<'_, All> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    /// Its request id is not taken.
+    #[error(transparent)]
+    RequestId(#[from] request_ids::Error),
+    /// It could not be stored.
+    #[error(transparent)]
+    State(#[from] state::Error),
+    /// The task that began it is gone.
+    #[error("the beginning of the operation broke")]
+    Broken,
 }
 
 /// How an operation ends that does not end by itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Ends {
     /// It was cancelled.
     pub cancelled: Ended,
@@ -264,56 +105,305 @@ pub struct Ends {
     pub lost: Ended,
 }
 
-impl All {
-    /// Forgets what was done long ago, and more when there are too many.
-    fn make_room(&mut self, now: Timestamp) -> Result<(), Error> {
-        let kept = SignedDuration::from_hours(DONE_KEPT_HOURS);
-        self.entries.retain(|_, entry| {
-            let end = entry.record.borrow().end_time;
-            end.is_none_or(|end| now.duration_since(end) < kept)
-        });
-        if self.entries.len() < OPERATIONS_MAX {
-            return Ok(());
+/// All operations.
+#[derive(Debug)]
+pub struct Operations {
+    state: Arc<State>,
+    clock: Clock,
+    ends: Ends,
+    /// This process, among those that share the state.
+    runner: Uuid,
+    /// What this process runs.
+    here: Mutex<BTreeSet<OperationName>>,
+}
+
+impl Operations {
+    /// Those that the state holds.
+    pub fn new(state: Arc<State>, clock: Clock, ends: Ends) -> Operations {
+        Operations {
+            state,
+            clock,
+            ends,
+            runner: Uuid::new_v4(),
+            here: Mutex::default(),
         }
-        let done = self.entries.iter().filter_map(|(name, entry)| {
-            let end = entry.record.borrow().end_time?;
-            Some((end, *name))
+    }
+
+    /// Begins work, or finds what the same request began before, or the same that
+    /// the same caller has under way. It is begun even if nobody waits to hear so.
+    pub async fn begin<W>(
+        self: &Arc<Self>,
+        asked: Asked,
+        perform: impl FnOnce(Record, Work) -> W + Send + 'static,
+    ) -> Result<Record, Error>
+    where
+        W: Future<Output = Ended> + Send + 'static,
+    {
+        let operations = Arc::clone(self);
+        let beginning = tokio::spawn(async move {
+            let name = OperationName::random();
+            let begun = operations.begun(name, asked).await?;
+            if begun.name == name {
+                operations.run(begun.clone(), Work::new(&operations, name, None), perform);
+            }
+            Ok(begun)
         });
-        let (_, oldest) = done.min().ok_or(Error::TooMany)?;
-        self.entries.remove(&oldest);
-        Ok(())
+        beginning.await.map_err(|_| Error::Broken)?
+    }
+
+    async fn begun(&self, name: OperationName, asked: Asked) -> Result<Record, Error> {
+        let (now, runner) = (self.now(), self.runner);
+        let change = move |draft: &mut Draft<'_>| {
+            if let Some(before) = repeated_in(draft, &asked, now)? {
+                return Ok(before);
+            }
+            let same = |one: &Operation| {
+                one.caller == asked.caller
+                    && one.method == asked.method
+                    && one.request == asked.request
+            };
+            let mut running = draft.running();
+            let shared = running.find(|(_, one)| same(one));
+            let shared = shared.map(|(id, one)| (id, one.clone()));
+            drop(running);
+            let (id, operation) = match shared {
+                Some(shared) => shared,
+                None => {
+                    make_room(draft, now)?;
+                    (name.uuid(), asked.begin(runner, now))
+                }
+            };
+            let record = Record::of(OperationName::of_stored(id), &operation);
+            let resource = record.name.to_string();
+            request_ids::remember(draft, asked.id.as_ref(), resource, now)?;
+            if id == name.uuid() {
+                draft.operation_put(id, operation);
+            }
+            Ok(record)
+        };
+        self.state.change(change).await?
+    }
+
+    /// What a request began when it came before, as far as this broker has heard.
+    pub fn repeated(&self, asked: &Asked) -> Result<Option<Record>, Error> {
+        let now = self.now();
+        self.state.read(|data| {
+            let id = asked.id.as_ref();
+            let answered = id.and_then(|id| Some((id, data.requests.get(&id.key)?)));
+            let name = request_ids::repeated(answered, now)?;
+            again(name, asked, now, |id| data.operations.get(&id))
+        })
+    }
+
+    /// As [`Operations::repeated`], whichever broker it came to.
+    pub async fn repeated_anywhere(&self, asked: &Asked) -> Result<Option<Record>, Error> {
+        if asked.id.is_none() {
+            return Ok(None);
+        }
+        let (asked, now) = (asked.clone(), self.now());
+        let look = move |draft: &mut Draft<'_>| repeated_in(draft, &asked, now);
+        self.state.change(look).await?
+    }
+
+    /// One operation, as it is now, though another broker began it just before.
+    pub async fn find(&self, name: OperationName) -> Result<Record, Error> {
+        match self.get(name) {
+            Err(Error::NotFound(_)) => {
+                // Who changes something first hears what others have changed.
+                self.state.change(|_| ()).await?;
+                self.get(name)
+            }
+            known => known,
+        }
+    }
+
+    fn get(&self, name: OperationName) -> Result<Record, Error> {
+        let now = self.now();
+        self.state.read(|data| {
+            let found = data.operations.get(&name.uuid());
+            let found = found.filter(|one| is_kept(one, now));
+            let found = found.map(|one| Record::of(name, one));
+            found.ok_or(Error::NotFound(name))
+        })
+    }
+
+    /// All, newest first.
+    pub fn list(&self) -> Vec<Record> {
+        let now = self.now();
+        let mut records: Vec<Record> = self.state.read(|data| {
+            let kept = data.operations.iter().filter(|(_, one)| is_kept(one, now));
+            kept.map(|(id, one)| Record::of(OperationName::of_stored(*id), one))
+                .collect()
+        });
+        records.sort_by_key(|record| std::cmp::Reverse((record.create_time, record.name)));
+        records
+    }
+
+    /// Waits until an operation is done, at most so long. It as it is then.
+    pub async fn wait(&self, name: OperationName, time: Duration) -> Result<Record, Error> {
+        let mut told = self.state.operations();
+        self.find(name).await?;
+        let waiting = async {
+            loop {
+                let record = self.get(name)?;
+                if record.result.is_some() || told.changed().await.is_err() {
+                    return Ok(record);
+                }
+            }
+        };
+        match tokio::time::timeout(time, waiting).await {
+            Ok(waited) => waited,
+            Err(_) => self.get(name),
+        }
+    }
+
+    /// Cancels an operation that has changed nothing yet. Others go on.
+    pub async fn cancel(&self, name: OperationName) -> Result<(), Error> {
+        let (now, ended) = (self.now(), stored(&self.ends.cancelled));
+        let change = move |draft: &mut Draft<'_>| {
+            let operation = kept_in(draft, name, now)?;
+            if !operation.done && !operation.committed {
+                let cancelled = operation.ended(ended.clone(), now);
+                draft.operation_put(name.uuid(), cancelled);
+            }
+            Ok(())
+        };
+        self.state.change(change).await?
+    }
+
+    /// Forgets an operation that is done.
+    pub async fn forget(&self, name: OperationName) -> Result<(), Error> {
+        let now = self.now();
+        let change = move |draft: &mut Draft<'_>| {
+            let operation = kept_in(draft, name, now)?;
+            if !operation.done {
+                return Err(Error::Running(name));
+            }
+            draft.operation_put(name.uuid(), operation.forgotten());
+            Ok(())
+        };
+        self.state.change(change).await?
+    }
+
+    fn now(&self) -> Timestamp {
+        state::now(&self.clock)
+    }
+
+    fn here(&self) -> MutexGuard<'_, BTreeSet<OperationName>> {
+        self.here.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Work {
-    /// From here on the world is changed, and the operation is not cancelled.
-    pub fn commit(&self) -> Result<(), Cancelled> {
-        let mut passed = self.gate.passed();
-        if self.gate.cancelled.is_cancelled() {
-            return Err(Cancelled);
+impl Asked {
+    fn begin(&self, runner: Uuid, now: Timestamp) -> Operation {
+        Operation {
+            caller: self.caller.clone(),
+            method: self.method.to_owned(),
+            request: self.request.clone(),
+            branch: self.branch.clone(),
+            result: None,
+            done: false,
+            create_time: now,
+            update_time: now,
+            runner: Some(runner),
+            heartbeat_time: Some(now),
+            committed: false,
+            note: None,
         }
-        *passed = true;
-        Ok(())
-    }
-
-    /// Says what is worked on.
-    pub fn describe(&self, metadata: String) {
-        self.record
-            .send_modify(|record| Arc::make_mut(record).metadata = metadata);
     }
 }
 
-impl Gate {
-    fn cancel(&self) {
-        let passed = self.passed();
-        if !*passed {
-            self.cancelled.cancel();
+impl Record {
+    fn of(name: OperationName, operation: &Operation) -> Record {
+        // Written by us, so it can be read.
+        let result = operation.result.as_deref();
+        let result = result.map(|bytes| pb::Operation::decode(bytes).unwrap_or_default());
+        Record {
+            name,
+            caller: operation.caller.clone(),
+            method: operation.method.clone(),
+            request: operation.request.clone(),
+            branch: operation.branch.clone(),
+            result: result.and_then(|operation| operation.result),
+            create_time: operation.create_time,
+            end_time: operation.done.then_some(operation.update_time),
+        }
+    }
+}
+
+impl Operation {
+    fn ended(self, result: Vec<u8>, now: Timestamp) -> Operation {
+        Operation {
+            result: Some(result),
+            done: true,
+            update_time: now,
+            ..self
         }
     }
 
-    fn passed(&self) -> MutexGuard<'_, bool> {
-        self.passed.lock().unwrap_or_else(PoisonError::into_inner)
+    /// As old as can be: it is asked for no more, and removed with what is old.
+    fn forgotten(self) -> Operation {
+        Operation {
+            update_time: Timestamp::UNIX_EPOCH,
+            ..self
+        }
     }
+}
+
+/// A result, as it is stored: an operation that has nothing else.
+fn stored(ended: &Ended) -> Vec<u8> {
+    let operation = pb::Operation {
+        result: Some(ended.clone()),
+        ..pb::Operation::default()
+    };
+    operation.encode_to_vec()
+}
+
+fn is_kept(operation: &Operation, now: Timestamp) -> bool {
+    let kept = SignedDuration::from_hours(DONE_KEPT_HOURS);
+    !operation.done || now.duration_since(operation.update_time) < kept
+}
+
+fn kept_in(draft: &Draft<'_>, name: OperationName, now: Timestamp) -> Result<Operation, Error> {
+    let found = draft.operation(name.uuid());
+    let found = found.filter(|one| is_kept(one, now));
+    found.cloned().ok_or(Error::NotFound(name))
+}
+
+fn repeated_in(draft: &Draft<'_>, asked: &Asked, now: Timestamp) -> Result<Option<Record>, Error> {
+    let name = request_ids::repeated_in(draft, asked.id.as_ref(), now)?;
+    again(name, asked, now, |id| draft.operation(id))
+}
+
+/// What is answered to a request that was about `name` when it came before.
+fn again<'a>(
+    name: Option<&str>,
+    asked: &Asked,
+    now: Timestamp,
+    find: impl FnOnce(Uuid) -> Option<&'a Operation>,
+) -> Result<Option<Record>, Error> {
+    // Written by us: it is an operation's name.
+    let Some(name) = name.and_then(|name| name.parse::<OperationName>().ok()) else {
+        return Ok(None);
+    };
+    let found = find(name.uuid()).filter(|one| is_kept(one, now));
+    let record = Record::of(name, found.ok_or(Error::NotFound(name))?);
+    let failed = matches!(record.result, Some(Ended::Error(_)));
+    Ok((!(asked.is_waited_for && failed)).then_some(record))
+}
+
+/// Forgets the one that ended first when there are too many.
+fn make_room(draft: &mut Draft<'_>, now: Timestamp) -> Result<(), Error> {
+    let kept = |one: &Operation| is_kept(one, now);
+    if draft.operations().filter(|(_, one)| kept(one)).count() < OPERATIONS_MAX {
+        return Ok(());
+    }
+    let done = draft.operations().filter(|(_, one)| one.done && kept(one));
+    let oldest = done.min_by_key(|(_, one)| one.update_time);
+    let (id, oldest) = oldest.ok_or(Error::TooMany)?;
+    let forgotten = oldest.clone().forgotten();
+    draft.operation_put(id, forgotten);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ mod steps;
 use std::fmt;
 
 use crate::names::{BindingName, BranchName};
-use crate::{migrate, neon, postgres, roles, seed};
+use crate::{migrate, neon, postgres, roles, seed, state};
 
 pub use apply::{Applied, Outcome, Report, apply};
 pub use budget::{CONNECTIONS_RESERVED, Limits};
@@ -109,6 +109,9 @@ pub enum Error {
     /// Neon.
     #[error(transparent)]
     Neon(#[from] neon::Error),
+    /// What is about to be made could not be written down, and is not made.
+    #[error(transparent)]
+    State(#[from] state::Error),
     /// A branch's database.
     #[error("look into the branch {branch}")]
     FailedLook {
@@ -204,6 +207,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Neon(error) => error.is_transient(),
+            Error::State(_) => true,
             Error::FailedLook { source, .. } => source.is_transient(),
             Error::FailedMigrate { source, .. } => source.is_transient(),
             Error::FailedSeed { source, .. } => source.is_transient(),

@@ -9,8 +9,8 @@ mod config;
 mod error;
 mod filter;
 mod leases;
-mod once;
 mod operations;
+mod perform;
 mod request;
 mod rights;
 mod watch;
@@ -28,7 +28,7 @@ use rpc::page::PageTokens;
 use rpc::server::Server;
 
 pub use error::Error;
-pub use once::Answers;
+pub use operations::ends;
 
 use crate::bindings::Bindings;
 use crate::branches::Branches;
@@ -61,8 +61,6 @@ pub struct Broker {
     pub branches: Branches,
     /// What goes on after a call was answered.
     pub operations: Arc<Operations>,
-    /// What was answered to a request id.
-    pub answers: Answers,
     /// What each binding leads to.
     pub bindings: Arc<Bindings>,
     /// Who may connect.

@@ -1,9 +1,10 @@
 //! What is stored here, and who may change it.
 //!
-//! Leases, the generations of bindings, request ids and audit events: what has to
-//! outlive the process, so that a broker that was stopped, or another one, goes on
-//! where it was. leases.rs changes the leases, bindings.rs the generations, and
-//! nobody else changes anything. No password and no connection string is in it:
+//! Leases, the generations of bindings, operations, the ledger of own branches,
+//! request ids and audit events: what has to outlive the process, so that a broker
+//! that was stopped, or another one, goes on where it was. leases.rs changes the
+//! leases, bindings.rs the generations, operations.rs the operations, ledger.rs the
+//! branches, and nobody else changes anything. No password and no connection string is in it:
 //! what is stored names a role, a branch and a key, and opens nothing.
 //!
 //! It is read from memory. A change is decided and made inside one transaction of
@@ -26,6 +27,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use backon::{ExponentialBuilder, Retryable as _};
 use jiff::{SignedDuration, Timestamp};
 use rpc::clock::Clock;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
@@ -39,6 +41,7 @@ use data::Changes;
 use database::Session;
 use writer::{Change, Job, Writer};
 
+pub use clocks::now;
 pub use data::{Answered, Data, Draft, Generation, RequestKey, Role, RoleKey, RoleStatus};
 pub use database::Error as DatabaseError;
 pub use endings::{Endings, Turn};
@@ -52,6 +55,12 @@ const READERS_MAX: usize = 4;
 const ENDED_HOURS: i64 = 24;
 /// Changes that may wait for a transaction. More wait before they are asked.
 const WRITES_QUEUED_MAX: usize = 1_024;
+
+/// What has happened is written down in at most so many tries, with such pauses in
+/// milliseconds: a minute and a half.
+const AGAIN_MAX: usize = 50;
+const AGAIN_MS_MIN: u64 = 100;
+const AGAIN_MS_MAX: u64 = 2_000;
 
 /// Why something is not stored, or not to be asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -131,6 +140,8 @@ struct Shared {
     leader: watch::Sender<Option<i64>>,
     /// Told that bindings have new generations.
     generations: watch::Sender<()>,
+    /// Told that operations begin, go on or end.
+    operations: watch::Sender<()>,
     gate: watch::Sender<Gate>,
     clock_skew_max: Duration,
 }
@@ -239,6 +250,11 @@ impl State {
         self.shared.generations.subscribe()
     }
 
+    /// Told when operations begin, go on or end, whoever runs them.
+    pub fn operations(&self) -> watch::Receiver<()> {
+        self.shared.operations.subscribe()
+    }
+
     /// Reads.
     pub fn read<T>(&self, read: impl FnOnce(&Data) -> T) -> T {
         read(&self.shared.data())
@@ -280,6 +296,24 @@ impl State {
     pub async fn catch_up(&self) -> Result<(), Error> {
         // A write reads first what it missed; of this one nothing else is left.
         self.change(|_| ()).await
+    }
+
+    /// As [`State::change`], for what has happened already and must not get lost:
+    /// tried again while the database is away, for a while.
+    pub async fn change_by_all_means<T>(
+        &self,
+        change: impl FnMut(&mut Draft<'_>) -> T + Clone + Send + 'static,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+    {
+        let backoff = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(AGAIN_MS_MIN))
+            .with_max_delay(Duration::from_millis(AGAIN_MS_MAX))
+            .with_max_times(AGAIN_MAX);
+        let attempt = || self.change(change.clone());
+        let away = |error: &Error| matches!(error, Error::Away(_) | Error::NotRead);
+        attempt.retry(backoff).when(away).await
     }
 
     /// Forgets in memory what is removed from the database without a word.
@@ -354,6 +388,7 @@ impl Shared {
             seen: AtomicI64::new(0),
             leader: watch::Sender::new(None),
             generations: watch::Sender::new(()),
+            operations: watch::Sender::new(()),
             gate: watch::Sender::new(Gate::default()),
             clock_skew_max,
         }
@@ -369,6 +404,7 @@ impl Shared {
     /// What is stored, as that version, is so in memory too.
     fn apply(&self, changes: Changes, version: i64) {
         let has_generations = !changes.generations.is_empty();
+        let has_operations = !changes.operations.is_empty();
         let turns = {
             let mut data = self.data();
             self.seen.store(version, Ordering::Relaxed);
@@ -378,18 +414,25 @@ impl Shared {
         if has_generations {
             self.generations.send_replace(());
         }
+        if has_operations {
+            self.operations.send_replace(());
+        }
     }
 
     fn change_now<T>(&self, mut change: impl FnMut(&mut Draft<'_>) -> T) -> T {
-        let (made, turns) = {
+        let (made, turns, has_operations) = {
             let mut data = self.data();
             let mut changes = Changes::default();
             let version = self.seen.fetch_add(1, Ordering::Relaxed) + 1;
             let made = change(&mut Draft::new(&data, &mut changes, version));
             data.events_keep(&mut changes.events);
-            (made, changes.apply(&mut data))
+            let has_operations = !changes.operations.is_empty();
+            (made, changes.apply(&mut data), has_operations)
         };
         self.tell(turns);
+        if has_operations {
+            self.operations.send_replace(());
+        }
         made
     }
 

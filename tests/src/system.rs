@@ -14,6 +14,7 @@ use proto::users::{v1, v2};
 use rpc::health::wait_until_serving;
 use tonic::transport::Channel;
 
+use crate::clock::Clock;
 use crate::emulator::{API_KEY, EmulatorProcess};
 use crate::folder::Folder;
 use crate::process::Process;
@@ -42,6 +43,7 @@ pub struct Broker {
     pub process: Process,
     address: String,
     config: PathBuf,
+    flags: Vec<String>,
     environment: Vec<(String, String)>,
     log: PathBuf,
 }
@@ -206,7 +208,23 @@ impl Broker {
         let more = variables.iter();
         environment.extend(more.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let log = folder.join("broker.log");
-        Self::launch(listen, config, environment, &log).await
+        Self::launch(listen, config, Vec::new(), environment, &log).await
+    }
+
+    /// As [`Broker::start`], by a clock that the test moves.
+    ///
+    /// # Errors
+    /// When it ends at its start; with its log.
+    pub async fn start_clocked(
+        folder: &Folder,
+        emulator: &EmulatorProcess,
+        config: &Path,
+        clock: &Clock,
+    ) -> anyhow::Result<Self> {
+        let environment = Self::environment(folder, emulator).await?;
+        let flags = clock.flags()?.map(str::to_owned).to_vec();
+        let (listen, log) = (crate::free_address()?, folder.join("broker.log"));
+        Self::launch(&listen, config, flags, environment, &log).await
     }
 
     /// As [`Broker::start`], with a log of its own: for a second one.
@@ -220,7 +238,14 @@ impl Broker {
         log: &Path,
     ) -> anyhow::Result<Self> {
         let environment = Self::environment(folder, emulator).await?;
-        Self::launch(&crate::free_address()?, config, environment, log).await
+        Self::launch(
+            &crate::free_address()?,
+            config,
+            Vec::new(),
+            environment,
+            log,
+        )
+        .await
     }
 
     /// What a broker needs to know of the emulator and of its own state.
@@ -251,6 +276,7 @@ impl Broker {
     async fn launch(
         listen: &str,
         config: &Path,
+        flags: Vec<String>,
         environment: Vec<(String, String)>,
         log: &Path,
     ) -> anyhow::Result<Self> {
@@ -259,17 +285,15 @@ impl Broker {
             .map(|(name, value)| (name.as_str(), value.as_str()))
             .collect();
         let config_text = config.to_str().context("UTF-8")?;
-        let mut process = Process::start(
-            "broker",
-            &["serve", "--config", config_text, "--listen", listen],
-            &pairs,
-            log,
-        )?;
+        let mut arguments = vec!["serve", "--config", config_text, "--listen", listen];
+        arguments.extend(flags.iter().map(String::as_str));
+        let mut process = Process::start("broker", &arguments, &pairs, log)?;
         let address = listening_on(&mut process).await?;
         Ok(Self {
             process,
             address,
             config: config.to_owned(),
+            flags,
             environment,
             log: log.to_owned(),
         })
@@ -298,7 +322,14 @@ impl Broker {
     /// When it does not start again.
     pub async fn kill_and_start(self) -> anyhow::Result<Self> {
         self.process.kill().await?;
-        Self::launch(&self.address, &self.config, self.environment, &self.log).await
+        Self::launch(
+            &self.address,
+            &self.config,
+            self.flags,
+            self.environment,
+            &self.log,
+        )
+        .await
     }
 
     /// A client of BindingService.

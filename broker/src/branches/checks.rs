@@ -4,11 +4,20 @@ use neon_api::BranchId;
 use neon_api::types::{Branch, Change};
 
 use super::{Error, Restore, Source, Update, Which, etag};
-use crate::names::{BindingName, BranchName, BranchResource};
+use crate::names::{BindingName, BranchName, BranchResource, LeaseId};
 use crate::neon::{Found, NewBranch, Purpose};
 
 /// All branches of the project.
 pub(super) struct View(pub(super) Vec<Found>);
+
+/// Who needs a branch.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Users {
+    /// Bindings that live on it.
+    pub(super) bindings: Vec<BindingName>,
+    /// A live lease on it.
+    pub(super) lease: Option<LeaseId>,
+}
 
 /// The branch, if that request made it.
 pub(super) fn same(new: &NewBranch, found: Found) -> Result<Found, Error> {
@@ -62,7 +71,7 @@ impl View {
         &self,
         update: &Update,
         found: &Found,
-        bindings: &[BindingName],
+        users: &Users,
     ) -> Result<(), Error> {
         let branch = &found.branch;
         let renamed = update.name.as_ref();
@@ -77,9 +86,10 @@ impl View {
             });
         }
         if renamed.is_some() || ends {
-            is_free(branch, bindings)?;
+            is_free(branch, users)?;
         }
         if ends {
+            is_unleased(branch, users.lease)?;
             // Protection that ends with the same change is in nobody's way.
             let protected = update.protected.unwrap_or(branch.protected);
             is_ours(found, protected)?;
@@ -96,9 +106,10 @@ impl View {
         Ok(())
     }
 
-    pub(super) fn may_delete(&self, found: &Found, bindings: &[BindingName]) -> Result<(), Error> {
+    pub(super) fn may_delete(&self, found: &Found, users: &Users) -> Result<(), Error> {
         is_ours(found, found.branch.protected)?;
-        is_free(&found.branch, bindings)?;
+        is_free(&found.branch, users)?;
+        is_unleased(&found.branch, users.lease)?;
         self.is_childless(&found.branch, "delete them first")
     }
 
@@ -155,7 +166,7 @@ impl View {
         Ok((found, source))
     }
 
-    fn find(&self, field: &'static str, id: &BranchId) -> Result<&Found, Error> {
+    pub(super) fn find(&self, field: &'static str, id: &BranchId) -> Result<&Found, Error> {
         let mut all = self.0.iter();
         let found = all.find(|found| found.branch.id == *id);
         found.ok_or_else(|| Error::NotFound {
@@ -195,7 +206,8 @@ impl View {
     }
 }
 
-/// Nothing but what the broker made, and no default or protected branch.
+/// Nothing but what the broker made, by its annotation or its ledger, and no default
+/// or protected branch.
 fn is_ours(found: &Found, protected: bool) -> Result<(), Error> {
     let name = || found.branch.name.clone();
     if found.branch.default {
@@ -210,8 +222,19 @@ fn is_ours(found: &Found, protected: bool) -> Result<(), Error> {
     }
 }
 
-fn is_free(branch: &Branch, bindings: &[BindingName]) -> Result<(), Error> {
-    match bindings.first() {
+/// Whether no live lease leads to the branch.
+pub(super) fn is_unleased(branch: &Branch, lease: Option<LeaseId>) -> Result<(), Error> {
+    match lease {
+        None => Ok(()),
+        Some(lease) => Err(Error::Leased {
+            name: branch.name.clone(),
+            lease,
+        }),
+    }
+}
+
+fn is_free(branch: &Branch, users: &Users) -> Result<(), Error> {
+    match users.bindings.first() {
         None => Ok(()),
         Some(binding) => Err(Error::InUse {
             name: branch.name.clone(),

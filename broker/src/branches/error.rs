@@ -1,9 +1,9 @@
 //! Why a branch is not changed.
 
-use crate::names::{BindingName, BranchName, BranchResource};
+use crate::names::{BindingName, BranchName, BranchResource, LeaseId};
 use crate::neon::{self, Point};
-use crate::operations::Cancelled;
-use crate::{keeper, text};
+use crate::operations::Stopped;
+use crate::{keeper, state, text};
 
 /// Why a branch is not changed, or not looked into.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +34,7 @@ pub enum Error {
     },
     /// The broker did not make it.
     #[error(
-        "the broker did not make the branch {name}: it has no annotation that says so; it is left alone"
+        "the broker did not make the branch {name}: neither an annotation nor its ledger says so; it is left alone"
     )]
     NotOurs {
         /// The branch's name.
@@ -61,6 +61,14 @@ pub enum Error {
         name: String,
         /// The binding.
         binding: BindingName,
+    },
+    /// A lease leads to it.
+    #[error("{lease} leads to the branch {name}; release it, or wait for its end, first")]
+    Leased {
+        /// The branch's name.
+        name: String,
+        /// The lease.
+        lease: LeaseId,
     },
     /// It has children.
     #[error("the branch {name} has children: {}; {advice}", children.join(", "))]
@@ -132,6 +140,9 @@ pub enum Error {
     /// Cancelled before anything was changed.
     #[error("it was cancelled before it changed anything")]
     Cancelled,
+    /// What is about to be done could not be written down, and is not done.
+    #[error(transparent)]
+    State(state::Error),
     /// Neon.
     #[error(transparent)]
     Neon(Box<neon::Error>),
@@ -181,8 +192,14 @@ impl From<keeper::Error> for Error {
     }
 }
 
-impl From<Cancelled> for Error {
-    fn from(_: Cancelled) -> Self {
+impl From<Stopped> for Error {
+    fn from(_: Stopped) -> Self {
         Error::Cancelled
+    }
+}
+
+impl From<state::Error> for Error {
+    fn from(error: state::Error) -> Self {
+        Error::State(error)
     }
 }

@@ -25,13 +25,14 @@ use crate::credentials::{Key, KeyError};
 use crate::keeper::Keeper;
 use crate::leases::Leases;
 use crate::leasing::Leasing;
+use crate::ledger::Ledger;
 use crate::logins::Logins;
 use crate::neon::{self, Limits, Neon};
 use crate::operations::Operations;
 use crate::postgres::OwnerUri;
 use crate::reaper::Reaper;
 use crate::reconcile;
-use crate::server::{self, Answers, Broker};
+use crate::server::{self, Broker};
 use crate::state::{Database, DatabaseError, State};
 use crate::text::one_line;
 
@@ -185,11 +186,12 @@ pub(super) async fn serve(arguments: Arguments) -> Result<(), Error> {
     let bindings = Arc::new(Bindings::new(Arc::clone(&state), clock.clone()));
     let page_tokens = PageTokens::new(&key.page_token_key());
     let logins = Arc::new(Logins::new(key, clock.clone()));
+    let ledger = Ledger::new(Arc::clone(&state), clock.clone());
     let keeper = Arc::new(Keeper::new(
         neon,
         arguments.config.clone(),
         config,
-        Arc::clone(&state),
+        ledger.clone(),
         Arc::clone(&bindings),
         Arc::clone(&leases),
         Arc::clone(&logins),
@@ -208,12 +210,12 @@ pub(super) async fn serve(arguments: Arguments) -> Result<(), Error> {
         background.clone(),
     );
     let reaper = Reaper::new(Arc::clone(&leases), Arc::clone(&leasing), background);
+    let operations = Operations::new(Arc::clone(&state), clock.clone(), server::ends());
     let broker = Broker {
         state: Arc::clone(&state),
         keeper: Arc::clone(&keeper),
-        branches: Branches::new(Arc::clone(&keeper), Arc::clone(&bindings)),
-        operations: Arc::new(Operations::new(clock.clone())),
-        answers: Answers::new(clock.clone()),
+        branches: Branches::new(Arc::clone(&keeper), ledger),
+        operations: Arc::new(operations),
         bindings,
         leases: Arc::clone(&leases),
         leasing,
@@ -234,19 +236,20 @@ pub(super) async fn serve(arguments: Arguments) -> Result<(), Error> {
     let serving = server::add_services(server, &broker).serve(listener, stop);
     tokio::select! {
         served = serving => Ok(served?),
-        error = keep(state, keeper, closer, reaper, reached) => Err(error.into()),
+        error = keep(broker.clone(), closer, reaper, reached) => Err(error.into()),
     }
 }
 
-/// Makes the world match and closes roles, while this broker is the one that works
-/// in the background; ends only when Neon will not have us.
-async fn keep(
-    state: Arc<State>,
-    keeper: Arc<Keeper>,
-    closer: Closer,
-    reaper: Reaper,
-    mut reached: bool,
-) -> neon::Error {
+/// Makes the world match, closes roles and deletes branches whose leases have ended,
+/// takes up operations and settles the ledger, while this broker is the one that
+/// works in the background; ends only when Neon will not have us.
+async fn keep(broker: Broker, closer: Closer, reaper: Reaper, mut reached: bool) -> neon::Error {
+    let Broker {
+        state,
+        keeper,
+        branches,
+        ..
+    } = broker.clone();
     state.is_open().await;
     let mut pause = Duration::from_millis(REACH_MS_MIN);
     while !reached {
@@ -265,6 +268,8 @@ async fn keep(
             error = keeper.settle() => return error,
             () = closer.run() => {}
             () = reaper.run() => {}
+            () = broker.take_up_operations() => {}
+            () = branches.settle() => {}
             _ = leader.wait_for(Option::is_none) => {}
         }
     }

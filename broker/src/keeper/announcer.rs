@@ -7,6 +7,7 @@ use neon_api::BranchId;
 use super::{Error, Keeper};
 use crate::config::BindingSpec;
 use crate::logins::{Place, Wanted};
+use crate::neon;
 use crate::reconcile::{self, Outcome, Report};
 use crate::roles::FoundLogin;
 use crate::text::one_line;
@@ -84,6 +85,38 @@ impl Keeper {
             let made = self.logins.make(place, &key, wanted).await;
             let valid_until = made.map_err(failed)?;
             self.leases.role_prolonged(key, valid_until).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Keeper {
+    /// Puts the login roles right of a branch that is new, or has other data, and that
+    /// no binding may live on: nobody who has a lease elsewhere gets in.
+    pub async fn roles_right_on(&self, branch: &BranchId) -> Result<(), Error> {
+        let config = self.config();
+        let mut services: Vec<_> = config.bindings.iter().map(|spec| &spec.service).collect();
+        services.dedup_by_key(|service| &service.name);
+        for service in services {
+            let uris = match self.neon.owner_uris(branch, &service.database).await {
+                Ok(uris) => uris,
+                // Nor is anything of the service.
+                Err(neon::Error::NoDatabase { .. }) => continue,
+                Err(error) => return Err(reconcile::Error::Neon(error).into()),
+            };
+            let disinheriting = self.logins.disinherit(&uris.direct, branch).await;
+            disinheriting.map_err(|source| Error::Roles {
+                branch: branch.clone(),
+                source: Arc::new(source),
+            })?;
+            let place = Place {
+                branch: branch.clone(),
+                service: Arc::clone(service),
+                uris,
+                connections: config.connections_of(&service.name),
+                generation: 0,
+            };
+            self.roles_right(&place, true).await?;
         }
         Ok(())
     }

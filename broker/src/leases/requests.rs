@@ -1,33 +1,22 @@
-//! Ids of requests: a caller that did not hear the answer asks again under the
-//! same id, and nothing is done twice.
+//! Ids of requests that are about leases.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::Error;
 use crate::names::LeaseId;
-use crate::state::{Answered, Draft, RequestKey};
+use crate::request_ids;
+use crate::state::{Answered, Draft};
 
-/// The methods that take ids.
-pub const METHODS: [&str; 5] = [
-    "AcquireLease",
-    "RenewLease",
-    "ReleaseLease",
-    "RevokeLeases",
-    "RotateCredentials",
-];
+pub(super) use crate::request_ids::REMEMBERED_MAX;
+pub use crate::request_ids::RequestId;
 
-/// How long a request is remembered, in hours.
-const REMEMBERED_HOURS: i64 = 24;
-/// How many requests are remembered, in memory and in rows of some hundred bytes.
-pub(super) const REMEMBERED_MAX: usize = 100_000;
-
-/// A request's id, and what it must not be used for again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RequestId {
-    /// Whose id it is, and of which method.
-    pub key: RequestKey,
-    /// The hash of the request without its id.
-    pub body: Vec<u8>,
+impl From<request_ids::Error> for Error {
+    fn from(error: request_ids::Error) -> Self {
+        match error {
+            request_ids::Error::Reused(id) => Error::RequestIdReused(id),
+            request_ids::Error::TooMany => Error::TooManyRequests,
+        }
+    }
 }
 
 /// The lease that a request was about when it came before.
@@ -35,25 +24,8 @@ pub(super) fn repeated(
     answered: Option<(&RequestId, &Answered)>,
     now: Timestamp,
 ) -> Result<Option<LeaseId>, Error> {
-    let leases = repeated_all(answered, now)?;
-    Ok(leases.and_then(|leases| leases.first().copied()))
-}
-
-/// As [`repeated`], for a request that was about any number of leases.
-fn repeated_all(
-    answered: Option<(&RequestId, &Answered)>,
-    now: Timestamp,
-) -> Result<Option<Vec<LeaseId>>, Error> {
-    match answered {
-        Some((_, answered)) if answered.expire_time <= now => Ok(None),
-        Some((id, answered)) if answered.body != id.body => Err(Error::RequestIdReused(id.key.id)),
-        // Written by us: they are names of leases.
-        Some((_, answered)) => {
-            let names = answered.resource.split_whitespace();
-            Ok(Some(names.filter_map(|name| name.parse().ok()).collect()))
-        }
-        None => Ok(None),
-    }
+    let names = request_ids::repeated(answered, now)?;
+    Ok(names.and_then(|names| leases_of(names).next()))
 }
 
 /// As [`repeated`], by what is true inside a change.
@@ -62,16 +34,18 @@ pub(super) fn repeated_in(
     id: Option<&RequestId>,
     now: Timestamp,
 ) -> Result<Option<LeaseId>, Error> {
-    repeated(id.and_then(|id| Some((id, draft.request(&id.key)?))), now)
+    let names = request_ids::repeated_in(draft, id, now)?;
+    Ok(names.and_then(|names| leases_of(names).next()))
 }
 
-/// As [`repeated_all`], by what is true inside a change.
+/// As [`repeated_in`], for a request that was about any number of leases.
 pub(super) fn repeated_all_in(
     draft: &Draft<'_>,
     id: Option<&RequestId>,
     now: Timestamp,
 ) -> Result<Option<Vec<LeaseId>>, Error> {
-    repeated_all(id.and_then(|id| Some((id, draft.request(&id.key)?))), now)
+    let names = request_ids::repeated_in(draft, id, now)?;
+    Ok(names.map(|names| leases_of(names).collect()))
 }
 
 /// Remembers which lease a request is about.
@@ -91,21 +65,8 @@ pub(super) fn remember_all(
     leases: &[LeaseId],
     now: Timestamp,
 ) -> Result<(), Error> {
-    let Some(RequestId { key, body }) = id else {
-        return Ok(());
-    };
-    if draft.requests_count() >= REMEMBERED_MAX {
-        return Err(Error::TooManyRequests);
-    }
     let names: Vec<String> = leases.iter().map(ToString::to_string).collect();
-    let end = now.checked_add(SignedDuration::from_hours(REMEMBERED_HOURS));
-    let answered = Answered {
-        body: body.clone(),
-        resource: names.join(" "),
-        expire_time: end.unwrap_or(Timestamp::MAX),
-    };
-    draft.request_put(key.clone(), answered);
-    Ok(())
+    Ok(request_ids::remember(draft, id, names.join(" "), now)?)
 }
 
 /// Whether a request that is about no lease came before; remembers it if not.
@@ -119,4 +80,11 @@ pub fn is_repeated(
     }
     remember_all(draft, id, &[], now)?;
     Ok(false)
+}
+
+/// Written by us: they are names of leases.
+fn leases_of(names: &str) -> impl Iterator<Item = LeaseId> {
+    names
+        .split_whitespace()
+        .filter_map(|name| name.parse().ok())
 }

@@ -24,6 +24,13 @@ impl Leasing {
             return Err(Error::BindingNotFound { field, name });
         };
         match (&binding.status, &binding.target) {
+            // This broker or another is at work with the branch.
+            (Status::Ready, Some(target)) if self.leases.is_held(&target.branch) => {
+                Err(Error::BindingNotReady {
+                    name,
+                    message: "its branch is being reset or restored".to_owned(),
+                })
+            }
             (Status::Ready, Some(target)) => Ok(Arc::clone(target)),
             (Status::Failed(message), _) => Err(Error::BindingFailed {
                 name,

@@ -69,6 +69,12 @@ impl Neon {
             .find(|found| found.branch.name == name.as_str()))
     }
 
+    /// The branch of that name, which somebody may just have asked Neon to make:
+    /// looked for some times.
+    pub async fn branch_awaited(&self, name: &BranchName) -> Result<Option<Found>, Error> {
+        self.look_for_lost(|| self.branch_named(name)).await
+    }
+
     async fn branches_holding(
         &self,
         search: Option<&str>,

@@ -1,15 +1,42 @@
 //! Changes of branches that are there. Each is sent once its effect could be
 //! told from what was before, so that one whose answer is lost is looked for.
 
+use jiff::Timestamp;
 use neon_api::BranchId;
 use neon_api::types::{
     Branch, BranchRestoreRequest, BranchState, BranchUpdateRequest, Change, Operation,
 };
+use serde::{Deserialize, Serialize};
 
 use super::branches::LOST_MAX;
 use super::retry::Asked;
 use super::{Error, Found, Neon, Turn};
 use crate::names::BranchName;
+
+/// What is known of a branch before it is restored: by it a restore is told that
+/// was begun and not heard of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BeforeRestore {
+    /// The branch.
+    pub id: BranchId,
+    /// Its name.
+    pub name: String,
+    /// Its parent.
+    pub parent_id: Option<BranchId>,
+    /// When it was last reset or restored.
+    pub last_reset_at: Option<Timestamp>,
+}
+
+impl From<&Branch> for BeforeRestore {
+    fn from(branch: &Branch) -> Self {
+        BeforeRestore {
+            id: branch.id.clone(),
+            name: branch.name.clone(),
+            parent_id: branch.parent_id.clone(),
+            last_reset_at: branch.last_reset_at,
+        }
+    }
+}
 
 /// What a mutation left: operations to follow, where its answer came.
 type Begun = Vec<Operation>;
@@ -84,12 +111,13 @@ impl Neon {
         self.operations_follow(id, &begun).await
     }
 
-    /// Puts a branch, which is as in `before`, to another state, and waits until it
-    /// can be queried.
+    /// Puts a branch, which was as in `before`, to another state, and waits until it
+    /// can be queried. `may_be_sent`: somebody may have sent the request already.
     pub async fn branch_restore(
         &self,
-        before: &Branch,
+        before: &BeforeRestore,
         request: &BranchRestoreRequest,
+        may_be_sent: bool,
         _turn: &Turn,
     ) -> Result<(), Error> {
         let id = &before.id;
@@ -107,7 +135,14 @@ impl Neon {
             let begun = self.is_restored(before, request).await?;
             Ok(begun.then(Begun::new))
         };
-        let begun = self.send_or_see(asked, send, done).await?;
+        let sent = match may_be_sent {
+            true => self.look_for_lost(done).await?,
+            false => None,
+        };
+        let begun = match sent {
+            Some(begun) => begun,
+            None => self.send_or_see(asked, send, done).await?,
+        };
         self.operations_follow(id, &begun).await?;
         self.shared.mutated();
         if let Some(found) = self.branch(id).await? {
@@ -121,7 +156,7 @@ impl Neon {
     /// Whether a restore was begun whose answer was lost.
     async fn is_restored(
         &self,
-        before: &Branch,
+        before: &BeforeRestore,
         request: &BranchRestoreRequest,
     ) -> Result<bool, Error> {
         if let Some(name) = &request.preserve_under_name
@@ -172,7 +207,8 @@ impl Neon {
     }
 }
 
-fn is_as_wished(branch: &Branch, change: &BranchUpdateRequest) -> bool {
+/// Whether a branch is as a change would have it.
+pub fn is_as_wished(branch: &Branch, change: &BranchUpdateRequest) -> bool {
     let wished = &change.branch;
     let end = match wished.expires_at {
         Change::Keep => true,

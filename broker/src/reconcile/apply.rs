@@ -10,6 +10,7 @@ use super::look::LOOK_LIMIT;
 use super::steps::{step, steps_of};
 use super::{Action, Error, Step, budget, lineage, look};
 use crate::config::{BindingSpec, Config};
+use crate::ledger::Ledger;
 use crate::names::{BindingName, BranchName};
 use crate::neon::{Ensured, Found, Neon, NewBranch, OwnerUris};
 use crate::postgres::bounded;
@@ -56,6 +57,7 @@ pub trait Report: Send {
 /// asked.
 pub async fn apply(
     neon: &Neon,
+    ledger: &Ledger,
     config: &Config,
     report: &mut impl Report,
 ) -> Result<Applied, Error> {
@@ -64,6 +66,7 @@ pub async fn apply(
     for spec in &config.bindings {
         let run = Run {
             neon,
+            ledger,
             config,
             spec,
             applied: &mut applied,
@@ -83,6 +86,7 @@ pub async fn apply(
 /// One binding's part of an apply.
 struct Run<'a> {
     neon: &'a Neon,
+    ledger: &'a Ledger,
     config: &'a Config,
     spec: &'a BindingSpec,
     applied: &'a mut Applied,
@@ -110,9 +114,11 @@ impl Run<'_> {
     async fn branch(&mut self, known: &mut BTreeMap<BranchName, Found>) -> Result<Ensured, Error> {
         let spec = self.spec;
         let parent = spec.parent.as_ref().map(|name| (name, known.get(name)));
+        let is_kept = |id: &BranchId| self.ledger.is_kept(id);
+        let is_missing = !known.contains_key(&spec.branch);
         match (known.get(&spec.branch), parent) {
             (Some(_), _) => {
-                if let Some(remark) = lineage::remark(spec, known.values()) {
+                if let Some(remark) = lineage::remark(spec, known.values(), is_kept) {
                     tracing::info!(binding = %spec.name, "{remark}");
                 }
             }
@@ -127,7 +133,17 @@ impl Run<'_> {
         }
         let parent_id = parent.and_then(|(_, found)| found.map(|found| found.branch.id.clone()));
         let new = NewBranch::for_binding(spec.branch.clone(), parent_id, spec.name.clone());
+        if is_missing {
+            self.ledger.intend_create(&spec.branch).await?;
+        }
         let ensured = self.neon.branch_ensure(&new).await?;
+        if is_missing {
+            let found = &ensured.found;
+            match found.managed {
+                true => self.ledger.created(&spec.branch, &found.branch.id).await?,
+                false => self.ledger.gone(&spec.branch).await?,
+            }
+        }
         if ensured.created {
             let parent = spec.parent.clone();
             self.took(Action::CreateBranch { parent });

@@ -48,10 +48,12 @@ impl fmt::Display for Remark {
 }
 
 /// What there is to say about the parent of a binding's branch. `None`: it is as
-/// declared, or not there.
+/// declared, or not there. `told`: what the ledger says of a branch, whether a
+/// restore kept old data in it.
 pub(super) fn remark<'a>(
     spec: &BindingSpec,
     all: impl Iterator<Item = &'a Found> + Clone,
+    told: impl Fn(&BranchId) -> Option<bool>,
 ) -> Option<Remark> {
     let named = |name: &BranchName| {
         let name = name.as_str().to_owned();
@@ -72,7 +74,11 @@ pub(super) fn remark<'a>(
         .iter()
         .any(|found| found.branch.last_reset_at.is_some());
     let kept = parent.filter(|parent| {
-        was_restored && is_kept(parent, found) && is_history(parent, found, declared, of)
+        let is_kept = match told(&parent.branch.id) {
+            Some(told) => told,
+            None => was_restored && may_be_kept(parent, found),
+        };
+        is_kept && is_history(parent, found, declared, &told, of)
     });
     if kept.is_none() && spec.parent.is_none() {
         // Without a declared parent a branch may be whosesoever child.
@@ -89,10 +95,11 @@ pub(super) fn remark<'a>(
     })
 }
 
-/// Whether a parent is one that a restore put there: it is younger than its
-/// child, as no other parent is (but times are whole seconds), and the annotation
-/// and being the default stayed with the branch.
-fn is_kept(parent: &Found, child: &Found) -> bool {
+/// Whether a parent of which the ledger says nothing, because another broker's has
+/// it or none, is one that a restore put there: it is younger than its child, as no
+/// other parent is (but times are whole seconds), and the annotation and being the
+/// default stayed with the branch.
+fn may_be_kept(parent: &Found, child: &Found) -> bool {
     parent.branch.created_at >= child.branch.created_at && !parent.managed && !parent.branch.default
 }
 
@@ -102,6 +109,7 @@ fn is_history<'a>(
     parent: &Found,
     found: &Found,
     declared: &Found,
+    told: impl Fn(&BranchId) -> Option<bool>,
     of: impl Fn(&BranchId) -> Option<&'a Found>,
 ) -> bool {
     // Each restore puts one more branch between.
@@ -113,7 +121,7 @@ fn is_history<'a>(
         for _ in 0..RESTORES_MAX {
             match child {
                 Some(found) if is(found, to) => return true,
-                Some(found) if !found.managed => {
+                Some(found) if told(&found.branch.id).unwrap_or(!found.managed) => {
                     child = found.branch.parent_id.as_ref().and_then(&of);
                 }
                 _ => return false,

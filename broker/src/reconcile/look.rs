@@ -8,6 +8,7 @@ use tokio_postgres::Client;
 
 use super::{Error, Inside, World, budget, lineage};
 use crate::config::{Config, ServiceSpec};
+use crate::ledger::Ledger;
 use crate::names::BranchName;
 use crate::neon::{Found, Neon};
 use crate::{migrate, postgres, roles, seed};
@@ -17,11 +18,13 @@ pub(super) const LOOK_LIMIT: Duration = Duration::from_secs(90);
 
 /// Looks at the branches that broker.toml names, and into those that have an
 /// endpoint.
-pub async fn look(neon: &Neon, config: &Config) -> Result<World, Error> {
+pub async fn look(neon: &Neon, ledger: &Ledger, config: &Config) -> Result<World, Error> {
     let there = branches_by_name(neon).await?;
     let mut world = World::default();
     for spec in &config.bindings {
-        world.remarks.extend(lineage::remark(spec, there.values()));
+        let is_kept = |id: &BranchId| ledger.is_kept(id);
+        let remark = lineage::remark(spec, there.values(), is_kept);
+        world.remarks.extend(remark);
         for name in [Some(&spec.branch), spec.parent.as_ref()]
             .into_iter()
             .flatten()

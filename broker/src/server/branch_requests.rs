@@ -3,6 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use neon_api::BranchId;
 use neon_api::types::Change;
+use prost::Message as _;
 use proto::broker::v1 as pb;
 use proto::broker::v1::compare_schemas_request::{BasePoint, Point as ComparePoint};
 use proto::broker::v1::create_branch_request::Point as CreatePoint;
@@ -21,10 +22,9 @@ const EXPIRY_DAYS_MAX: i64 = 30;
 /// The longest name of a database, in bytes, as Postgres takes it.
 const DATABASE_BYTES_MAX: usize = 63;
 
-/// CreateBranch. `encoded`: the request without its id.
+/// CreateBranch.
 pub(super) fn create(
     request: &pb::CreateBranchRequest,
-    encoded: &[u8],
     now: Timestamp,
 ) -> Result<NewBranch, Error> {
     let mut violations = FieldViolations::new();
@@ -72,7 +72,7 @@ pub(super) fn create(
             protected: branch.protected,
             expires_at,
             read_only_endpoint: request.read_only_endpoint,
-            purpose: Purpose::request(encoded),
+            purpose: Purpose::request(&without_id(request)),
         }),
         _ => Err(violations.into()),
     }
@@ -245,6 +245,13 @@ pub(super) fn compare(request: pb::CompareSchemasRequest) -> Result<Compare, Err
         }),
         _ => Err(violations.into()),
     }
+}
+
+/// What is asked for, whatever the id of the request.
+fn without_id(request: &pb::CreateBranchRequest) -> Vec<u8> {
+    let mut request = request.clone();
+    request.request_id.clear();
+    request.encode_to_vec()
 }
 
 fn which(branch: BranchResource, etag: String) -> Which {

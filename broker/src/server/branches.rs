@@ -4,7 +4,6 @@ use std::time::SystemTime;
 
 use jiff::Timestamp;
 use neon_api::types::BranchState;
-use prost::Message as _;
 use proto::broker::v1 as pb;
 use proto::broker::v1::branch_service_server::BranchService;
 use proto::google::longrunning::Operation;
@@ -12,10 +11,9 @@ use tonic::{Request, Response, Status};
 
 use super::branch_requests as decode;
 use super::filter::{self, Field, Filter, Kind, Order, Value};
-use super::operations::{BRANCH, EMPTY, any};
 use super::request::{self, Page};
 use super::{Broker, Error};
-use crate::branches::{self, etag};
+use crate::branches::etag;
 use crate::names::BranchResource;
 use crate::neon::Found;
 
@@ -55,7 +53,7 @@ impl BranchService for Broker {
             request.page_size,
             &request.page_token,
         )?;
-        let all = self.keeper.neon().branches().await.map_err(Error::from)?;
+        let all = self.branches.all().await.map_err(Error::from)?;
         let fitting = all
             .into_iter()
             .filter(|found| filter.fits(|field| value(found, field)));
@@ -84,12 +82,7 @@ impl BranchService for Broker {
         self.rights(&request)?.may_read()?;
         let name: BranchResource =
             request::name("name", &request.into_inner().name).map_err(Error::from)?;
-        let found = self.keeper.neon().branch(&name.0).await;
-        let found = found.map_err(Error::from)?;
-        let found = found.ok_or(branches::Error::NotFound {
-            field: "name",
-            name,
-        });
+        let found = self.branches.get("name", &name.0).await;
         Ok(Response::new(pb::GetBranchResponse {
             branch: Some(self.branch_wire(found.map_err(Error::from)?)),
         }))
@@ -101,19 +94,11 @@ impl BranchService for Broker {
     ) -> Result<Response<Operation>, Status> {
         let rights = self.rights(&request)?;
         rights.may_administer()?;
-        let mut request = request.into_inner();
-        let id = std::mem::take(&mut request.request_id);
-        let encoded = request.encode_to_vec();
-        let new = decode::create(&request, &encoded, self.now())?;
-        let call = self.call(&rights, "CreateBranch", &id, encoded, String::new())?;
-        let (broker, made) = (self.clone(), new.clone());
+        let request = request.into_inner();
+        let new = decode::create(&request, self.now())?;
+        let asked = Broker::asked(&rights, &request, String::new())?;
         let check = async { self.branches.check_create(&new).await.map(|_| ()) };
-        let work = |work: crate::operations::Work| async move {
-            let found = broker.branches.create(&made, &work).await?;
-            work.describe(BranchResource(found.branch.id.clone()).to_string());
-            Ok(any(BRANCH, &broker.branch_wire(found)))
-        };
-        Box::pin(self.operate(call, check, work)).await
+        self.operate(asked, check).await
     }
 
     async fn update_branch(
@@ -122,17 +107,13 @@ impl BranchService for Broker {
     ) -> Result<Response<pb::UpdateBranchResponse>, Status> {
         let rights = self.rights(&request)?;
         rights.may_administer()?;
-        let mut request = request.into_inner();
-        let id = std::mem::take(&mut request.request_id);
-        let encoded = request.encode_to_vec();
-        let update = decode::update(request, self.now())?;
-        let call = self.call(&rights, "UpdateBranch", &id, encoded, String::new())?;
-        let work = Box::pin(async {
-            let found = self.branches.update(&update).await.map_err(Error::from)?;
-            let branch = Some(self.branch_wire(found));
-            Ok(pb::UpdateBranchResponse { branch }.encode_to_vec())
-        });
-        Box::pin(self.answer(call, work)).await
+        let request = request.into_inner();
+        let update = decode::update(request.clone(), self.now())?;
+        let name = BranchResource(update.which.id.clone()).to_string();
+        let asked = Broker::asked(&rights, &request, name)?;
+        let check = self.branches.check_update(&update);
+        let branch = self.answer(asked, check).await?;
+        Ok(Response::new(pb::UpdateBranchResponse { branch }))
     }
 
     async fn delete_branch(
@@ -141,18 +122,11 @@ impl BranchService for Broker {
     ) -> Result<Response<Operation>, Status> {
         let rights = self.rights(&request)?;
         rights.may_administer()?;
-        let mut request = request.into_inner();
-        let id = std::mem::take(&mut request.request_id);
-        let (encoded, name) = (request.encode_to_vec(), request.name.clone());
-        let which = decode::delete(request)?;
-        let call = self.call(&rights, "DeleteBranch", &id, encoded, name)?;
-        let (broker, gone) = (self.clone(), which.clone());
-        let check = async { self.branches.check_delete(&which).await };
-        let work = |work: crate::operations::Work| async move {
-            broker.branches.delete(&gone, &work).await?;
-            Ok(any(EMPTY, &()))
-        };
-        Box::pin(self.operate(call, check, work)).await
+        let request = request.into_inner();
+        let which = decode::delete(request.clone())?;
+        let asked = Broker::asked(&rights, &request, request.name.clone())?;
+        self.operate(asked, self.branches.check_delete(&which))
+            .await
     }
 
     async fn reset_branch(
@@ -161,12 +135,11 @@ impl BranchService for Broker {
     ) -> Result<Response<Operation>, Status> {
         let rights = self.rights(&request)?;
         rights.may_administer()?;
-        let mut request = request.into_inner();
-        let id = std::mem::take(&mut request.request_id);
-        let (encoded, name) = (request.encode_to_vec(), request.name.clone());
-        let restore = decode::reset(request)?;
-        let call = self.call(&rights, "ResetBranch", &id, encoded, name)?;
-        Box::pin(self.renew(call, restore)).await
+        let request = request.into_inner();
+        let restore = decode::reset(request.clone())?;
+        let asked = Broker::asked(&rights, &request, request.name.clone())?;
+        self.operate(asked, self.branches.check_restore(&restore))
+            .await
     }
 
     async fn restore_branch(
@@ -175,12 +148,11 @@ impl BranchService for Broker {
     ) -> Result<Response<Operation>, Status> {
         let rights = self.rights(&request)?;
         rights.may_administer()?;
-        let mut request = request.into_inner();
-        let id = std::mem::take(&mut request.request_id);
-        let (encoded, name) = (request.encode_to_vec(), request.name.clone());
-        let restore = decode::restore(request)?;
-        let call = self.call(&rights, "RestoreBranch", &id, encoded, name)?;
-        Box::pin(self.renew(call, restore)).await
+        let request = request.into_inner();
+        let restore = decode::restore(request.clone())?;
+        let asked = Broker::asked(&rights, &request, request.name.clone())?;
+        self.operate(asked, self.branches.check_restore(&restore))
+            .await
     }
 
     async fn set_default_branch(
@@ -189,17 +161,12 @@ impl BranchService for Broker {
     ) -> Result<Response<pb::SetDefaultBranchResponse>, Status> {
         let rights = self.rights(&request)?;
         rights.may_administer()?;
-        let mut request = request.into_inner();
-        let id = std::mem::take(&mut request.request_id);
+        let request = request.into_inner();
         let name: BranchResource = request::name("name", &request.name).map_err(Error::from)?;
-        let encoded = request.encode_to_vec();
-        let call = self.call(&rights, "SetDefaultBranch", &id, encoded, String::new())?;
-        let work = Box::pin(async {
-            let found = self.branches.set_default(&name.0).await;
-            let branch = Some(self.branch_wire(found.map_err(Error::from)?));
-            Ok(pb::SetDefaultBranchResponse { branch }.encode_to_vec())
-        });
-        Box::pin(self.answer(call, work)).await
+        let asked = Broker::asked(&rights, &request, request.name.clone())?;
+        let check = self.branches.check_set_default(&name.0);
+        let branch = self.answer(asked, check).await?;
+        Ok(Response::new(pb::SetDefaultBranchResponse { branch }))
     }
 
     async fn get_schema(
@@ -231,22 +198,7 @@ impl BranchService for Broker {
 }
 
 impl Broker {
-    /// ResetBranch and RestoreBranch.
-    async fn renew(
-        &self,
-        call: super::operations::Call,
-        restore: branches::Restore,
-    ) -> Result<Response<Operation>, Status> {
-        let (broker, wanted) = (self.clone(), restore.clone());
-        let check = async { self.branches.check_restore(&restore).await };
-        let work = |work: crate::operations::Work| async move {
-            let found = broker.branches.restore(&wanted, &work).await?;
-            Ok(any(BRANCH, &broker.branch_wire(found)))
-        };
-        Box::pin(self.operate(call, check, work)).await
-    }
-
-    fn branch_wire(&self, found: Found) -> pb::Branch {
+    pub(super) fn branch_wire(&self, found: Found) -> pb::Branch {
         let etag = etag(&found.branch);
         let Found {
             branch, managed, ..
@@ -282,7 +234,7 @@ impl Broker {
     }
 
     fn now(&self) -> Timestamp {
-        Timestamp::try_from(self.clock.now()).unwrap_or(Timestamp::MAX)
+        crate::state::now(&self.clock)
     }
 }
 

@@ -7,7 +7,9 @@ use tonic::{Code, Status};
 
 use crate::names::{BranchResource, LeaseId};
 use crate::text::one_line;
-use crate::{branches, keeper, leases, leasing, neon, operations, reconcile, roles, state};
+use crate::{
+    branches, keeper, leases, leasing, neon, operations, reconcile, request_ids, roles, state,
+};
 
 /// What a caller waits who came too early, in milliseconds.
 const RETRY_SOON_MS: u64 = 500;
@@ -26,9 +28,9 @@ pub enum Error {
     /// An operation.
     #[error(transparent)]
     Operation(#[from] operations::Error),
-    /// A request id that was used for another request.
-    #[error("the request id was used with another request; make a new one for each")]
-    RequestIdReused,
+    /// An operation that a broker of another version began.
+    #[error("this broker does not know what the operation is about: another version began it")]
+    OperationUnknown,
     /// A watch that does not say of what.
     #[error("the watch did not say what it is for; send its first request when opening it")]
     WatchSilent,
@@ -108,7 +110,7 @@ impl From<Error> for Status {
             Error::Invalid(violations) => return violations.into(),
             Error::Branch(error) => branch(*error, message),
             Error::Operation(error) => operation(error, message),
-            Error::RequestIdReused => request_id_reused(message),
+            Error::OperationUnknown => Refusal::new(Code::Internal, "OPERATION_BROKEN", message),
             Error::WatchSilent => Refusal::new(Code::DeadlineExceeded, "WATCH_SILENT", message),
             Error::Denied { .. } => Refusal::new(Code::PermissionDenied, "GRANT_MISSING", message),
             Error::Lease(error) => lease(error, message),
@@ -127,9 +129,7 @@ fn lease(error: leases::Error, message: String) -> Refusal {
         leases::Error::RequestIdReused(_) => request_id_reused(message),
         leases::Error::TooMany => Refusal::new(Code::ResourceExhausted, "TOO_MANY_LEASES", message)
             .retry_after(Duration::from_millis(RETRY_DOWN_MS)),
-        leases::Error::TooManyRequests => {
-            Refusal::new(Code::ResourceExhausted, "TOO_MANY_REQUEST_IDS", message)
-        }
+        leases::Error::TooManyRequests => too_many_request_ids(message),
         leases::Error::TooManyRoles { branch, .. } => {
             Refusal::new(Code::ResourceExhausted, "TOO_MANY_ROLES", message)
                 .resource("broker.v1.Branch", BranchResource(branch).to_string())
@@ -186,6 +186,10 @@ fn request_id_reused(message: String) -> Refusal {
     )
 }
 
+fn too_many_request_ids(message: String) -> Refusal {
+    Refusal::new(Code::ResourceExhausted, "TOO_MANY_REQUEST_IDS", message)
+}
+
 fn operation(error: operations::Error, message: String) -> Refusal {
     match error {
         operations::Error::NotFound(name) => {
@@ -199,6 +203,10 @@ fn operation(error: operations::Error, message: String) -> Refusal {
             Refusal::new(Code::ResourceExhausted, "TOO_MANY_OPERATIONS", message)
                 .retry_after(Duration::from_millis(RETRY_DOWN_MS))
         }
+        operations::Error::RequestId(request_ids::Error::Reused(_)) => request_id_reused(message),
+        operations::Error::RequestId(request_ids::Error::TooMany) => too_many_request_ids(message),
+        operations::Error::State(error) => state(&error, message),
+        operations::Error::Broken => Refusal::new(Code::Internal, "OPERATION_BROKEN", message),
     }
 }
 
@@ -218,6 +226,9 @@ fn branch(error: branches::Error, message: String) -> Refusal {
         E::InUse { binding, .. } => {
             step(false, "BRANCH_IN_USE", message).resource("broker.v1.Binding", binding.to_string())
         }
+        E::Leased { lease, .. } => {
+            step(false, "BRANCH_IN_USE", message).resource("broker.v1.Lease", lease.to_string())
+        }
         E::HasChildren { .. } => step(false, "BRANCH_HAS_CHILDREN", message),
         E::NoParent { .. } => step(false, "BRANCH_HAS_NO_PARENT", message),
         E::ParentExpires { field, .. } => step(false, "PARENT_EXPIRES", message)
@@ -236,6 +247,7 @@ fn branch(error: branches::Error, message: String) -> Refusal {
             )
         }
         E::Cancelled => Refusal::new(Code::Cancelled, "OPERATION_CANCELLED", message),
+        E::State(error) => state(&error, message),
         E::Neon(error) => neon(&error, message),
         E::Bindings(error) => keeper(*error, message),
     }
@@ -296,6 +308,7 @@ fn reconcile(error: reconcile::Error, message: String) -> Refusal {
     let transient = error.is_transient();
     match error {
         reconcile::Error::Neon(error) => neon(&error, message),
+        reconcile::Error::State(error) => state(&error, message),
         reconcile::Error::FailedLook { .. } => database(transient, message),
         reconcile::Error::FailedMigrate { .. } => step(transient, "MIGRATION_FAILED", message),
         reconcile::Error::FailedSeed { .. } => step(transient, "SEED_FAILED", message),

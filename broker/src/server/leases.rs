@@ -48,7 +48,7 @@ impl LeaseService for Broker {
         let id = request::id(&request, rights.caller());
         let acquire = request::acquire(request)?;
         let id = id.map_err(Error::from)?;
-        let asked = Box::pin(self.asked(&rights, acquire, id)).await?;
+        let asked = Box::pin(self.lease_asked(&rights, acquire, id)).await?;
         let connected = Box::pin(self.leasing.acquire(asked)).await;
         let connected = connected.map_err(Error::from)?;
         let lease = &connected.lease;
@@ -202,7 +202,7 @@ impl LeaseService for Broker {
 
 impl Broker {
     /// The lease that a caller may have of what it asks for.
-    async fn asked(
+    async fn lease_asked(
         &self,
         rights: &Rights,
         acquire: Acquire,

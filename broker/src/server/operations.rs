@@ -1,13 +1,11 @@
 //! google.longrunning.Operations, and how calls begin operations.
 
 use std::cmp::Reverse;
-use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
 use prost_types::Any;
 use proto::broker::v1 as pb;
-use proto::google::longrunning::operation::Result as Wire;
 use proto::google::longrunning::operations_server::Operations;
 use proto::google::longrunning::{
     CancelOperationRequest, DeleteOperationRequest, GetOperationRequest, ListOperationsRequest,
@@ -18,14 +16,12 @@ use tonic::{Code, Request, Response, Status};
 
 use super::branches::time;
 use super::filter::{Field, Filter, Kind, Value};
-use super::once::Key;
-use super::request::{self, Page};
+use super::request::{self, Page, Repeatable};
 use super::rights::Rights;
 use super::{Broker, Error};
 use crate::branches;
 use crate::names::OperationName;
-use crate::operations::{Asked, Ended, Ends, Record, Work};
-use crate::text::one_line;
+use crate::operations::{Asked, Ended, Ends, Record};
 
 const LIST: &str = "google.longrunning.Operations/ListOperations";
 /// What a list can be narrowed by.
@@ -44,17 +40,12 @@ pub(super) const BRANCH: &str = "broker.v1.Branch";
 pub(super) const EMPTY: &str = "google.protobuf.Empty";
 const METADATA: &str = "broker.v1.BranchOperationMetadata";
 
-/// A call that changes something.
-pub(super) struct Call {
-    asked: Asked,
-    key: Option<Key>,
-    /// What is worked on.
-    metadata: String,
-}
-
-/// An encoded Any of that type.
-pub(super) fn any(type_name: &str, message: &impl Message) -> Vec<u8> {
-    any_of(type_name, message.encode_to_vec()).encode_to_vec()
+/// A message as an Any of that type.
+pub(super) fn any(type_name: &str, message: &impl Message) -> Any {
+    Any {
+        type_url: format!("type.googleapis.com/{type_name}"),
+        value: message.encode_to_vec(),
+    }
 }
 
 #[tonic::async_trait]
@@ -79,10 +70,10 @@ impl Operations for Broker {
         )?;
         let all = self.operations.list().into_iter();
         let fitting = all.filter(|record| filter.fits(|field| value(record, field)));
-        let key = |record: &Arc<Record>| Reverse((record.create_time, record.name.to_string()));
+        let key = |record: &Record| Reverse((record.create_time, record.name.to_string()));
         let (records, next_page_token) = page.cut(&self.page_tokens, fitting, key);
         Ok(Response::new(ListOperationsResponse {
-            operations: records.iter().map(|record| wire(record)).collect(),
+            operations: records.into_iter().map(wire).collect(),
             next_page_token,
             unreachable: Vec::new(),
         }))
@@ -93,8 +84,9 @@ impl Operations for Broker {
         request: Request<GetOperationRequest>,
     ) -> Result<Response<Operation>, Status> {
         self.rights(&request)?.may_read()?;
-        let record = self.operations.get(name(&request.into_inner().name)?);
-        Ok(Response::new(wire(&*record.map_err(Error::from)?)))
+        let name = name(&request.into_inner().name)?;
+        let record = self.operations.find(name).await;
+        Ok(Response::new(wire(record.map_err(Error::from)?)))
     }
 
     async fn wait_operation(
@@ -114,7 +106,7 @@ impl Operations for Broker {
             }
         };
         let record = self.operations.wait(name, time).await;
-        Ok(Response::new(wire(&*record.map_err(Error::from)?)))
+        Ok(Response::new(wire(record.map_err(Error::from)?)))
     }
 
     async fn cancel_operation(
@@ -122,7 +114,8 @@ impl Operations for Broker {
         request: Request<CancelOperationRequest>,
     ) -> Result<Response<()>, Status> {
         self.rights(&request)?.may_administer()?;
-        let cancelled = self.operations.cancel(name(&request.into_inner().name)?);
+        let name = name(&request.into_inner().name)?;
+        let cancelled = self.operations.cancel(name).await;
         Ok(Response::new(cancelled.map_err(Error::from)?))
     }
 
@@ -131,148 +124,135 @@ impl Operations for Broker {
         request: Request<DeleteOperationRequest>,
     ) -> Result<Response<()>, Status> {
         self.rights(&request)?.may_administer()?;
-        let forgotten = self.operations.forget(name(&request.into_inner().name)?);
+        let name = name(&request.into_inner().name)?;
+        let forgotten = self.operations.forget(name).await;
         Ok(Response::new(forgotten.map_err(Error::from)?))
     }
 }
 
 impl Broker {
-    /// A call of a method. `request`: encoded, without its id.
-    pub(super) fn call(
-        &self,
+    /// What a call asks for. `branch`: the name of the one that is worked on, where
+    /// there is one.
+    pub(super) fn asked<R: Repeatable>(
         rights: &Rights,
-        method: &'static str,
-        request_id: &str,
-        request: Vec<u8>,
-        metadata: String,
-    ) -> Result<Call, Error> {
-        let caller = rights.caller().name().map(str::to_owned);
-        let id = request::request_id(request_id)?;
-        let key = id.map(|id| Key {
-            caller: caller.clone(),
-            method,
+        request: &R,
+        branch: String,
+    ) -> Result<Asked, Error> {
+        let id = request::id(request, rights.caller())?;
+        let mut request = request.clone();
+        request.request_id().clear();
+        Ok(Asked {
+            caller: rights.caller().name().unwrap_or_default().to_owned(),
+            method: R::METHOD,
+            request: request.encode_to_vec(),
+            branch,
             id,
-        });
-        let asked = Asked {
-            caller,
-            method,
-            request,
-        };
-        Ok(Call {
-            asked,
-            key,
-            metadata,
+            is_waited_for: false,
         })
     }
 
-    /// Does what a call asks for and answers, once for each request id.
-    pub(super) async fn answer<T: Message + Default>(
+    /// Begins an operation for a call, once for each request id, after `check`. What
+    /// that refuses is not remembered.
+    pub(super) async fn operate(
         &self,
-        call: Call,
-        work: impl Future<Output = Result<Vec<u8>, Error>> + Send,
-    ) -> Result<Response<T>, Status> {
-        let Call { asked, key, .. } = call;
-        let work = async { Ok(work.await?) };
-        let answer = self.answers.once(key, &asked.request, work).await?;
-        let decoded = T::decode(&*answer);
-        let lost = |_| rpc::status::internal("INTERNAL", "an answer that was kept cannot be read");
-        Ok(Response::new(decoded.map_err(lost)?))
-    }
-
-    /// Begins an operation for a call, once for each request id, after `check`.
-    pub(super) async fn operate<W>(
-        &self,
-        call: Call,
+        asked: Asked,
         check: impl Future<Output = Result<(), branches::Error>> + Send,
-        work: impl FnOnce(Work) -> W + Send,
-    ) -> Result<Response<Operation>, Status>
-    where
-        W: Future<Output = Result<Vec<u8>, branches::Error>> + Send + 'static,
-    {
-        let Call {
-            asked,
-            key,
-            metadata,
-        } = call;
-        let request = asked.request.clone();
-        let beginning = async {
-            check.await.map_err(Error::from)?;
-            let method = asked.method;
-            let work = |handle| {
-                let working = work(handle);
-                async move { ended(method, working.await) }
-            };
-            let begun = self.operations.begin(asked, metadata, ends(), work);
-            let record = begun.map_err(Error::from)?;
-            Ok(record.name.to_string().into_bytes())
-        };
-        let kept = self.answers.once(key, &request, beginning).await?;
-        let record = self.operations.get(name(&String::from_utf8_lossy(&kept))?);
-        Ok(Response::new(wire(&*record.map_err(Error::from)?)))
+    ) -> Result<Response<Operation>, Status> {
+        let record = Box::pin(self.begin(asked, check)).await?;
+        Ok(Response::new(wire(record)))
     }
-}
 
-fn ended(method: &str, result: Result<Vec<u8>, branches::Error>) -> Ended {
-    match result {
-        Ok(response) => Ended::Response(response),
-        Err(error) => {
-            tracing::warn!(method, error = %one_line(&error), "an operation failed");
-            refused(Error::from(error).into())
+    /// Does what a call asks for and waits for it: the branch as it is then. Who
+    /// does not wait so long cuts nothing off.
+    pub(super) async fn answer(
+        &self,
+        asked: Asked,
+        check: impl Future<Output = Result<(), branches::Error>> + Send,
+    ) -> Result<Option<pb::Branch>, Status> {
+        let asked = Asked {
+            is_waited_for: true,
+            ..asked
+        };
+        let record = Box::pin(self.begin(asked, check)).await?;
+        let name = record.name;
+        let mut result = record.result;
+        while result.is_none() {
+            let time = Duration::from_secs(WAIT_SECONDS_MAX);
+            let waited = self.operations.wait(name, time).await;
+            result = waited.map_err(Error::from)?.result;
         }
+        match result {
+            Some(Ended::Error(status)) => Err(Status::with_details(
+                Code::from(status.code),
+                status.message.clone(),
+                status.encode_to_vec().into(),
+            )),
+            Some(Ended::Response(any)) => {
+                // Written by us.
+                Ok(Some(pb::Branch::decode(&*any.value).unwrap_or_default()))
+            }
+            None => Ok(None),
+        }
+    }
+
+    async fn begin(
+        &self,
+        asked: Asked,
+        check: impl Future<Output = Result<(), branches::Error>> + Send,
+    ) -> Result<Record, Error> {
+        if let Some(before) = self.operations.repeated(&asked)? {
+            return Ok(before);
+        }
+        if let Err(error) = check.await {
+            // Another broker may have done it when this request came before.
+            return match self.operations.repeated_anywhere(&asked).await? {
+                Some(before) => Ok(before),
+                None => Err(error.into()),
+            };
+        }
+        let broker = self.clone();
+        let perform = |record, work| async move { broker.perform(record, work).await };
+        Ok(self.operations.begin(asked, perform).await?)
     }
 }
 
 /// How an operation ends that was cancelled, or whose work broke.
-fn ends() -> Ends {
+pub fn ends() -> Ends {
     let lost = "the operation's work broke; look at what is there";
     Ends {
-        cancelled: refused(Error::from(branches::Error::Cancelled).into()),
-        lost: refused(Refusal::new(Code::Internal, "OPERATION_BROKEN", lost).into()),
+        cancelled: refused(&Error::from(branches::Error::Cancelled).into()),
+        lost: refused(&Refusal::new(Code::Internal, "OPERATION_BROKEN", lost).into()),
     }
 }
 
 /// A refusal as the message that it is in an operation.
-fn refused(status: Status) -> Ended {
-    let encoded = match status.details() {
-        [] => proto::google::rpc::Status {
-            code: status.code().into(),
-            message: status.message().to_owned(),
-            details: Vec::new(),
-        }
-        .encode_to_vec(),
-        // Details are sent as a whole google.rpc.Status.
-        details => details.to_vec(),
+pub(super) fn refused(status: &Status) -> Ended {
+    let whole = proto::google::rpc::Status {
+        code: status.code().into(),
+        message: status.message().to_owned(),
+        details: Vec::new(),
     };
-    Ended::Error(encoded)
+    // Details are sent as a whole google.rpc.Status.
+    let details = proto::google::rpc::Status::decode(status.details());
+    Ended::Error(match status.details() {
+        [] => whole,
+        _ => details.unwrap_or(whole),
+    })
 }
 
-fn wire(record: &Record) -> Operation {
+fn wire(record: Record) -> Operation {
     let metadata = pb::BranchOperationMetadata {
-        method: record.method.clone(),
-        branch: record.metadata.clone(),
-        caller: record.caller.clone().unwrap_or_default(),
+        method: record.method,
+        branch: record.branch,
+        caller: record.caller,
         create_time: Some(time(record.create_time)),
         end_time: record.end_time.map(time),
     };
-    // What we have encoded ourselves can be read again.
-    let result = record.result.as_ref().map(|ended| match ended {
-        Ended::Response(any) => Wire::Response(Any::decode(&**any).unwrap_or_default()),
-        Ended::Error(status) => {
-            Wire::Error(proto::google::rpc::Status::decode(&**status).unwrap_or_default())
-        }
-    });
     Operation {
         name: record.name.to_string(),
-        metadata: Some(any_of(METADATA, metadata.encode_to_vec())),
-        done: result.is_some(),
-        result,
-    }
-}
-
-fn any_of(type_name: &str, value: Vec<u8>) -> Any {
-    Any {
-        type_url: format!("type.googleapis.com/{type_name}"),
-        value,
+        metadata: Some(any(METADATA, &metadata)),
+        done: record.result.is_some(),
+        result: record.result,
     }
 }
 
@@ -280,7 +260,7 @@ fn value(record: &Record, field: &str) -> Option<Value> {
     match field {
         "done" => Some(Value::Flag(record.result.is_some())),
         "method" => Some(Value::Text(record.method.clone())),
-        "branch" => Some(Value::Text(record.metadata.clone())),
+        "branch" => Some(Value::Text(record.branch.clone())),
         _ => Some(Value::Time(record.create_time)),
     }
 }

@@ -19,9 +19,10 @@ use uuid::Uuid;
 
 use super::Error;
 use super::branch_requests::{lsn, moment};
-use crate::leases::{RequestId, Which};
+use crate::leases::Which;
 use crate::names::{BindingName, BranchResource, InvalidName, LeaseId, ServiceName};
 use crate::neon::Point;
+use crate::request_ids::RequestId;
 use crate::roles::Access;
 use crate::state::RequestKey;
 
@@ -332,6 +333,12 @@ repeatable! {
     ReleaseLeaseRequest, "ReleaseLease";
     RevokeLeasesRequest, "RevokeLeases";
     RotateCredentialsRequest, "RotateCredentials";
+    CreateBranchRequest, "CreateBranch";
+    UpdateBranchRequest, "UpdateBranch";
+    DeleteBranchRequest, "DeleteBranch";
+    ResetBranchRequest, "ResetBranch";
+    RestoreBranchRequest, "RestoreBranch";
+    SetDefaultBranchRequest, "SetDefaultBranch";
 }
 
 /// The id of that caller's request, if it has one, and what it is the id of.
@@ -361,7 +368,7 @@ fn access(access: i32) -> Result<Access, FieldViolation> {
     }
 }
 
-pub(super) fn request_id(text: &str) -> Result<Option<Uuid>, FieldViolation> {
+fn request_id(text: &str) -> Result<Option<Uuid>, FieldViolation> {
     match text {
         "" => Ok(None),
         text => Uuid::try_parse(text)

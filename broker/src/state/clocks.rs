@@ -1,10 +1,19 @@
 //! This machine's clock against the database's. Leases end by this one's; brokers
 //! that share a database have to agree on when that is.
 
-use jiff::Timestamp;
+use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 use rpc::clock::Clock;
 
 use super::{Shared, milliseconds};
+
+/// The time of a clock, as it comes back from where it is stored: in microseconds.
+pub fn now(clock: &Clock) -> Timestamp {
+    let time = Timestamp::try_from(clock.now()).unwrap_or(Timestamp::MAX);
+    let down = TimestampRound::new()
+        .smallest(Unit::Microsecond)
+        .mode(RoundMode::Trunc);
+    time.round(down).unwrap_or(time)
+}
 
 impl Shared {
     /// Closes the gate while the clocks are too far apart. It is the machine's

@@ -1,6 +1,6 @@
 //! What is kept in memory, and changes of it in the making.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use jiff::Timestamp;
 use neon_api::BranchId;
@@ -28,6 +28,8 @@ pub struct Data {
     pub roles: BTreeMap<RoleKey, Role>,
     /// Operations that go on, or ended not long ago.
     pub operations: BTreeMap<Uuid, Operation>,
+    /// Those of them that go on.
+    pub running: BTreeSet<Uuid>,
     /// The broker's own branches, by name.
     pub branches: BTreeMap<BranchName, OwnBranch>,
     /// Requests that may come again.
@@ -153,7 +155,7 @@ pub struct RequestKey {
 pub struct Answered {
     /// The hash of the request without its id.
     pub body: Vec<u8>,
-    /// The name of the lease that it was about.
+    /// The name of the lease or operation that it was about.
     pub resource: String,
     /// Until when it is remembered.
     pub expire_time: Timestamp,
@@ -290,6 +292,37 @@ impl<'a> Draft<'a> {
         changed.or_else(|| self.data.operations.get(&id))
     }
 
+    /// All operations that are kept.
+    pub fn operations(&self) -> impl Iterator<Item = (Uuid, &Operation)> {
+        let changed = &self.changes.operations;
+        let others = self.data.operations.iter();
+        let others = others.filter(|(id, _)| !changed.contains_key(id));
+        changed.iter().chain(others).map(|(id, one)| (*id, one))
+    }
+
+    /// Those that go on.
+    pub fn running(&self) -> impl Iterator<Item = (Uuid, &Operation)> {
+        let changed = &self.changes.operations;
+        let others = self.data.running.iter();
+        let others = others.filter(|id| !changed.contains_key(id));
+        let others = others.filter_map(|id| self.data.operations.get_key_value(id));
+        let all = changed.iter().chain(others);
+        all.filter(|(_, one)| !one.done).map(|(id, one)| (*id, one))
+    }
+
+    /// Whether an operation that goes on gives that branch other data or deletes
+    /// it. Nobody gets a lease on it then.
+    pub fn is_held(&self, branch: &BranchId) -> bool {
+        self.running().any(|(_, one)| one.holds(branch))
+    }
+
+    /// A lease on that branch that has not ended by then.
+    pub fn lease_on(&self, branch: &BranchId, now: Timestamp) -> Option<LeaseId> {
+        let mut all = self.leases();
+        let on = all.find(|lease| lease.grant.branch == *branch && lease.lives(now));
+        on.map(|lease| lease.id)
+    }
+
     /// Begins an operation, or says how far it is.
     pub fn operation_put(&mut self, id: Uuid, operation: Operation) {
         self.changes.operations.insert(id, operation);
@@ -370,6 +403,12 @@ impl Changes {
         }
         data.generations.extend(self.generations);
         data.roles.extend(self.roles);
+        for (id, operation) in &self.operations {
+            match operation.done {
+                true => data.running.remove(id),
+                false => data.running.insert(*id),
+            };
+        }
         data.operations.extend(self.operations);
         data.branches.extend(self.branches);
         data.requests.extend(self.requests);
@@ -396,6 +435,25 @@ impl Data {
     /// The login roles of a branch that leases have, or had.
     pub fn roles_on(&self, branch: &BranchId) -> impl Iterator<Item = (&RoleKey, &Role)> {
         roles_on(&self.roles, branch)
+    }
+
+    /// As [`Draft::is_held`], of what is stored.
+    pub fn is_held(&self, branch: &BranchId) -> bool {
+        let mut running = self.running();
+        running.any(|(_, one)| one.holds(branch))
+    }
+
+    /// Operations that go on.
+    pub fn running(&self) -> impl Iterator<Item = (Uuid, &Operation)> {
+        let running = self.running.iter();
+        running.filter_map(|id| Some((*id, self.operations.get(id)?)))
+    }
+
+    /// A lease on that branch that has not ended by then.
+    pub fn lease_on(&self, branch: &BranchId, now: Timestamp) -> Option<LeaseId> {
+        let mut leases = self.leases.values();
+        let on = leases.find(|one| one.grant.branch == *branch && one.lives(now));
+        on.map(|lease| lease.id)
     }
 
     /// Keeps events where there is no database for them.

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use neon_api::BranchId;
+use uuid::Uuid;
 
 use crate::names::LeaseId;
 
@@ -14,16 +15,34 @@ pub struct Operation {
     pub method: String,
     /// The request, encoded.
     pub request: Vec<u8>,
-    /// What there is to know while it goes on, encoded.
-    pub metadata: Vec<u8>,
+    /// The name of the branch that is worked on; empty before there is one.
+    pub branch: String,
     /// What came of it, encoded.
     pub result: Option<Vec<u8>>,
     /// Whether it has ended.
     pub done: bool,
     /// When it was asked for.
     pub create_time: Timestamp,
-    /// When it last changed.
+    /// When it last changed, but for its heartbeats.
     pub update_time: Timestamp,
+    /// The process that does the work.
+    pub runner: Option<Uuid>,
+    /// When the runner last said that it does.
+    pub heartbeat_time: Option<Timestamp>,
+    /// Whether the world is changed: nobody cancels it any more.
+    pub committed: bool,
+    /// What was known of the world just before it was changed.
+    pub note: Option<String>,
+}
+
+impl Operation {
+    /// Whether it gives a branch other data at the moment, or deletes it: nobody
+    /// gets a lease on it meanwhile.
+    pub fn holds(&self, branch: &BranchId) -> bool {
+        const HOLDING: [&str; 3] = ["ResetBranch", "RestoreBranch", "DeleteBranch"];
+        let is_on = || self.branch.strip_prefix("branches/") == Some(branch.as_str());
+        self.committed && !self.done && HOLDING.contains(&&*self.method) && is_on()
+    }
 }
 
 /// A branch that is ours, or is about to be.

@@ -10,8 +10,9 @@ use super::data::{Answered, Generation, RequestKey, Role, RoleKey, RoleStatus};
 use super::ledgers::{ForLease, Intent, Operation, OwnBranch};
 use super::schema::{audit_events, branches, generations, leases, operations, request_ids, roles};
 use crate::audit::Event;
-use crate::leases::{End, EndReason, Grant, Lease, METHODS, Request, Revoked, Target};
+use crate::leases::{End, EndReason, Grant, Lease, Request, Revoked, Target};
 use crate::names::{BindingName, BranchName, LeaseId};
+use crate::request_ids::METHODS;
 use crate::roles::Access;
 
 /// From Unix's epoch to Postgres's, in microseconds.
@@ -94,11 +95,15 @@ pub(super) struct OperationRow {
     caller: String,
     method: String,
     request: Vec<u8>,
-    metadata: Vec<u8>,
     result: Option<Vec<u8>>,
     done: bool,
     create_time: PgTimestamp,
     update_time: PgTimestamp,
+    branch: String,
+    runner: Option<Uuid>,
+    heartbeat_time: Option<PgTimestamp>,
+    committed: bool,
+    note: Option<String>,
 }
 
 #[derive(Debug, Queryable, Selectable, Insertable)]
@@ -333,11 +338,15 @@ impl OperationRow {
             caller: operation.caller,
             method: operation.method,
             request: operation.request,
-            metadata: operation.metadata,
             result: operation.result,
             done: operation.done,
             create_time: time_out(operation.create_time),
             update_time: time_out(operation.update_time),
+            branch: operation.branch,
+            runner: operation.runner,
+            heartbeat_time: operation.heartbeat_time.map(time_out),
+            committed: operation.committed,
+            note: operation.note,
         }
     }
 
@@ -345,15 +354,21 @@ impl OperationRow {
         let time = |column, time: PgTimestamp| {
             time_in(time).ok_or_else(|| bad("operations", column, &format!("{time:?}")))
         };
+        let heartbeat_time = self.heartbeat_time;
+        let heartbeat_time = heartbeat_time.map(|at| time("heartbeat_time", at));
         let operation = Operation {
             create_time: time("create_time", self.create_time)?,
             update_time: time("update_time", self.update_time)?,
+            heartbeat_time: heartbeat_time.transpose()?,
             caller: self.caller,
             method: self.method,
             request: self.request,
-            metadata: self.metadata,
             result: self.result,
             done: self.done,
+            branch: self.branch,
+            runner: self.runner,
+            committed: self.committed,
+            note: self.note,
         };
         Ok((self.id, operation))
     }

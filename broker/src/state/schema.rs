@@ -75,11 +75,15 @@ diesel::table! {
         caller -> Text,
         method -> Text,
         request -> Bytea,
-        metadata -> Bytea,
         result -> Nullable<Bytea>,
         done -> Bool,
         create_time -> Timestamptz,
         update_time -> Timestamptz,
+        branch -> Text,
+        runner -> Nullable<Uuid>,
+        heartbeat_time -> Nullable<Timestamptz>,
+        committed -> Bool,
+        note -> Nullable<Text>,
     }
 }
 

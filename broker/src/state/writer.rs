@@ -200,12 +200,12 @@ impl Writer {
             let (head, time) = session.look().await?;
             self.shared.compare_clocks(time);
             if self.purge_at <= Instant::now() {
-                self.purge_at = Instant::now() + Duration::from_secs(PURGE_SECONDS);
                 let now = Timestamp::try_from(self.clock.now()).unwrap_or(Timestamp::MAX);
                 let ago = |hours| now - SignedDuration::from_hours(hours);
-                session
-                    .purge(now, ago(ENDED_HOURS), ago(TOLD_HOURS))
-                    .await?;
+                let purging = session.purge(now, ago(ENDED_HOURS), ago(TOLD_HOURS));
+                if purging.await? {
+                    self.purge_at = Instant::now() + Duration::from_secs(PURGE_SECONDS);
+                }
             }
             if head.version != self.shared.seen() {
                 let (changes, head) = session.since(self.shared.seen()).await?;

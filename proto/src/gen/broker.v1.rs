@@ -1091,7 +1091,8 @@ pub struct Branch {
     /// True when Neon refuses to delete or reset it.
     #[prost(bool, tag = "7")]
     pub protected: bool,
-    /// True when the broker made this branch, as its annotation says. The broker
+    /// True when the broker made this branch, as its annotation says, or its ledger:
+    /// what a restore through the broker kept has no annotation. The broker
     /// deletes no other.
     #[prost(bool, tag = "8")]
     pub managed: bool,
@@ -1280,7 +1281,7 @@ pub struct ResetBranchRequest {
     #[prost(string, tag = "2")]
     pub etag: ::prost::alloc::string::String,
     /// Keeps the old data as a branch of this name, which gets the children and
-    /// becomes the parent. It is not the broker's.
+    /// becomes the parent. It is the broker's own, by its ledger.
     #[prost(string, tag = "3")]
     pub preserve_under_name: ::prost::alloc::string::String,
     #[prost(string, tag = "4")]
@@ -1421,8 +1422,10 @@ pub mod branch_service_client {
     /// operation, which google.longrunning.Operations follows; its metadata is
     /// BranchOperationMetadata. What can be refused at once, the call refuses itself;
     /// what Neon refuses or fails at later is the operation's error, with the same
-    /// details as a call's. An operation goes on when its caller goes away, and until
-    /// the broker stops; it is kept for a day after its end.
+    /// details as a call's. An operation goes on when its caller goes away, and, with a
+    /// state database, when its broker does: another takes it up, or the same when it is
+    /// started again. It is found at each of them, and kept for a day after its end.
+    /// UpdateBranch and SetDefaultBranch have one too, and answer at its end.
     ///
     ///   grpcurl -plaintext -d '{"filter": "done = false"}' \
     ///     127.0.0.1:7431 google.longrunning.Operations/ListOperations
@@ -1434,13 +1437,15 @@ pub mod branch_service_client {
     ///
     /// request_id, a UUID, makes a change safe to repeat: for 24 hours the same caller,
     /// method, id and request get the same answer; another request under the same id
-    /// is INVALID_ARGUMENT (REQUEST_ID_REUSED). While this broker runs.
+    /// is INVALID_ARGUMENT (REQUEST_ID_REUSED). At every broker of a state database,
+    /// after a restart as well; without one, while the broker runs. What a call refuses
+    /// itself is not remembered, nor that UpdateBranch or SetDefaultBranch failed.
     ///
     /// etag: when given, the branch is changed only while it still has it; ABORTED
     /// (ETAG_MISMATCH) otherwise.
     ///
-    /// Only branches that the broker made, as their annotation says, are deleted,
-    /// reset, restored or given an end: FAILED_PRECONDITION (BRANCH_NOT_OURS) for
+    /// Only branches that the broker made, as their annotation or its ledger says, are
+    /// deleted, reset, restored or given an end: FAILED_PRECONDITION (BRANCH_NOT_OURS) for
     /// others. Neither is done to a default or protected branch (BRANCH_DEFAULT,
     /// BRANCH_PROTECTED). NOT_FOUND for a branch that the project does not have.
     /// UNAVAILABLE, with RetryInfo, while Neon cannot be reached or is busy.
@@ -1631,7 +1636,8 @@ pub mod branch_service_client {
         /// Errors: INVALID_ARGUMENT for another path in update_mask, a bad value, or an
         /// expire_time in the past or more than 30 days ahead; ALREADY_EXISTS
         /// (BRANCH_EXISTS) for a name that is taken; FAILED_PRECONDITION: BRANCH_IN_USE
-        /// for a name or an end of a branch that a binding is declared or points to,
+        /// for a name or an end of a branch that a binding is declared or points to, or
+        /// for an end of one that a live lease leads to,
         /// BRANCH_HAS_CHILDREN for an end of one with children, BRANCH_PROTECTED and
         /// BRANCH_DEFAULT for an end of one of these.
         ///
@@ -1664,7 +1670,8 @@ pub mod branch_service_client {
         /// Deletes a branch with its endpoints. Response: google.protobuf.Empty.
         ///
         /// Errors: FAILED_PRECONDITION: BRANCH_IN_USE for a branch that a binding is
-        /// declared or points to, naming the binding; BRANCH_HAS_CHILDREN, naming them.
+        /// declared or points to, or a live lease leads to, naming it;
+        /// BRANCH_HAS_CHILDREN, naming them.
         ///
         ///   grpcurl -plaintext -d '{"name": "branches/br-quiet-frost-a1b2c3d4"}' \
         ///     127.0.0.1:7431 broker.v1.BranchService/DeleteBranch
@@ -1927,7 +1934,8 @@ pub mod branch_service_server {
         /// Errors: INVALID_ARGUMENT for another path in update_mask, a bad value, or an
         /// expire_time in the past or more than 30 days ahead; ALREADY_EXISTS
         /// (BRANCH_EXISTS) for a name that is taken; FAILED_PRECONDITION: BRANCH_IN_USE
-        /// for a name or an end of a branch that a binding is declared or points to,
+        /// for a name or an end of a branch that a binding is declared or points to, or
+        /// for an end of one that a live lease leads to,
         /// BRANCH_HAS_CHILDREN for an end of one with children, BRANCH_PROTECTED and
         /// BRANCH_DEFAULT for an end of one of these.
         ///
@@ -1943,7 +1951,8 @@ pub mod branch_service_server {
         /// Deletes a branch with its endpoints. Response: google.protobuf.Empty.
         ///
         /// Errors: FAILED_PRECONDITION: BRANCH_IN_USE for a branch that a binding is
-        /// declared or points to, naming the binding; BRANCH_HAS_CHILDREN, naming them.
+        /// declared or points to, or a live lease leads to, naming it;
+        /// BRANCH_HAS_CHILDREN, naming them.
         ///
         ///   grpcurl -plaintext -d '{"name": "branches/br-quiet-frost-a1b2c3d4"}' \
         ///     127.0.0.1:7431 broker.v1.BranchService/DeleteBranch
@@ -2041,8 +2050,10 @@ pub mod branch_service_server {
     /// operation, which google.longrunning.Operations follows; its metadata is
     /// BranchOperationMetadata. What can be refused at once, the call refuses itself;
     /// what Neon refuses or fails at later is the operation's error, with the same
-    /// details as a call's. An operation goes on when its caller goes away, and until
-    /// the broker stops; it is kept for a day after its end.
+    /// details as a call's. An operation goes on when its caller goes away, and, with a
+    /// state database, when its broker does: another takes it up, or the same when it is
+    /// started again. It is found at each of them, and kept for a day after its end.
+    /// UpdateBranch and SetDefaultBranch have one too, and answer at its end.
     ///
     ///   grpcurl -plaintext -d '{"filter": "done = false"}' \
     ///     127.0.0.1:7431 google.longrunning.Operations/ListOperations
@@ -2054,13 +2065,15 @@ pub mod branch_service_server {
     ///
     /// request_id, a UUID, makes a change safe to repeat: for 24 hours the same caller,
     /// method, id and request get the same answer; another request under the same id
-    /// is INVALID_ARGUMENT (REQUEST_ID_REUSED). While this broker runs.
+    /// is INVALID_ARGUMENT (REQUEST_ID_REUSED). At every broker of a state database,
+    /// after a restart as well; without one, while the broker runs. What a call refuses
+    /// itself is not remembered, nor that UpdateBranch or SetDefaultBranch failed.
     ///
     /// etag: when given, the branch is changed only while it still has it; ABORTED
     /// (ETAG_MISMATCH) otherwise.
     ///
-    /// Only branches that the broker made, as their annotation says, are deleted,
-    /// reset, restored or given an end: FAILED_PRECONDITION (BRANCH_NOT_OURS) for
+    /// Only branches that the broker made, as their annotation or its ledger says, are
+    /// deleted, reset, restored or given an end: FAILED_PRECONDITION (BRANCH_NOT_OURS) for
     /// others. Neither is done to a default or protected branch (BRANCH_DEFAULT,
     /// BRANCH_PROTECTED). NOT_FOUND for a branch that the project does not have.
     /// UNAVAILABLE, with RetryInfo, while Neon cannot be reached or is busy.

@@ -3,11 +3,14 @@
 
 mod command_line;
 mod faults;
+mod killed;
+mod ledger;
 mod lists;
 mod made;
 mod operations;
 mod refused;
 mod renewed;
+mod shared;
 
 use anyhow::{Context, ensure};
 use prost::Message;
@@ -27,7 +30,7 @@ struct Place {
     faults: Faults,
     branches: BranchServiceClient<Channel>,
     operations: OperationsClient<Channel>,
-    _folder: Folder,
+    folder: Folder,
 }
 
 impl Place {
@@ -44,7 +47,19 @@ impl Place {
             operations: broker.operations().await?,
             emulator,
             broker,
-            _folder: folder,
+            folder,
+        })
+    }
+
+    /// Kills the broker and starts it again.
+    async fn kill_and_start(self) -> anyhow::Result<Self> {
+        let broker = self.broker.kill_and_start().await?;
+        broker.is_ready().await?;
+        Ok(Self {
+            branches: broker.branches().await?,
+            operations: broker.operations().await?,
+            broker,
+            ..self
         })
     }
 

@@ -282,11 +282,15 @@ async fn operations_and_own_branches_are_written_down() -> anyhow::Result<()> {
         caller: "token:ci".to_owned(),
         method: "CreateBranch".to_owned(),
         request: vec![0, 1, 255],
-        metadata: Vec::new(),
+        branch: String::new(),
         result: None,
         done: false,
         create_time: time,
         update_time: time,
+        runner: Some(id),
+        heartbeat_time: Some(time),
+        committed: false,
+        note: None,
     };
     let intended = OwnBranch {
         branch: None,
@@ -315,7 +319,11 @@ async fn operations_and_own_branches_are_written_down() -> anyhow::Result<()> {
     assert_eq!(known(&other.state), (Some(begun.clone()), Some(intended)));
 
     let ended = Operation {
-        metadata: vec![2],
+        branch: "branches/br-a".to_owned(),
+        runner: None,
+        heartbeat_time: None,
+        committed: true,
+        note: Some("{}".to_owned()),
         result: Some(vec![3]),
         done: true,
         update_time: time + jiff::SignedDuration::from_secs(1),

@@ -169,6 +169,45 @@ async fn call(system: &System, method: &str) -> anyhow::Result<()> {
                 true
             }
         }
+        "broker.v1.LeaseService/GetLease" | "broker.v1.LeaseService/RevokeLeases" => {
+            let lease = leases.acquire_lease(acquire).await?.into_inner().lease;
+            let name = lease.context("a lease")?.name;
+            if method.ends_with("GetLease") {
+                let request = broker::GetLeaseRequest { name: name.clone() };
+                let lease = leases.get_lease(request).await?.into_inner().lease;
+                lease.context("a lease")?.name == name
+            } else {
+                let request = broker::RevokeLeasesRequest {
+                    which: Some(broker::revoke_leases_request::Which::Lease(name)),
+                    ..Default::default()
+                };
+                leases
+                    .revoke_leases(request)
+                    .await?
+                    .into_inner()
+                    .leases
+                    .len()
+                    == 1
+            }
+        }
+        "broker.v1.LeaseService/ListLeases" => {
+            leases.acquire_lease(acquire).await?;
+            let request = broker::ListLeasesRequest::default();
+            !leases
+                .list_leases(request)
+                .await?
+                .into_inner()
+                .leases
+                .is_empty()
+        }
+        "broker.v1.BindingService/RotateCredentials" => {
+            let request = broker::RotateCredentialsRequest {
+                name: V1.to_owned(),
+                ..Default::default()
+            };
+            let answer = bindings.rotate_credentials(request).await?.into_inner();
+            answer.binding.context("a binding")?.generation > 1
+        }
         "broker.v1.LeaseService/WatchBinding" => {
             let request = WatchBindingRequest {
                 binding: V1.to_owned(),

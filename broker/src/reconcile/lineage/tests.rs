@@ -32,9 +32,13 @@ fn found(name: &str, parent: Option<&str>, made: &str, reset: Option<&str>) -> F
 }
 
 fn remarks(all: &[Found]) -> Vec<String> {
+    remarks_told(all, |_| None)
+}
+
+fn remarks_told(all: &[Found], told: impl Fn(&BranchId) -> Option<bool>) -> Vec<String> {
     let config = declared();
     let remarks = config.bindings.iter();
-    let remarks = remarks.filter_map(|spec| remark(spec, all.iter()));
+    let remarks = remarks.filter_map(|spec| remark(spec, all.iter(), &told));
     remarks.map(|remark| remark.to_string()).collect()
 }
 
@@ -73,4 +77,31 @@ fn another_parent_is_drift() {
         remarks[0].contains("not a child of api_v1_branch"),
         "{remarks:?}"
     );
+}
+
+#[test]
+fn the_ledger_knows_better_than_what_it_looks_like() {
+    // Made within one second, in an order that does not show.
+    let main = found("main", None, MADE, None);
+    let older = found("before", Some("main"), MADE, None);
+    let v1 = found("api_v1_branch", Some("before"), LATER, None);
+    let v2 = found("api_v2_branch", Some("before"), LATER, None);
+    let all = [main, older, v1, v2];
+    let is_before = |id: &BranchId| id.as_str() == "br-before";
+    let drift = remarks(&all);
+    assert_eq!(drift.len(), 1, "{drift:?}");
+    let history = remarks_told(&all, |id| is_before(id).then_some(true));
+    assert_eq!(history.len(), 2, "{history:?}");
+    assert!(history[1].contains("before, which is history of api_v1_branch"));
+
+    // What looks like it, and is a branch that a caller made.
+    let main = found("main", None, MADE, None);
+    let kept = found("before", Some("main"), LATER, None);
+    let v1 = found("api_v1_branch", Some("before"), MADE, Some(LATER));
+    let v2 = found("api_v2_branch", Some("before"), MADE, None);
+    let all = [main, kept, v1, v2];
+    assert_eq!(remarks(&all).len(), 2);
+    let drift = remarks_told(&all, |id| is_before(id).then_some(false));
+    assert_eq!(drift.len(), 1, "{drift:?}");
+    assert!(drift[0].contains("not a child of api_v1_branch"));
 }

@@ -1,12 +1,12 @@
 //! What is written to the state database.
 
+use diesel::ExpressionMethods as _;
+use diesel::sql_types::{BigInt, Timestamptz};
 use diesel::upsert::excluded;
-use diesel::{BoolExpressionMethods as _, ExpressionMethods as _, QueryDsl as _};
 use diesel_async::RunQueryDsl as _;
 use jiff::Timestamp;
 
-use super::super::data::{Changes, RoleStatus};
-use super::super::ledgers::Intent;
+use super::super::data::Changes;
 use super::super::rows::{
     BranchRow, GenerationRow, LeaseRow, NewEventRow, OperationRow, RequestRow, RoleRow, time_out,
 };
@@ -17,6 +17,8 @@ use super::{Attempted as _, Error, Session};
 
 /// How many rows go into one statement: a statement has 65,535 parameters at most.
 const ROWS_MAX: usize = 1_000;
+/// How many rows of one table are removed at a time.
+const PURGED_MAX: usize = 1_000;
 
 impl Session {
     /// Writes changes, as that version.
@@ -143,7 +145,11 @@ impl Session {
                 .do_update()
                 .set((
                     operations::version.eq(excluded(operations::version)),
-                    operations::metadata.eq(excluded(operations::metadata)),
+                    operations::branch.eq(excluded(operations::branch)),
+                    operations::runner.eq(excluded(operations::runner)),
+                    operations::heartbeat_time.eq(excluded(operations::heartbeat_time)),
+                    operations::committed.eq(excluded(operations::committed)),
+                    operations::note.eq(excluded(operations::note)),
                     operations::result.eq(excluded(operations::result)),
                     operations::done.eq(excluded(operations::done)),
                     operations::update_time.eq(excluded(operations::update_time)),
@@ -210,46 +216,59 @@ impl Session {
         Ok(())
     }
 
-    /// Removes what nobody asks for any more: leases and operations that ended and
-    /// branches that went before `ended`, requests whose time was up at `now`, events from before `told`.
+    /// Removes some of what nobody asks for any more: leases and operations that
+    /// ended and branches that went before `ended`, requests whose time was up at
+    /// `now`, events from before `told`. Says whether that was all.
     pub(in crate::state) async fn purge(
         &mut self,
         now: Timestamp,
         ended: Timestamp,
         told: Timestamp,
-    ) -> Result<(), Error> {
-        const WHAT: &str = "remove what is old";
-        let connection = &mut self.connection;
-        let is_old = leases::expire_time.lt(time_out(ended));
-        diesel::delete(leases::table.filter(leases::end_reason.is_not_null().and(is_old)))
-            .execute(connection)
-            .await
-            .attempted(WHAT)?;
-        let is_old = operations::update_time.lt(time_out(ended));
-        diesel::delete(operations::table.filter(operations::done.and(is_old)))
-            .execute(connection)
-            .await
-            .attempted(WHAT)?;
-        let is_gone = branches::intent.eq(Intent::Gone.as_str());
-        let is_old = branches::update_time.lt(time_out(ended));
-        diesel::delete(branches::table.filter(is_gone.and(is_old)))
-            .execute(connection)
-            .await
-            .attempted(WHAT)?;
-        let is_closed = roles::status.eq(RoleStatus::Closed.as_str());
-        let is_old = roles::update_time.lt(time_out(ended));
-        diesel::delete(roles::table.filter(is_closed.and(is_old)))
-            .execute(connection)
-            .await
-            .attempted(WHAT)?;
-        diesel::delete(request_ids::table.filter(request_ids::expire_time.lt(time_out(now))))
-            .execute(connection)
-            .await
-            .attempted(WHAT)?;
-        diesel::delete(audit_events::table.filter(audit_events::event_time.lt(time_out(told))))
-            .execute(connection)
-            .await
-            .attempted(WHAT)?;
-        Ok(())
+    ) -> Result<bool, Error> {
+        let old = [
+            (
+                "DELETE FROM leases WHERE id IN (SELECT id FROM leases
+                 WHERE end_reason IS NOT NULL AND expire_time < $1 LIMIT $2)",
+                ended,
+            ),
+            (
+                "DELETE FROM operations WHERE id IN (SELECT id FROM operations
+                 WHERE done AND update_time < $1 LIMIT $2)",
+                ended,
+            ),
+            (
+                "DELETE FROM branches WHERE name IN (SELECT name FROM branches
+                 WHERE intent = 'gone' AND update_time < $1 LIMIT $2)",
+                ended,
+            ),
+            (
+                "DELETE FROM roles WHERE (branch, role) IN (SELECT branch, role FROM roles
+                 WHERE status = 'closed' AND update_time < $1 LIMIT $2)",
+                ended,
+            ),
+            (
+                "DELETE FROM request_ids WHERE (caller, method, id) IN
+                 (SELECT caller, method, id FROM request_ids
+                 WHERE expire_time < $1 LIMIT $2)",
+                now,
+            ),
+            (
+                "DELETE FROM audit_events WHERE id IN (SELECT id FROM audit_events
+                 WHERE event_time < $1 LIMIT $2)",
+                told,
+            ),
+        ];
+        let mut is_all = true;
+        for (delete, before) in old {
+            // The writer waits for this: what is left goes the next time.
+            let removed = diesel::sql_query(delete)
+                .bind::<Timestamptz, _>(time_out(before))
+                .bind::<BigInt, _>(i64::try_from(PURGED_MAX).unwrap_or(i64::MAX))
+                .execute(&mut self.connection)
+                .await
+                .attempted("remove what is old")?;
+            is_all &= removed < PURGED_MAX;
+        }
+        Ok(is_all)
     }
 }

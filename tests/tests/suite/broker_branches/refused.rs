@@ -317,16 +317,16 @@ async fn the_tree_stays_a_tree() -> anyhow::Result<()> {
     let now = super::branch(ended)?;
     assert!(now.managed && now.reset_time.is_some(), "{now:?}");
     let kept = place.get(&now.parent).await?;
-    assert_eq!((&*kept.display_name, kept.managed), ("kept", false));
+    assert_eq!((&*kept.display_name, kept.managed), ("kept", true));
     assert_eq!(place.get(&below.name).await?.parent, kept.name);
-    // It is not ours: nobody's annotation came along.
+    // It is ours, though no annotation came along: the ledger says so.
     let delete = pb::DeleteBranchRequest {
         name: kept.name,
         ..Default::default()
     };
     assert_eq!(
         reason(branches.delete_branch(delete).await, code, None),
-        "BRANCH_NOT_OURS"
+        "BRANCH_HAS_CHILDREN"
     );
     let _ = id(&now).context("an id")?;
     place.stop().await

@@ -1,0 +1,204 @@
+//! Leases on branches and on branches of their own, and what takes them back.
+
+mod bad;
+mod ephemeral;
+mod killed;
+mod model;
+mod revoked;
+mod rights;
+
+use anyhow::{Context, ensure};
+use neon_api::BranchId;
+use neon_api::types::Branch;
+use proto::broker::v1::acquire_lease_request::Target;
+use proto::broker::v1::{
+    Access, AcquireLeaseRequest, AcquireLeaseResponse, EphemeralBranch, GetLeaseRequest, Lease,
+    ListLeasesRequest, ReleaseLeaseRequest, RevokeLeasesRequest, revoke_leases_request::Which,
+};
+use suite::{Broker, Clock, Config, EmulatorProcess, Folder, eventually};
+use tokio_postgres::error::SqlState;
+
+const V1: &str = "services/users/versions/v1";
+const V2: &str = "services/users/versions/v2";
+
+/// An emulator and a broker with one clock, which the test moves.
+struct Bench {
+    folder: Folder,
+    clock: Clock,
+    config: Config,
+    emulator: EmulatorProcess,
+    broker: Broker,
+}
+
+impl Bench {
+    async fn start() -> anyhow::Result<Self> {
+        Self::start_with(|_| Ok(())).await
+    }
+
+    /// `change` makes broker.toml what the test needs.
+    async fn start_with(
+        change: impl FnOnce(&Config) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
+        let folder = Folder::new()?;
+        let clock = Clock::in_folder(&folder);
+        clock.set(0)?;
+        let [flag, file] = clock.flags()?;
+        let data = folder.join("data");
+        let flags = ["--admin", flag, file];
+        let emulator = EmulatorProcess::start_with(&data, "127.0.0.1:0", &flags).await?;
+        let config = Config::copy(&folder)?;
+        change(&config)?;
+        let broker = broker(&folder, &emulator, &config, &clock).await?;
+        broker.is_ready().await?;
+        Ok(Self {
+            folder,
+            clock,
+            config,
+            emulator,
+            broker,
+        })
+    }
+
+    async fn acquire(&self, request: AcquireLeaseRequest) -> anyhow::Result<Given> {
+        let mut leases = self.broker.leases().await?;
+        given(leases.acquire_lease(request).await?.into_inner())
+    }
+
+    async fn release(&self, lease: &Lease) -> anyhow::Result<()> {
+        let request = ReleaseLeaseRequest {
+            name: lease.name.clone(),
+            ..Default::default()
+        };
+        self.broker.leases().await?.release_lease(request).await?;
+        Ok(())
+    }
+
+    async fn revoke(&self, which: Which) -> anyhow::Result<Vec<Lease>> {
+        let request = RevokeLeasesRequest {
+            which: Some(which),
+            reason: "a test".to_owned(),
+            ..Default::default()
+        };
+        let mut leases = self.broker.leases().await?;
+        Ok(leases.revoke_leases(request).await?.into_inner().leases)
+    }
+
+    async fn get(&self, name: &str) -> Result<Lease, tonic::Status> {
+        let request = GetLeaseRequest {
+            name: name.to_owned(),
+        };
+        let mut leases = self
+            .broker
+            .leases()
+            .await
+            .map_err(|error| tonic::Status::unknown(format!("{error:#}")))?;
+        let answer = leases.get_lease(request).await?.into_inner();
+        answer
+            .lease
+            .ok_or_else(|| tonic::Status::unknown("no lease"))
+    }
+
+    async fn list(&self, filter: &str) -> anyhow::Result<Vec<Lease>> {
+        let request = ListLeasesRequest {
+            filter: filter.to_owned(),
+            ..Default::default()
+        };
+        let mut leases = self.broker.leases().await?;
+        Ok(leases.list_leases(request).await?.into_inner().leases)
+    }
+
+    async fn session(&self, uri: &str) -> anyhow::Result<tokio_postgres::Client> {
+        suite::connect(uri, self.emulator.data()).await
+    }
+
+    async fn branches(&self) -> anyhow::Result<Vec<Branch>> {
+        let (client, project) = (self.emulator.client(), self.emulator.project());
+        Ok(client.list_all_branches(project, None).await?.branches)
+    }
+
+    async fn branch_named(&self, name: &str) -> anyhow::Result<BranchId> {
+        let mut all = self.branches().await?.into_iter();
+        let found = all.find(|branch| branch.name == name);
+        Ok(found.with_context(|| format!("the branch {name}"))?.id)
+    }
+
+    /// Waits until a branch is gone.
+    async fn is_gone(&self, branch: &str) -> anyhow::Result<()> {
+        eventually("the branch is gone", async || {
+            let there = self.branches().await?;
+            let is_it = |one: &Branch| branch == format!("branches/{}", one.id);
+            ensure!(!there.iter().any(is_it), "it is there");
+            Ok(())
+        })
+        .await
+    }
+
+    async fn stop(self) -> anyhow::Result<()> {
+        self.broker.process.stop().await?;
+        self.emulator.stop().await?;
+        drop(self.folder);
+        Ok(())
+    }
+}
+
+/// A lease as it was given.
+struct Given {
+    lease: Lease,
+    uri: String,
+    role: String,
+}
+
+fn given(answer: AcquireLeaseResponse) -> anyhow::Result<Given> {
+    let connection = answer.connection.context("a connection")?;
+    Ok(Given {
+        lease: answer.lease.context("a lease")?,
+        uri: connection.uri,
+        role: connection.role,
+    })
+}
+
+async fn broker(
+    folder: &Folder,
+    emulator: &EmulatorProcess,
+    config: &Config,
+    clock: &Clock,
+) -> anyhow::Result<Broker> {
+    Broker::start_clocked(folder, emulator, &config.path(), clock).await
+}
+
+fn on_binding(binding: &str, access: Access) -> AcquireLeaseRequest {
+    AcquireLeaseRequest {
+        target: Some(Target::Binding(binding.to_owned())),
+        access: access.into(),
+        holder: "suite".to_owned(),
+        ..Default::default()
+    }
+}
+
+fn on_branch(branch: &BranchId, access: Access) -> AcquireLeaseRequest {
+    AcquireLeaseRequest {
+        target: Some(Target::Branch(format!("branches/{branch}"))),
+        ..on_binding("", access)
+    }
+}
+
+fn ephemeral(parent: &str, access: Access) -> AcquireLeaseRequest {
+    AcquireLeaseRequest {
+        target: Some(Target::Ephemeral(EphemeralBranch {
+            parent: parent.to_owned(),
+            point: None,
+        })),
+        ttl: Some(seconds(60)),
+        ..on_binding("", access)
+    }
+}
+
+fn seconds(seconds: i64) -> prost_types::Duration {
+    prost_types::Duration { seconds, nanos: 0 }
+}
+
+/// What Postgres says to a statement.
+async fn code(session: &tokio_postgres::Client, statement: &str) -> Option<SqlState> {
+    let error = session.batch_execute(statement).await.err();
+    error.and_then(|error| error.code().cloned())
+}
