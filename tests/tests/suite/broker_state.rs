@@ -422,13 +422,13 @@ async fn what_is_old_is_removed_some_at_a_time() -> anyhow::Result<()> {
     let session = bench.session().await?;
     let old = "INSERT INTO broker.request_ids
                    (caller, method, id, version, body, resource, expire_time)
-               SELECT '', 'RenewLease', gen_random_uuid(), 0, '', '', until
+               SELECT '', 'RenewLease', gen_random_uuid(), 0, ''::bytea, '', until
                FROM generate_series(1, 2500), (VALUES (now() - interval '1 hour')) AS t (until)
                UNION ALL
-               SELECT '', 'RenewLease', gen_random_uuid(), 0, '', '', now() + interval '1 hour';
+               SELECT '', 'RenewLease', gen_random_uuid(), 0, ''::bytea, '', now() + interval '1 hour';
                INSERT INTO broker.operations
                    (id, version, caller, method, request, done, create_time, update_time)
-               SELECT gen_random_uuid(), 0, '', 'CreateBranch', '', done, ago, ago
+               SELECT gen_random_uuid(), 0, '', 'CreateBranch', ''::bytea, done, ago, ago
                FROM (VALUES (true, now() - interval '25 hours'),
                             (true, now() - interval '23 hours'),
                             (false, now() - interval '25 hours')) AS t (done, ago)";
