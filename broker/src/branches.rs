@@ -10,6 +10,7 @@ mod checks;
 mod diff;
 mod error;
 mod restore;
+mod schemas;
 mod settle;
 
 use std::sync::Arc;
@@ -264,59 +265,6 @@ impl Branches {
             self.neon().branch_set_default(id, &turn).await?;
         }
         self.get("name", id).await
-    }
-
-    /// The schema of a database.
-    pub async fn schema(
-        &self,
-        id: &BranchId,
-        point: Option<&Point>,
-        database: &str,
-    ) -> Result<String, Error> {
-        self.get("name", id).await?;
-        self.schema_of(id, point, database, "database").await
-    }
-
-    /// How the schema of a database differs from that of a base, as a unified diff.
-    pub async fn compare(
-        &self,
-        id: &BranchId,
-        point: Option<&Point>,
-        base: &SchemaOf,
-        database: &str,
-    ) -> Result<String, Error> {
-        let found = self.get("name", id).await?;
-        let base_id = match &base.branch {
-            Some(base) => self.get("base", base).await?.branch.id,
-            None => found.branch.parent_id.ok_or(Error::NoBase {
-                name: found.branch.name,
-            })?,
-        };
-        let from = self.schema_of(&base_id, base.point.as_ref(), database, "database");
-        let from = from.await.map_err(Error::of_base)?;
-        let to = self.schema_of(id, point, database, "database").await?;
-        Ok(diff::unified(&from, &to, database))
-    }
-
-    async fn schema_of(
-        &self,
-        id: &BranchId,
-        point: Option<&Point>,
-        database: &str,
-        field: &'static str,
-    ) -> Result<String, Error> {
-        match self.neon().schema(id, database, point).await {
-            Ok(Some(schema)) => Ok(schema),
-            Ok(None) => Err(Error::NoDatabase {
-                field,
-                name: BranchResource(id.clone()),
-                database: database.to_owned(),
-            }),
-            Err(error) => Err(match point {
-                Some(point) if error.is_refusal_of_request() => Error::point(point, error),
-                _ => error.into(),
-            }),
-        }
     }
 
     async fn view(&self) -> Result<View, neon::Error> {

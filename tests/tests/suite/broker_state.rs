@@ -434,3 +434,36 @@ async fn a_database_of_a_newer_broker_is_refused_and_left_alone() -> anyhow::Res
     assert!(!error.is_transient());
     bench.emulator.stop().await
 }
+
+/// More than goes at a time goes all the same, and nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_old_is_removed_some_at_a_time() -> anyhow::Result<()> {
+    let bench = Bench::start().await?;
+    drop(bench.member().await?);
+    let session = bench.session().await?;
+    let old = "INSERT INTO broker.request_ids
+                   (caller, method, id, version, body, resource, expire_time)
+               SELECT '', 'RenewLease', gen_random_uuid(), 0, ''::bytea, '', until
+               FROM generate_series(1, 2500), (VALUES (now() - interval '1 hour')) AS t (until)
+               UNION ALL
+               SELECT '', 'RenewLease', gen_random_uuid(), 0, ''::bytea, '', now() + interval '1 hour';
+               INSERT INTO broker.operations
+                   (id, version, caller, method, request, done, create_time, update_time)
+               SELECT gen_random_uuid(), 0, '', 'CreateBranch', ''::bytea, done, ago, ago
+               FROM (VALUES (true, now() - interval '25 hours'),
+                            (true, now() - interval '23 hours'),
+                            (false, now() - interval '25 hours')) AS t (done, ago)";
+    session.batch_execute(old).await?;
+    let member = bench.member().await?;
+    eventually("what is old is gone", async || {
+        let left = "SELECT (SELECT count(*) FROM broker.request_ids),
+                           (SELECT count(*) FROM broker.operations)";
+        let left = session.query_one(left, &[]).await?;
+        let (requests, operations): (i64, i64) = (left.get(0), left.get(1));
+        ensure!((requests, operations) == (1, 2), "{requests}, {operations}");
+        Ok(())
+    })
+    .await?;
+    drop(member);
+    bench.emulator.stop().await
+}

@@ -123,10 +123,11 @@ async fn branches_are_managed_from_the_command_line() -> anyhow::Result<()> {
     says(&place, &["operations", "cancel", operation]).await?;
 
     // A refusal is one sentence.
+    place.emulator.branch("theirs", None).await?;
     for (arguments, what) in [
         (
-            &["branches", "delete", "old"][..],
-            "did not make the branch old",
+            &["branches", "delete", "theirs"][..],
+            "did not make the branch theirs",
         ),
         (
             &["branches", "delete", "none"][..],
