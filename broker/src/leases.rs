@@ -251,6 +251,9 @@ pub enum Error {
         /// How many.
         max: u32,
     },
+    /// Some broker gives the branch other data, or deletes it.
+    #[error("the branch {0} is being reset, restored or deleted; ask again")]
+    BranchHeld(BranchId),
     /// The branch that was made for it is being deleted: making it took too long.
     #[error("the branch of the lease is gone already: making it took too long; ask again")]
     BranchGone,
@@ -319,6 +322,10 @@ impl Leases {
             }
             if draft.leases_count() >= LEASES_MAX {
                 return Err(Error::TooMany);
+            }
+            let branch = &new.role.role.branch;
+            if draft.is_held(branch) {
+                return Err(Error::BranchHeld(branch.clone()));
             }
             let Some(valid_until) = roles::given(draft, &new.role, now) else {
                 return Ok(None);

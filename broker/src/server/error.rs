@@ -139,6 +139,8 @@ fn lease(error: leases::Error, message: String) -> Refusal {
             "TOO_MANY_EPHEMERAL_BRANCHES",
             message,
         ),
+        leases::Error::BranchHeld(branch) => step(true, "BRANCH_HELD", message)
+            .resource("broker.v1.Branch", BranchResource(branch).to_string()),
         leases::Error::BranchGone => step(true, "EPHEMERAL_BRANCH_GONE", message),
         leases::Error::State(error) => state(&error, message),
     }

@@ -318,6 +318,9 @@ impl Broker {
             None => (pb::LeaseState::Active, String::new()),
             Some(revoked) => {
                 let why = match self.leases.failure(lease) {
+                    None if self.leases.role_database(&lease.grant.role_key()).is_none() => {
+                        "its role is closed".to_owned()
+                    }
                     None => "its role is being closed".to_owned(),
                     Some((failures, failure)) if failures >= STUCK_FAILURES => {
                         format!("stuck: its role is not closed after {failures} tries: {failure}")

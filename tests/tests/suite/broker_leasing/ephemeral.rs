@@ -93,7 +93,7 @@ async fn the_end_of_a_lease_is_the_end_of_its_branch() -> anyhow::Result<()> {
         ttl: Some(seconds(3_000)),
         ..Default::default()
     };
-    for moved in [1_500, 3_000, 4_500, 6_000] {
+    for moved in [1_500, 3_000, 3_500, 4_500, 6_000] {
         bench.clock.set(moved)?;
         let renewed = leases.renew_lease(renew.clone()).await?.into_inner().lease;
         let renewed = renewed.context("a lease")?;
@@ -186,7 +186,11 @@ async fn a_repeated_request_has_one_branch_and_a_past_point_its_data() -> anyhow
         })),
         ..ephemeral(V1, Access::ReadOnly)
     };
-    let past = bench.acquire(past).await?;
+    // The parent's history begins soon after its first start.
+    let past = eventually("the past can be forked", async || {
+        bench.acquire(past.clone()).await
+    })
+    .await?;
     let session = bench.session(&past.uri).await?;
     let rows = session
         .query("SELECT name FROM users ORDER BY id", &[])
