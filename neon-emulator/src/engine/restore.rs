@@ -296,6 +296,7 @@ fn put_back(record: &mut BranchRecord, before: &BranchRecord) {
     record.cloned_by = *cloned_by;
     let branch = &mut record.branch;
     branch.parent_id.clone_from(&before_branch.parent_id);
+    branch.init_source.clone_from(&before_branch.init_source);
     branch.parent_lsn.clone_from(&before_branch.parent_lsn);
     branch.parent_timestamp = before_branch.parent_timestamp;
     branch.current_state = before_branch.current_state.clone();

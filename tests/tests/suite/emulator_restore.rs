@@ -3,6 +3,7 @@
 
 mod expiry;
 mod refusals;
+mod roots;
 mod schema_only;
 
 use std::path::Path;
