@@ -20,6 +20,7 @@ impl Engine {
     pub(crate) async fn resume(self: &Arc<Self>) -> Result<(), StoreError> {
         self.end_leftovers().await;
         self.remove_strangers().await;
+        self.tidy_restores().await;
         self.store.change(|state| {
             for project in state.projects.values_mut() {
                 for record in &mut project.operations {
