@@ -14,6 +14,7 @@ mod project_defaults;
 mod projects;
 mod roles;
 mod spellings;
+mod terraform;
 mod times;
 
 use neon_api::Error;
