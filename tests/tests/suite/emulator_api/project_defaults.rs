@@ -145,6 +145,7 @@ async fn a_projects_creation_is_obeyed() -> anyhow::Result<()> {
         "provisioner": "k8s-pod",
         "autoscaling_limit_min_cu": 0.5,
         "autoscaling_limit_max_cu": 3,
+        "default_endpoint_settings": {"autoscaling_limit_max_cu": 8},
         "branch": {"database_name": "shop"},
     }});
     let made = http.expect(201, "POST", "/projects", body).await?;
@@ -154,10 +155,15 @@ async fn a_projects_creation_is_obeyed() -> anyhow::Result<()> {
         assert_eq!(made.text(&format!("{at}/provisioner")), "k8s-pod");
         assert_eq!(made.text(&format!("{at}/region_id")), "azure-eastus2");
     }
-    for at in ["/project/default_endpoint_settings", "/endpoints/0"] {
+    // What is said of the first endpoint is for it; of the others it holds as far
+    // as nothing is said of them.
+    for (at, max) in [
+        ("/project/default_endpoint_settings", 8.0),
+        ("/endpoints/0", 3.0),
+    ] {
         let of = made.at(at);
         assert_eq!(of["autoscaling_limit_min_cu"], json!(0.5), "{at}");
-        assert_eq!(of["autoscaling_limit_max_cu"], json!(3.0), "{at}");
+        assert_eq!(of["autoscaling_limit_max_cu"], json!(max), "{at}");
     }
     assert_eq!(made.text("/roles/0/name"), "shop_owner");
     assert_eq!(made.text("/databases/0/owner_name"), "shop_owner");
@@ -176,7 +182,7 @@ async fn a_projects_creation_is_obeyed() -> anyhow::Result<()> {
     assert_eq!(child.text("/endpoints/0/provisioner"), "k8s-pod");
     assert_eq!(
         child.at("/endpoints/0/autoscaling_limit_max_cu"),
-        &json!(3.0)
+        &json!(8.0)
     );
     emulator.stop().await
 }
