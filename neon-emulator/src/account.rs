@@ -3,12 +3,14 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use jiff::Timestamp;
+use neon_api::types::{BillingSubscriptionType, ProjectOwnerData};
 use neon_api::{OrganizationId, ProjectId};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::api::ApiError;
+use crate::limits::Limits;
 use crate::new;
 
 /// The user. The same everywhere: scripts may name it.
@@ -20,10 +22,22 @@ pub(crate) const USER_EMAIL: &str = "local@example.com";
 /// What the account pays for: limits are those of this plan unless set.
 pub(crate) const PLAN: &str = "scale";
 const ORGANIZATION_ID: &str = "org-calm-sea-12345678";
+/// The organization's name.
+pub(crate) const ORGANIZATION_NAME: &str = "Local";
 
 /// The organization that every project belongs to. The same everywhere.
 pub(crate) fn organization() -> Result<OrganizationId, ApiError> {
     new::id(ORGANIZATION_ID.to_owned())
+}
+
+/// Whose every project is, in full.
+pub(crate) fn owner(limits: &Limits) -> ProjectOwnerData {
+    ProjectOwnerData {
+        email: USER_EMAIL.to_owned(),
+        name: ORGANIZATION_NAME.to_owned(),
+        branches_limit: limits.branches.into(),
+        subscription_type: BillingSubscriptionType::Scale,
+    }
 }
 
 /// An API key, but not the key itself: what it is known by.

@@ -1,145 +1,23 @@
 //! New records: what a project, a branch, an endpoint, a role and a database
 //! are when they are created.
 
-use std::collections::BTreeMap;
+mod project;
 
-use jiff::ToSpan;
 use neon_api::types::{
     AnnotationData, AnnotationObjectData, AnnotationValueData, AuthenticationMethod, Branch,
-    BranchState, ComputeUnit, Database, Endpoint, EndpointPoolerMode, EndpointSettingsData,
-    EndpointState, EndpointType, InitSource, OperationAction, Project, ProjectCreate, Provisioner,
-    Role,
+    BranchState, Database, Endpoint, EndpointPoolerMode, EndpointSettingsData, EndpointState,
+    EndpointType, InitSource, Project, Role,
 };
 use neon_api::{BranchId, EndpointId, ProjectId, Secret};
-use uuid::Uuid;
 
 use crate::api::ApiError;
+use crate::defaults::COMPUTE_UNITS;
 use crate::engine::free_port;
-use crate::limits::Limits;
-use crate::state::{BranchRecord, EndpointRecord, Job, ProjectRecord};
+use crate::names;
+use crate::state::{BranchRecord, EndpointRecord};
 use crate::time::now;
-use crate::{account, defaults, names, operations};
 
-pub(crate) const REGION: &str = "aws-us-east-2";
-const PLATFORM: &str = "aws";
-const ROLE: &str = "neondb_owner";
-const DATABASE: &str = "neondb";
-const BRANCH: &str = "main";
-const COMPUTE_UNITS: ComputeUnit = 0.25;
-
-/// A project with its root branch, one role, one database and one endpoint, and
-/// the operations that make them.
-pub(crate) fn project(
-    wanted: &ProjectCreate,
-    limits: &Limits,
-    major: u32,
-    next_database_id: &mut i64,
-) -> Result<ProjectRecord, ApiError> {
-    let at = now();
-    let id: ProjectId = id(names::project_id())?;
-    let in_branch = wanted.branch.clone().unwrap_or_default();
-    let branch_id: BranchId = self::id(names::branch_id())?;
-    let role_name = in_branch.role_name.unwrap_or_else(|| ROLE.to_owned());
-    let database_name = in_branch
-        .database_name
-        .unwrap_or_else(|| DATABASE.to_owned());
-    let project = Project {
-        data_storage_bytes_hour: 0,
-        data_transfer_bytes: 0,
-        written_data_bytes: 0,
-        compute_time_seconds: 0,
-        active_time_seconds: 0,
-        cpu_used_sec: 0,
-        id: id.clone(),
-        platform_id: PLATFORM.to_owned(),
-        region_id: REGION.to_owned(),
-        name: wanted.name.clone().unwrap_or_else(|| id.to_string()),
-        provisioner: Provisioner::K8sNeonvm,
-        default_endpoint_settings: wanted.default_endpoint_settings.clone(),
-        settings: wanted.settings.clone(),
-        pg_version: u16::try_from(major).unwrap_or_default(),
-        proxy_host: "127.0.0.1".to_owned(),
-        branch_logical_size_limit: 0,
-        branch_logical_size_limit_bytes: 0,
-        store_passwords: wanted.store_passwords.unwrap_or(true),
-        maintenance_starts_at: None,
-        creation_source: "console".to_owned(),
-        history_retention_seconds: wanted
-            .history_retention_seconds
-            .unwrap_or(limits.history_retention_seconds),
-        created_at: at,
-        updated_at: at,
-        synthetic_storage_size: Some(0),
-        consumption_period_start: at,
-        consumption_period_end: at + (30 * 24).hours(),
-        quota_reset_at: None,
-        owner_id: "local".to_owned(),
-        owner: None,
-        compute_last_active_at: None,
-        org_id: Some(account::organization()?),
-        maintenance_scheduled_for: None,
-        hipaa_enabled_at: None,
-        effective_project_permission: None,
-    };
-    let mut branch = branch(
-        &id,
-        &branch_id,
-        None,
-        in_branch.name.unwrap_or_else(|| BRANCH.to_owned()),
-    );
-    branch.branch.default = true;
-    branch.branch.primary = Some(true);
-    branch.catalog_is_behind = true;
-    branch.annotation = in_branch
-        .annotations
-        .map(|value| annotation(&branch_id, value));
-    branch
-        .roles
-        .insert(role_name.clone(), role(&branch_id, &role_name, true));
-    branch.databases.insert(
-        database_name.clone(),
-        database(&branch_id, &database_name, &role_name, next_database_id),
-    );
-    let mut endpoint = endpoint(&id, &branch_id, EndpointType::ReadWrite, |_| false)?;
-    defaults::apply(
-        &mut endpoint.endpoint,
-        wanted.default_endpoint_settings.as_ref(),
-    );
-    let endpoint_id = endpoint.endpoint.id.clone();
-
-    let mut record = ProjectRecord {
-        project,
-        branches: BTreeMap::from([(branch_id.clone(), branch)]),
-        endpoints: BTreeMap::from([(endpoint_id.clone(), endpoint)]),
-        snapshots: BTreeMap::new(),
-        operations: Vec::new(),
-        deleted: false,
-    };
-    let chain = Uuid::new_v4();
-    let _ = record.schedule(vec![
-        operations::record(
-            &id,
-            Some(&branch_id),
-            None,
-            OperationAction::CreateTimeline,
-            Job::CreateRoot {
-                branch: branch_id.clone(),
-            },
-            chain,
-        ),
-        operations::record(
-            &id,
-            Some(&branch_id),
-            Some(&endpoint_id),
-            OperationAction::StartCompute,
-            Job::StartCompute {
-                endpoint: endpoint_id.clone(),
-            },
-            chain,
-        ),
-    ]);
-    Ok(record)
-}
+pub(crate) use project::{BRANCH_MEBIBYTES_MAX, DATABASE, REGION, project, role_name};
 
 /// A branch that is still to be made. With a parent it inherits the roles, the
 /// passwords and the databases.
@@ -223,7 +101,7 @@ pub(crate) fn branch(
 
 /// An endpoint with addresses of its own, none of those that are `taken`.
 pub(crate) fn endpoint(
-    project: &ProjectId,
+    project: &Project,
     branch: &BranchId,
     endpoint_type: EndpointType,
     taken: impl Fn(u16) -> bool,
@@ -239,11 +117,11 @@ pub(crate) fn endpoint(
             host: host(port),
             id,
             name: None,
-            project_id: project.clone(),
+            project_id: project.id.clone(),
             branch_id: branch.clone(),
             autoscaling_limit_min_cu: COMPUTE_UNITS,
             autoscaling_limit_max_cu: COMPUTE_UNITS,
-            region_id: REGION.to_owned(),
+            region_id: project.region_id.clone(),
             endpoint_type,
             current_state: EndpointState::Init,
             pending_state: Some(EndpointState::Active),
@@ -260,11 +138,12 @@ pub(crate) fn endpoint(
             suspended_at: None,
             proxy_host: "127.0.0.1".to_owned(),
             suspend_timeout_seconds: 0,
-            provisioner: Provisioner::K8sNeonvm,
+            provisioner: project.provisioner.clone(),
             compute_release_version: None,
         },
         port,
         pooled_port,
+        pooler_asked: None,
         deleted: false,
     })
 }

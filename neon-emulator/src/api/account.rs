@@ -1,21 +1,19 @@
-//! The account: who calls, its organization, its regions.
+//! The account: who calls, and its organization.
 
 use axum::{Extension, Json};
 use neon_api::OrganizationId;
 use neon_api::types::{
-    ActiveRegionsResponse, AuthDetailsResponse, AuthMethod, AvailablePreloadLibraries,
-    BillingAccount, BillingSubscriptionType, CurrentUserAuthAccount, CurrentUserInfoResponse,
-    Organization, OrganizationsResponse, PaymentSource, RegionResponse,
+    AuthDetailsResponse, AuthMethod, AvailablePreloadLibraries, BillingAccount,
+    BillingSubscriptionType, CurrentUserAuthAccount, CurrentUserInfoResponse, Organization,
+    OrganizationsResponse, PaymentSource,
 };
-use serde::Deserialize;
 
 use super::error::{ApiError, ApiResult};
-use super::extract::{InOrganization, InProject, Names, Parameters};
+use super::extract::{InOrganization, InProject, Names};
 use super::guard::Caller;
 use super::{Shared, projects};
 use crate::account::{self, KeyOwner, PLAN, USER_EMAIL, USER_ID, USER_NAME};
 use crate::engine::Engine;
-use crate::new::REGION;
 
 pub(super) async fn auth(
     Extension(Caller(owner)): Extension<Caller>,
@@ -73,26 +71,6 @@ pub(super) async fn organization(
     Ok(Json(organization_of(&engine)?))
 }
 
-#[derive(Debug, Deserialize)]
-pub(super) struct RegionsQuery {
-    org_id: Option<OrganizationId>,
-}
-
-pub(super) async fn regions(
-    Parameters(query): Parameters<RegionsQuery>,
-) -> ApiResult<Json<ActiveRegionsResponse>> {
-    check_organization(query.org_id.as_ref())?;
-    Ok(Json(ActiveRegionsResponse {
-        regions: vec![RegionResponse {
-            region_id: REGION.to_owned(),
-            name: "AWS US East 2 (Ohio)".to_owned(),
-            default: true,
-            geo_lat: "39.96".to_owned(),
-            geo_long: "-83.00".to_owned(),
-        }],
-    }))
-}
-
 /// None: `shared_preload_libraries` is not for callers here.
 pub(super) async fn preload_libraries(
     engine: Shared,
@@ -137,7 +115,7 @@ fn organization_of(engine: &Engine) -> ApiResult<Organization> {
     let created_at = engine.store().read(|state| state.created_at);
     Ok(Organization {
         id: account::organization()?,
-        name: "Local".to_owned(),
+        name: account::ORGANIZATION_NAME.to_owned(),
         handle: "local".to_owned(),
         plan: PLAN.to_owned(),
         created_at,

@@ -15,7 +15,7 @@ use super::connection::details;
 use super::error::{ApiError, ApiResult};
 use super::extract::{Body, InBranch, InProject, Names, OptionalBody};
 use super::points::Asked;
-use super::{branch_limits, endpoint_options, expiry, projects, settings};
+use super::{branch_limits, endpoint_options, expiry, projects, roles, settings};
 use crate::engine::Point;
 use crate::limits::Limits;
 use crate::state::{BranchRecord, Job, OperationRecord, ProjectRecord};
@@ -304,11 +304,11 @@ fn create_in(
             .iter()
             .map(|record| record.endpoint.clone())
             .collect(),
-        roles: record.roles.values().cloned().collect(),
+        roles: roles::told(project, &record),
         databases: record.databases.values().cloned().collect(),
         connection_uris: endpoints
             .first()
-            .and_then(|endpoint| details(&record, endpoint))
+            .and_then(|endpoint| details(project, &record, endpoint))
             .map(|details| vec![details]),
         operations: Vec::new(),
     };

@@ -12,7 +12,7 @@ use super::error::{ApiError, ApiResult};
 use super::extract::{InProject, Names, Parameters};
 use super::{branches, projects};
 use crate::new::host;
-use crate::state::{BranchRecord, EndpointRecord};
+use crate::state::{BranchRecord, EndpointRecord, ProjectRecord};
 
 pub(super) async fn uri(
     engine: Shared,
@@ -47,6 +47,9 @@ pub(super) async fn uri(
             .roles
             .get(&query.role_name)
             .ok_or_else(|| ApiError::not_found("role"))?;
+        if !project.project.store_passwords {
+            return Err(ApiError::no_stored_passwords());
+        }
         let password = role.password.as_ref().ok_or_else(|| {
             ApiError::unprocessable(format!("role {} cannot log in", query.role_name))
         })?;
@@ -70,9 +73,14 @@ pub(super) async fn uri(
 /// Connection details of a branch that has one role and one database. With
 /// more, it would not be clear which.
 pub(super) fn details(
+    project: &ProjectRecord,
     branch: &BranchRecord,
     endpoint: &EndpointRecord,
 ) -> Option<ConnectionDetails> {
+    // They would tell a password.
+    if !project.project.store_passwords {
+        return None;
+    }
     if branch.roles.len() != 1 || branch.databases.len() != 1 {
         return None;
     }

@@ -1,7 +1,8 @@
 //! What a new endpoint is asked to be: its type, its settings, its limits.
 
 use neon_api::types::{
-    BranchCreateRequestEndpointOptions, ComputeUnit, Endpoint, EndpointSettingsData, EndpointType,
+    BranchCreateRequestEndpointOptions, ComputeUnit, Endpoint, EndpointPoolerMode,
+    EndpointSettingsData, EndpointType, Provisioner,
 };
 use neon_api::{BranchId, EndpointId};
 
@@ -17,22 +18,26 @@ const SUSPEND_SECONDS_MAX: i64 = 604_800;
 /// What a request says of an endpoint; the project's defaults say the rest.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted<'a> {
+    /// Where the request has it.
+    pub(super) field: &'a str,
     pub(super) endpoint_type: &'a EndpointType,
     pub(super) settings: Option<&'a EndpointSettingsData>,
     pub(super) min: Option<ComputeUnit>,
     pub(super) max: Option<ComputeUnit>,
     pub(super) suspend_seconds: Option<i64>,
+    pub(super) provisioner: Option<&'a Provisioner>,
 }
 
 impl Wanted<'_> {
-    /// Checks what can be checked without the project. `field` is where the
-    /// request has it.
-    pub(super) fn check(&self, field: &str, limits: &Limits) -> ApiResult<()> {
+    /// Checks what can be checked without the project.
+    pub(super) fn check(&self, limits: &Limits) -> ApiResult<()> {
+        let field = self.field;
         if let EndpointType::Unknown(text) = self.endpoint_type {
             return Err(ApiError::bad_request(format!(
                 "{field}.type must be read_write or read_only, not {text:?}"
             )));
         }
+        check_provisioner(field, self.provisioner)?;
         check_suspend_timeout(
             &format!("{field}.suspend_timeout_seconds"),
             self.suspend_seconds,
@@ -49,7 +54,7 @@ impl Wanted<'_> {
         others: &[EndpointRecord],
     ) -> ApiResult<EndpointRecord> {
         let mut record = new::endpoint(
-            &project.project.id,
+            &project.project,
             branch,
             self.endpoint_type.clone(),
             |port| project.has_port(port) || others.iter().any(|other| other.has_port(port)),
@@ -60,11 +65,14 @@ impl Wanted<'_> {
         if let Some(seconds) = self.suspend_seconds {
             endpoint.suspend_timeout_seconds = seconds;
         }
+        if let Some(provisioner) = self.provisioner {
+            endpoint.provisioner = provisioner.clone();
+        }
         if let Some(max) = self.max {
             // The default gives way to what was asked for.
             endpoint.autoscaling_limit_min_cu = endpoint.autoscaling_limit_min_cu.min(max);
         }
-        set_limits(endpoint, self.min, self.max)?;
+        set_limits(self.field, endpoint, self.min, self.max)?;
         Ok(record)
     }
 }
@@ -81,15 +89,17 @@ pub(super) fn create_with_branch(
     check_room(project, limits, branch, types)?;
     check_room_to_run(project, limits, branch, None, wanted.len())?;
     let mut records = Vec::with_capacity(wanted.len());
-    for options in wanted {
+    for (index, options) in wanted.iter().enumerate() {
         let options = Wanted {
+            field: &format!("endpoints[{index}]"),
             endpoint_type: &options.endpoint_type,
             settings: options.settings.as_ref(),
             min: options.autoscaling_limit_min_cu,
             max: options.autoscaling_limit_max_cu,
             suspend_seconds: options.suspend_timeout_seconds,
+            provisioner: options.provisioner.as_ref(),
         };
-        options.check("endpoints", limits)?;
+        options.check(limits)?;
         records.push(options.endpoint(project, branch, &records)?);
     }
     records.sort_by_key(|record| record.endpoint.endpoint_type != EndpointType::ReadWrite);
@@ -157,8 +167,30 @@ pub(super) fn check_suspend_timeout(
     }
 }
 
-/// Compute units mean nothing on one machine; they are kept as they are given.
+/// Checks what is to run an endpoint; here Postgres does, whatever it says.
+pub(super) fn check_provisioner(field: &str, wanted: Option<&Provisioner>) -> ApiResult<()> {
+    match wanted {
+        Some(Provisioner::Unknown(text)) => Err(ApiError::bad_request(format!(
+            "{field}.provisioner must be k8s-pod, k8s-neonvm or serverless-platform, not {text:?}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Checks how a pooler is to share connections: Neon's does it in one way.
+pub(super) fn check_pooler_mode(wanted: Option<&EndpointPoolerMode>) -> ApiResult<()> {
+    match wanted {
+        Some(EndpointPoolerMode::Unknown(text)) => Err(ApiError::bad_request(format!(
+            "endpoint.pooler_mode must be transaction, not {text:?}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Compute units mean nothing on one machine; they are kept as they are given, in
+/// the request's `field`.
 pub(super) fn set_limits(
+    field: &str,
     endpoint: &mut Endpoint,
     min: Option<ComputeUnit>,
     max: Option<ComputeUnit>,
@@ -166,9 +198,9 @@ pub(super) fn set_limits(
     let min = min.unwrap_or(endpoint.autoscaling_limit_min_cu);
     let max = max.unwrap_or(endpoint.autoscaling_limit_max_cu.max(min));
     if min < 0.25 || max < min {
-        return Err(ApiError::bad_request(
-            "endpoint.autoscaling_limit_min_cu must be at least 0.25, and endpoint.autoscaling_limit_max_cu no less",
-        ));
+        return Err(ApiError::bad_request(format!(
+            "{field}.autoscaling_limit_min_cu must be at least 0.25, and {field}.autoscaling_limit_max_cu no less"
+        )));
     }
     endpoint.autoscaling_limit_min_cu = min;
     endpoint.autoscaling_limit_max_cu = max;

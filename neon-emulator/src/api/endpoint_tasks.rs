@@ -2,7 +2,7 @@
 
 use axum::Json;
 use neon_api::types::{Endpoint, EndpointOperations, EndpointState, Operation, OperationAction};
-use neon_api::{BranchId, EndpointId, ProjectId};
+use neon_api::{BranchId, EndpointId};
 use uuid::Uuid;
 
 use super::endpoints::{find, find_mut};
@@ -10,25 +10,32 @@ use super::error::{ApiError, ApiResult};
 use super::extract::{InEndpoint, Names};
 use super::{Shared, endpoint_options, projects};
 use crate::operations;
-use crate::state::{Job, OperationRecord, ProjectRecord};
+use crate::state::{Job, ProjectRecord};
 
 pub(super) async fn start(
     engine: Shared,
     Names(names): Names<InEndpoint>,
 ) -> ApiResult<Json<EndpointOperations>> {
-    run(&engine, &names, |endpoint| match endpoint.current_state {
+    let tasks = |endpoint: &Endpoint| match endpoint.current_state {
         EndpointState::Active => vec![],
         _ => vec![Task::Start],
-    })
+    };
+    run(&engine, &names, tasks, |_| ApiError::locked())
 }
 
 pub(super) async fn suspend(
     engine: Shared,
     Names(names): Names<InEndpoint>,
 ) -> ApiResult<Json<EndpointOperations>> {
-    run(&engine, &names, |endpoint| match endpoint.current_state {
+    let tasks = |endpoint: &Endpoint| match endpoint.current_state {
         EndpointState::Active => vec![Task::Suspend],
         _ => vec![],
+    };
+    run(&engine, &names, tasks, |endpoint| {
+        match endpoint.pending_state {
+            Some(_) => ApiError::in_transition("suspend"),
+            None => ApiError::locked(),
+        }
     })
 }
 
@@ -36,14 +43,17 @@ pub(super) async fn restart(
     engine: Shared,
     Names(names): Names<InEndpoint>,
 ) -> ApiResult<Json<EndpointOperations>> {
-    run(&engine, &names, |_| vec![Task::Suspend, Task::Start])
+    let tasks = |_: &Endpoint| vec![Task::Suspend, Task::Start];
+    run(&engine, &names, tasks, |_| ApiError::locked())
 }
 
 /// What an operation does with an endpoint.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) enum Task {
     Start,
     Suspend,
+    /// To another branch, for which it does not run.
+    Move(BranchId),
     Delete,
 }
 
@@ -51,6 +61,7 @@ fn run(
     engine: &crate::engine::Engine,
     names: &InEndpoint,
     tasks: impl FnOnce(&Endpoint) -> Vec<Task>,
+    busy: impl FnOnce(&Endpoint) -> ApiError,
 ) -> ApiResult<Json<EndpointOperations>> {
     engine.change(|state| {
         let project = projects::find_mut(state, &names.project_id)?;
@@ -60,7 +71,7 @@ fn run(
             return Err(ApiError::unprocessable("endpoint is disabled"));
         }
         if project.is_busy(&endpoint.branch_id) {
-            return Err(ApiError::locked());
+            return Err(busy(endpoint));
         }
         endpoint_options::check_room_to_run(
             project,
@@ -99,41 +110,51 @@ pub(super) fn schedule(
     let endpoint = &mut find_mut(project, id)?.endpoint;
     endpoint.pending_state = match tasks.last() {
         Some(Task::Start) => Some(EndpointState::Active),
-        Some(Task::Suspend | Task::Delete) => Some(EndpointState::Idle),
+        Some(Task::Suspend | Task::Move(_) | Task::Delete) => Some(EndpointState::Idle),
         None => None,
     };
-    let branch = endpoint.branch_id.clone();
+    let mut branch = endpoint.branch_id.clone();
     let chain = Uuid::new_v4();
-    let records = tasks
-        .into_iter()
-        .map(|task| task.operation(&project_id, &branch, id, chain))
-        .collect();
+    let mut records = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        let job = task.job(id, &branch);
+        if let Task::Move(to) = &task {
+            branch.clone_from(to);
+        }
+        let (project, branch) = (&project_id, Some(&branch));
+        let action = task.action();
+        records.push(operations::record(
+            project,
+            branch,
+            Some(id),
+            action,
+            job,
+            chain,
+        ));
+    }
     Ok(project.schedule(records))
 }
 
 impl Task {
-    fn operation(
-        self,
-        project: &ProjectId,
-        branch: &BranchId,
-        id: &EndpointId,
-        chain: Uuid,
-    ) -> OperationRecord {
-        let endpoint = id.clone();
-        let (action, job) = match self {
-            Self::Start => (
-                OperationAction::StartCompute,
-                Job::StartCompute { endpoint },
-            ),
-            Self::Suspend => (
-                OperationAction::SuspendCompute,
-                Job::SuspendCompute { endpoint },
-            ),
-            Self::Delete => (
-                OperationAction::SuspendCompute,
-                Job::DeleteEndpoint { endpoint },
-            ),
-        };
-        operations::record(project, Some(branch), Some(id), action, job, chain)
+    fn action(&self) -> OperationAction {
+        match self {
+            Self::Start => OperationAction::StartCompute,
+            Self::Suspend | Self::Move(_) | Self::Delete => OperationAction::SuspendCompute,
+        }
+    }
+
+    /// Its work on an endpoint of this branch.
+    fn job(&self, endpoint: &EndpointId, branch: &BranchId) -> Job {
+        let endpoint = endpoint.clone();
+        match self {
+            Self::Start => Job::StartCompute { endpoint },
+            Self::Suspend => Job::SuspendCompute { endpoint },
+            Self::Move(to) => Job::MoveEndpoint {
+                endpoint,
+                from: branch.clone(),
+                to: to.clone(),
+            },
+            Self::Delete => Job::DeleteEndpoint { endpoint },
+        }
     }
 }

@@ -5,17 +5,15 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use neon_api::EndpointId;
 use neon_api::types::{
-    EndpointCreateRequest, EndpointOperations, EndpointResponse, EndpointState,
-    EndpointUpdateRequest, EndpointsResponse,
+    EndpointCreateRequest, EndpointOperations, EndpointResponse, EndpointState, EndpointsResponse,
 };
 
-use super::endpoint_options::{self, Wanted, check_suspend_timeout, set_limits};
-use super::endpoint_tasks::{Task, answer, schedule};
+use super::endpoint_options::{self, Wanted};
+use super::endpoint_tasks::{Task, schedule};
 use super::error::{ApiError, ApiResult};
 use super::extract::{Body, InBranch, InEndpoint, InProject, Names};
-use super::{Shared, branches, projects, settings};
+use super::{Shared, branches, projects, regions, settings};
 use crate::state::{EndpointRecord, ProjectRecord};
-use crate::time::now;
 
 /// As Neon's description has it.
 const NAME_CHARACTERS_MAX: usize = 64;
@@ -70,18 +68,26 @@ pub(super) async fn create(
 ) -> ApiResult<(StatusCode, Json<EndpointOperations>)> {
     let wanted = request.endpoint;
     let options = Wanted {
+        field: "endpoint",
         endpoint_type: &wanted.endpoint_type,
         settings: wanted.settings.as_ref(),
         min: wanted.autoscaling_limit_min_cu,
         max: wanted.autoscaling_limit_max_cu,
         suspend_seconds: wanted.suspend_timeout_seconds,
+        provisioner: wanted.provisioner.as_ref(),
     };
-    options.check("endpoint", engine.limits())?;
+    options.check(engine.limits())?;
+    endpoint_options::check_pooler_mode(wanted.pooler_mode.as_ref())?;
     check_name(wanted.name.as_deref())?;
     settings::check_values(&engine, "endpoint.settings", wanted.settings.as_ref()).await?;
     let answer = engine.change(|state| -> ApiResult<_> {
         let project = projects::find_mut(state, &names.project_id)?;
         branches::find(project, &wanted.branch_id)?;
+        regions::check_same(
+            "endpoint.region_id",
+            wanted.region_id.as_deref(),
+            &project.project,
+        )?;
         endpoint_options::check_room(
             project,
             engine.limits(),
@@ -102,6 +108,8 @@ pub(super) async fn create(
         let mut record = options.endpoint(project, &wanted.branch_id, &[])?;
         record.endpoint.name = wanted.name;
         record.endpoint.disabled = wanted.disabled.unwrap_or(false);
+        record.endpoint.passwordless_access = wanted.passwordless_access.unwrap_or(false);
+        record.say_of_pooler(wanted.pooler_enabled, wanted.pooler_mode);
         let (id, disabled) = (record.endpoint.id.clone(), record.endpoint.disabled);
         if disabled {
             record.endpoint.current_state = EndpointState::Idle;
@@ -120,65 +128,6 @@ pub(super) async fn create(
         })
     })?;
     Ok((StatusCode::CREATED, Json(answer)))
-}
-
-pub(super) async fn update(
-    engine: Shared,
-    Names(names): Names<InEndpoint>,
-    Body(request): Body<EndpointUpdateRequest>,
-) -> ApiResult<Json<EndpointOperations>> {
-    let wanted = request.endpoint;
-    check_suspend_timeout(
-        "endpoint.suspend_timeout_seconds",
-        wanted.suspend_timeout_seconds,
-        engine.limits(),
-    )?;
-    check_name(wanted.name.as_deref())?;
-    settings::check_values(&engine, "endpoint.settings", wanted.settings.as_ref()).await?;
-    if wanted.branch_id.is_some() {
-        return Err(ApiError::unprocessable(
-            "endpoint.branch_id: this emulator moves no endpoint to another branch yet",
-        ));
-    }
-    engine.change(|state| {
-        let project = projects::find_mut(state, &names.project_id)?;
-        let branch = find(project, &names.endpoint_id)?
-            .endpoint
-            .branch_id
-            .clone();
-        if project.is_busy(&branch) {
-            return Err(ApiError::locked());
-        }
-        let endpoint = &mut find_mut(project, &names.endpoint_id)?.endpoint;
-        set_limits(
-            endpoint,
-            wanted.autoscaling_limit_min_cu,
-            wanted.autoscaling_limit_max_cu,
-        )?;
-        if let Some(name) = wanted.name {
-            endpoint.name = Some(name);
-        }
-        if let Some(seconds) = wanted.suspend_timeout_seconds {
-            endpoint.suspend_timeout_seconds = seconds;
-        }
-        let active = endpoint.current_state == EndpointState::Active;
-        let mut tasks = Vec::new();
-        if let Some(settings) = wanted.settings {
-            endpoint.settings = settings;
-            if active {
-                tasks = vec![Task::Suspend, Task::Start];
-            }
-        }
-        if let Some(disabled) = wanted.disabled {
-            endpoint.disabled = disabled;
-            if disabled && active {
-                tasks = vec![Task::Suspend];
-            }
-        }
-        endpoint.updated_at = now();
-        let operations = schedule(project, &names.endpoint_id, tasks)?;
-        answer(project, &names.endpoint_id, operations)
-    })
 }
 
 pub(super) async fn delete(engine: Shared, Names(names): Names<InEndpoint>) -> ApiResult<Response> {
@@ -207,7 +156,8 @@ pub(super) async fn delete(engine: Shared, Names(names): Names<InEndpoint>) -> A
     })
 }
 
-fn check_name(name: Option<&str>) -> ApiResult<()> {
+/// Checks the name that an endpoint is to have.
+pub(super) fn check_name(name: Option<&str>) -> ApiResult<()> {
     match name.map(|name| name.chars().count()) {
         None | Some(1..=NAME_CHARACTERS_MAX) => Ok(()),
         Some(_) => Err(ApiError::bad_request(format!(

@@ -67,6 +67,22 @@ impl ApiError {
         )
     }
 
+    /// As [`ApiError::locked`], of an endpoint that is on its way to another state.
+    pub(crate) fn in_transition(what: &str) -> Self {
+        Self::new(
+            StatusCode::LOCKED,
+            format!("endpoint is in some transitive state, could not {what}"),
+        )
+    }
+
+    /// As Neon says it where a password would have to be told again.
+    pub(crate) fn no_stored_passwords() -> Self {
+        Self::new(
+            StatusCode::PRECONDITION_FAILED,
+            "Storing passwords is disabled",
+        )
+    }
+
     /// The branch's Postgres is not there just now.
     pub(crate) fn unavailable(error: &dyn std::error::Error) -> Self {
         warn!(error = chain(error), "a request could not be served");

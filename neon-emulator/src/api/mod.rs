@@ -9,10 +9,12 @@ mod branch_limits;
 mod branch_list;
 mod branches;
 mod connection;
+mod cors;
 mod cursor;
 mod databases;
 mod endpoint_options;
 mod endpoint_tasks;
+mod endpoint_update;
 mod endpoints;
 mod error;
 mod expiry;
@@ -25,6 +27,7 @@ mod points;
 mod project_list;
 mod project_settings;
 mod projects;
+mod regions;
 mod restore;
 mod roles;
 mod schema;
@@ -83,7 +86,8 @@ pub(crate) fn router(engine: Arc<Engine>, key: Secret, with_admin: bool) -> (Rou
     let router = router
         .fallback(no_route)
         .layer(from_fn(body::limit))
-        .layer(from_fn(add_request_id));
+        .layer(from_fn(add_request_id))
+        .layer(from_fn(cors::share));
     (router, faults)
 }
 
@@ -118,7 +122,7 @@ fn api(engine: &Arc<Engine>, guard: &Arc<Guard>) -> Router<Arc<Engine>> {
         .route(
             "/",
             get(endpoints::get)
-                .patch(endpoints::update)
+                .patch(endpoint_update::update)
                 .delete(endpoints::delete),
         )
         .route("/start", post(endpoint_tasks::start))
@@ -158,7 +162,7 @@ fn api(engine: &Arc<Engine>, guard: &Arc<Guard>) -> Router<Arc<Engine>> {
         .route("/api_keys", get(api_keys::list).post(api_keys::create))
         .route("/api_keys/{key_id}", delete(api_keys::revoke))
         .route("/auth", get(account::auth))
-        .route("/regions", get(account::regions))
+        .route("/regions", get(regions::list))
         .route("/users/me", get(account::user))
         .route("/users/me/organizations", get(account::organizations))
         .route("/organizations/{org_id}", get(account::organization))

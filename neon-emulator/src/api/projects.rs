@@ -14,12 +14,11 @@ use super::account::check_organization;
 use super::connection::details;
 use super::error::{ApiError, ApiResult};
 use super::extract::{Body, InProject, Names};
-use super::{branches, databases, project_settings, roles};
+use super::{branches, databases, endpoint_options, project_settings, regions, roles};
 use crate::engine::Engine;
-use crate::new::REGION;
 use crate::state::{Job, ProjectRecord, State};
 use crate::time::now;
-use crate::{new, operations};
+use crate::{account, defaults, new, operations};
 
 const NAME_CHARACTERS_MAX: usize = 256;
 
@@ -28,7 +27,8 @@ pub(super) async fn get(
     Names(names): Names<InProject>,
 ) -> ApiResult<Json<ProjectResponse>> {
     engine.store().read(|state| {
-        let project = find(state, &names.project_id)?.project.clone();
+        let mut project = find(state, &names.project_id)?.project.clone();
+        project.owner = Some(account::owner(engine.limits()));
         Ok(Json(ProjectResponse { project }))
     })
 }
@@ -61,13 +61,16 @@ pub(super) async fn update(
     engine.change(|state| {
         let project = &mut find_mut(state, &names.project_id)?.project;
         if let Some(settings) = wanted.settings {
-            project_settings::merge(project.settings.get_or_insert_default(), settings)?;
+            let before = project.settings.get_or_insert_default();
+            project_settings::merge(before, settings)?;
+            project.settings = Some(defaults::of_project(project.settings.take()));
         }
         if let Some(name) = wanted.name {
             project.name = name;
         }
-        if wanted.default_endpoint_settings.is_some() {
-            project.default_endpoint_settings = wanted.default_endpoint_settings;
+        if let Some(wanted) = wanted.default_endpoint_settings {
+            let before = project.default_endpoint_settings.get_or_insert_default();
+            defaults::merge(before, wanted);
         }
         if let Some(seconds) = wanted.history_retention_seconds {
             project.history_retention_seconds = seconds;
@@ -164,12 +167,13 @@ fn create_project(engine: &Engine, request: ProjectCreateRequest) -> ApiResult<C
     ] {
         check_name(field, name)?;
     }
-    if let Some(name) = &branch.role_name {
-        roles::check_new_name("project.branch.role_name", name)?;
-    }
     if let Some(name) = &branch.database_name {
         databases::check_new_name("project.branch.database_name", name)?;
     }
+    let database = branch.database_name.as_deref().unwrap_or(new::DATABASE);
+    let role = branch.role_name.unwrap_or_else(|| new::role_name(database));
+    roles::check_new_name("project.branch.role_name", &role)?;
+    endpoint_options::check_provisioner("project", wanted.provisioner.as_ref())?;
     branches::check_annotation("project.branch.annotations", branch.annotations.as_ref())?;
     project_settings::check_compute_units(
         "project",
@@ -177,15 +181,7 @@ fn create_project(engine: &Engine, request: ProjectCreateRequest) -> ApiResult<C
         wanted.autoscaling_limit_max_cu,
     )?;
     check_organization(wanted.org_id.as_ref())?;
-    if let Some(region) = wanted
-        .region_id
-        .as_deref()
-        .filter(|region| *region != REGION)
-    {
-        return Err(ApiError::bad_request(format!(
-            "project.region_id: this emulator has {REGION} alone, not {region:?}"
-        )));
-    }
+    regions::check("project.region_id", wanted.region_id.as_deref())?;
     project_settings::check(
         wanted.default_endpoint_settings.as_ref(),
         wanted.settings.as_ref(),
@@ -234,9 +230,9 @@ fn created(record: &ProjectRecord) -> CreatedProject {
         connection_uris: branches
             .iter()
             .zip(&endpoints)
-            .filter_map(|(branch, endpoint)| details(branch, endpoint))
+            .filter_map(|(branch, endpoint)| details(record, branch, endpoint))
             .collect(),
-        roles: branches[0].roles.values().cloned().collect(),
+        roles: roles::told(record, branches[0]),
         databases: branches[0].databases.values().cloned().collect(),
         operations: record
             .operations

@@ -83,11 +83,6 @@ fn check(project: &ProjectRecord, id: &BranchId, request: &BranchRestoreRequest)
             "a protected branch cannot be restored",
         ));
     }
-    if record.branch.parent_id.is_none() && !is_own_source {
-        return Err(ApiError::unprocessable(
-            "a root branch cannot be restored from another branch",
-        ));
-    }
     match &request.preserve_under_name {
         Some(name) => check_free(project, name, None)?,
         None if is_own_source => {
@@ -130,6 +125,8 @@ impl Plan {
         let at = now();
         inherit(record, &before, &source);
         record.branch.parent_id = Some(preserve.clone().unwrap_or_else(|| self.source.clone()));
+        // A root branch is one no more, and has what its source had.
+        record.branch.init_source = Some(InitSource::ParentData);
         record.branch.parent_lsn = None;
         record.branch.parent_timestamp = None;
         record.branch.current_state = BranchState::Resetting;

@@ -80,6 +80,7 @@ pub(super) async fn create(
             before: None,
         };
         let operations = apply(project, &names.branch_id, change)?;
+        let role = tell(project, &role);
         Ok(RoleOperations { role, operations })
     })?;
     Ok((StatusCode::CREATED, Json(answer)))
@@ -119,13 +120,10 @@ pub(super) async fn reveal(
 ) -> ApiResult<Json<RolePasswordResponse>> {
     engine.store().read(|state| {
         let project = projects::find(state, &names.project_id)?;
-        if !project.project.store_passwords {
-            return Err(ApiError::new(
-                StatusCode::PRECONDITION_FAILED,
-                "Storing passwords is disabled",
-            ));
-        }
         let role = find(branches::find(project, &names.branch_id)?, &names.role_name)?;
+        if !project.project.store_passwords {
+            return Err(ApiError::no_stored_passwords());
+        }
         let password = role
             .password
             .clone()
@@ -216,6 +214,20 @@ fn find<'a>(branch: &'a BranchRecord, name: &str) -> ApiResult<&'a Role> {
         .roles
         .get(name)
         .ok_or_else(|| ApiError::not_found("role"))
+}
+
+/// A branch's roles as the answer has them that makes the branch.
+pub(super) fn told(project: &ProjectRecord, branch: &BranchRecord) -> Vec<Role> {
+    let roles = branch.roles.values();
+    roles.map(|role| tell(project, role)).collect()
+}
+
+/// Passwords that are not to be stored are told by a reset alone.
+fn tell(project: &ProjectRecord, role: &Role) -> Role {
+    match project.project.store_passwords {
+        true => role.clone(),
+        false => without_password(role),
+    }
 }
 
 fn without_password(role: &Role) -> Role {

@@ -1,6 +1,8 @@
 //! The schema of a database: as pg_dump writes it, as tables, and compared with
 //! another branch's.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::http::StatusCode;
 use neon_api::BranchId;
@@ -20,6 +22,9 @@ use crate::state::ProjectRecord;
 
 /// Unchanged lines around a change.
 const CONTEXT_LINES: usize = 3;
+/// How long a caller is held while operations on the branch go on. The clients of
+/// Neon that have a bound give a request a minute.
+const WAIT_SECONDS_MAX: u64 = 30;
 
 pub(super) async fn get(
     engine: Shared,
@@ -39,6 +44,7 @@ pub(super) async fn get(
         let project = projects::find(state, &names.project_id)?;
         check(project, &names.branch_id, &query.db_name)
     })?;
+    settle(&engine, &names, &[&names.branch_id], &query.db_name).await?;
     let asked = Asked {
         lsn: ("lsn", query.lsn.as_deref()),
         time: ("timestamp", query.timestamp),
@@ -80,6 +86,7 @@ pub(super) async fn compare(
         check(project, base, &query.db_name)?;
         Ok::<_, ApiError>(base.clone())
     })?;
+    settle(&engine, &names, &[&names.branch_id, &base], &query.db_name).await?;
     let base_asked = Asked {
         lsn: ("base_lsn", query.base_lsn.as_deref()),
         time: ("base_timestamp", query.base_timestamp),
@@ -106,14 +113,38 @@ pub(super) async fn compare(
 }
 
 fn check(project: &ProjectRecord, branch: &BranchId, database: &str) -> ApiResult<()> {
-    let record = branches::find(project, branch)?;
-    if !record.databases.contains_key(database) {
-        return Err(ApiError::not_found("database"));
+    match branches::find(project, branch)?
+        .databases
+        .contains_key(database)
+    {
+        true => Ok(()),
+        false => Err(ApiError::not_found("database")),
     }
-    match project.is_busy(branch) {
-        true => Err(ApiError::locked()),
-        false => Ok(()),
-    }
+}
+
+/// Waits for what is being done with the branches: looking at them conflicts with
+/// nothing, but there has to be something to look at.
+async fn settle(
+    engine: &Shared,
+    names: &InBranch,
+    branches: &[&BranchId],
+    database: &str,
+) -> ApiResult<()> {
+    let longest = Duration::from_secs(WAIT_SECONDS_MAX);
+    engine
+        .await_idle(&names.project_id, branches, longest)
+        .await;
+    engine.store().read(|state| {
+        let project = projects::find(state, &names.project_id)?;
+        for branch in branches {
+            // It may have been deleted meanwhile.
+            check(project, branch, database)?;
+            if project.is_busy(branch) {
+                return Err(ApiError::locked());
+            }
+        }
+        Ok(())
+    })
 }
 
 async fn dump(

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use super::Engine;
 use super::job_error::JobError;
+use super::outcome::Outcome;
 use crate::faults::{FaultQueue, OperationEffect};
 use crate::state::OperationRecord;
 
@@ -65,7 +66,7 @@ impl Engine {
         self: &Arc<Self>,
         project: &ProjectId,
         record: &OperationRecord,
-    ) -> Result<(), JobError> {
+    ) -> Result<Outcome, JobError> {
         let operation = &record.operation;
         let name = self.store.read(|state| {
             let project = state.projects.get(project)?;
@@ -86,20 +87,20 @@ impl Engine {
                 if !after {
                     self.pause(duration).await;
                 }
-                self.run(project, &record.job).await?;
+                let outcome = self.run(project, &record.job).await?;
                 if after {
                     self.pause(duration).await;
                 }
-                Ok(())
+                Ok(outcome)
             }
             OperationEffect::EndpointDies => {
-                self.run(project, &record.job).await?;
+                let outcome = self.run(project, &record.job).await?;
                 let of_branch = || self.writing_endpoint(operation.branch_id.as_ref()?);
                 match operation.endpoint_id.clone().or_else(of_branch) {
                     Some(endpoint) => self.kill_endpoint(&endpoint).await,
                     None => warn!("no endpoint to kill"),
                 }
-                Ok(())
+                Ok(outcome)
             }
         }
     }

@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::job_error::JobError;
+use super::outcome::Outcome;
 use super::{Engine, chain, projects_with_endpoints};
 use crate::operations;
 use crate::postgres::admin::{self, Activity};
@@ -91,11 +92,11 @@ impl Engine {
         &self,
         project: &ProjectId,
         endpoint: &EndpointId,
-    ) -> Result<(), JobError> {
+    ) -> Result<Outcome, JobError> {
         // Out of the map first: who comes from now on waits, and is no longer
         // forwarded to a server that is about to stop.
         let Some(server) = self.servers_lock().remove(endpoint) else {
-            return Ok(());
+            return Ok(Outcome::Recorded);
         };
         let candidate = self
             .store
@@ -114,23 +115,15 @@ impl Engine {
         };
         if is_due {
             info!(%endpoint, "is idle: suspending it");
-            return self.stop_server(project, endpoint, Some(server)).await;
+            self.halt_server(project, endpoint, Some(server)).await?;
+            return Ok(Outcome::Idle(endpoint.clone()));
         }
         let is_running = server.is_running();
         self.servers_lock().insert(endpoint.clone(), server);
-        Ok(self.change(|state| {
-            if let Some(record) = state
-                .projects
-                .get_mut(project)
-                .and_then(|project| project.endpoints.get_mut(endpoint))
-            {
-                record.endpoint.pending_state = None;
-                if !is_running {
-                    record.endpoint.current_state = EndpointState::Idle;
-                }
-            }
-            Ok::<_, StoreError>(())
-        })?)
+        Ok(Outcome::Stays {
+            endpoint: endpoint.clone(),
+            is_running,
+        })
     }
 
     fn candidates(&self) -> Vec<Candidate> {

@@ -3,18 +3,17 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use jiff::Timestamp;
-use neon_api::types::{BranchState, EndpointState, OperationAction};
+use neon_api::types::{EndpointState, OperationAction};
 use neon_api::{BranchId, EndpointId, ProjectId};
 use uuid::Uuid;
 
 use super::Engine;
 use super::history::Point;
 use super::job_error::JobError;
+use super::outcome::Outcome;
 use crate::operations;
 use crate::postgres::{ForkPoint, admin, checkpoint_lsn, clone_idle, clone_running, empty};
 use crate::state::{Job, OperationRecord, ProjectRecord, StoreError};
-use crate::storage::CloneMethod;
 use crate::time::now;
 
 impl Engine {
@@ -22,13 +21,13 @@ impl Engine {
         self: &Arc<Self>,
         project: &ProjectId,
         job: &Job,
-    ) -> Result<(), JobError> {
+    ) -> Result<Outcome, JobError> {
         let _held = match self.touched_by(project, job) {
             Some(branch) => Some(self.hold(&branch).await),
             None => None,
         };
         match job {
-            Job::CreateRoot { branch } => self.create_root(project, branch).await,
+            Job::CreateRoot { branch } => self.create_root(branch).await,
             Job::CreateBranch { branch, point } => {
                 self.create_branch(project, branch, *point).await
             }
@@ -45,33 +44,52 @@ impl Engine {
                 self.restore_branch(project, branch, source, *point, preserve.as_ref())
                     .await
             }
-            Job::StartCompute { endpoint } => self.start_endpoint(project, endpoint).await,
-            Job::SuspendCompute { endpoint } => self.stop_endpoint(project, endpoint).await,
+            Job::StartCompute { endpoint } => {
+                self.start_endpoint(project, endpoint).await?;
+                Ok(Outcome::Active(endpoint.clone()))
+            }
+            Job::SuspendCompute { endpoint } => {
+                self.halt_endpoint(project, endpoint).await?;
+                Ok(Outcome::Idle(endpoint.clone()))
+            }
             Job::SuspendIfIdle { endpoint } => self.suspend_if_idle(project, endpoint).await,
-            Job::DeleteEndpoint { endpoint } => self.delete_endpoint(project, endpoint).await,
-            Job::ApplyConfig { branch, change } => self.apply(project, branch, change).await,
-            Job::DeleteBranch { branch } => self.delete_branch(project, branch).await,
+            Job::MoveEndpoint { endpoint, to, .. } => {
+                self.halt_endpoint(project, endpoint).await?;
+                Ok(Outcome::Moved {
+                    endpoint: endpoint.clone(),
+                    branch: to.clone(),
+                })
+            }
+            Job::DeleteEndpoint { endpoint } => {
+                recorded(self.delete_endpoint(project, endpoint).await)
+            }
+            Job::ApplyConfig { branch, change } => {
+                recorded(self.apply(project, branch, change).await)
+            }
+            Job::DeleteBranch { branch } => recorded(self.delete_branch(project, branch).await),
             Job::CreateSnapshot {
                 snapshot,
                 branch,
                 point,
-            } => {
+            } => recorded(
                 self.create_snapshot(project, snapshot, branch, *point)
-                    .await
-            }
+                    .await,
+            ),
             Job::RestoreSnapshot { snapshot, branch } => {
-                self.restore_snapshot(project, snapshot, branch).await
+                self.restore_snapshot(snapshot, branch).await
             }
             Job::FinalizeRestore {
                 branch,
                 target,
                 old_name,
-            } => {
+            } => recorded(
                 self.finalize_restore(project, branch, target, old_name)
-                    .await
+                    .await,
+            ),
+            Job::DeleteSnapshot { snapshot } => {
+                recorded(self.delete_snapshot(project, snapshot).await)
             }
-            Job::DeleteSnapshot { snapshot } => self.delete_snapshot(project, snapshot).await,
-            Job::DeleteProject => self.delete_project(project).await,
+            Job::DeleteProject => recorded(self.delete_project(project).await),
         }
     }
 
@@ -96,6 +114,7 @@ impl Engine {
                 Job::StartCompute { endpoint }
                 | Job::SuspendCompute { endpoint }
                 | Job::SuspendIfIdle { endpoint }
+                | Job::MoveEndpoint { endpoint, .. }
                 | Job::DeleteEndpoint { endpoint } => {
                     Some(project.endpoints.get(endpoint)?.endpoint.branch_id.clone())
                 }
@@ -115,10 +134,13 @@ impl Engine {
     ) -> Result<(), StoreError> {
         self.schedule_one(project, |project| {
             let record = &project.endpoint(endpoint)?.endpoint;
-            // It may have been suspended or disabled meanwhile.
-            let is_wanted = record.current_state == EndpointState::Active
-                && record.pending_state != Some(EndpointState::Idle)
-                && !record.disabled;
+            // It may have been suspended or disabled meanwhile; or have died before
+            // its start was recorded.
+            let is_wanted = match record.pending_state {
+                Some(EndpointState::Active) => true,
+                Some(EndpointState::Idle) => false,
+                _ => record.current_state == EndpointState::Active,
+            } && !record.disabled;
             is_wanted
                 .then(|| start_operation(project, endpoint))
                 .flatten()
@@ -160,7 +182,7 @@ impl Engine {
         project: &ProjectId,
         branch: &BranchId,
         point: Option<Point>,
-    ) -> Result<(), JobError> {
+    ) -> Result<Outcome, JobError> {
         let parent = self
             .store()
             .read(|state| {
@@ -171,8 +193,11 @@ impl Engine {
         let folder = self.folder(branch);
         let Some(point) = point else {
             let copied = self.copy(project, &parent, folder).await?;
-            let fork = Some((copied.lsn, now()));
-            return self.branch_is_ready(project, branch, fork, copied.cloned_by);
+            return Ok(Outcome::Ready {
+                branch: branch.clone(),
+                fork: Some((copied.lsn, now())),
+                cloned_by: copied.cloned_by,
+            });
         };
         let past = self.copy_past(project, &parent, point, folder).await?;
         let fork = Some((past.lsn.to_string(), past.time.unwrap_or_else(now)));
@@ -187,7 +212,11 @@ impl Engine {
             }
             Ok::<_, StoreError>(())
         })?;
-        self.branch_is_ready(project, branch, fork, cloned_by)
+        Ok(Outcome::Ready {
+            branch: branch.clone(),
+            fork,
+            cloned_by,
+        })
     }
 
     async fn create_schema_branch(
@@ -195,13 +224,17 @@ impl Engine {
         project: &ProjectId,
         branch: &BranchId,
         source: &BranchId,
-    ) -> Result<(), JobError> {
+    ) -> Result<Outcome, JobError> {
         let copied = self.copy(project, source, self.folder(branch)).await?;
         self.with_admin(project, branch, async |client, port| {
             Ok::<_, JobError>(empty::remove_rows(&client, self.sockets(), port).await?)
         })
         .await?;
-        self.branch_is_ready(project, branch, None, copied.cloned_by)
+        Ok(Outcome::Ready {
+            branch: branch.clone(),
+            fork: None,
+            cloned_by: copied.cloned_by,
+        })
     }
 
     /// Clones a branch's data into a folder of its own, and says where in the
@@ -226,34 +259,11 @@ impl Engine {
         let major = self.installation().major();
         Ok(clone_running(client, major, from, to, storage).await?)
     }
+}
 
-    pub(super) fn branch_is_ready(
-        &self,
-        project: &ProjectId,
-        branch: &BranchId,
-        fork: Option<(String, Timestamp)>,
-        cloned_by: CloneMethod,
-    ) -> Result<(), JobError> {
-        Ok(self.change(|state| {
-            if let Some(record) = state
-                .projects
-                .get_mut(project)
-                .and_then(|project| project.branches.get_mut(branch))
-            {
-                let at = now();
-                record.branch.current_state = BranchState::Ready;
-                record.branch.pending_state = None;
-                record.branch.state_changed_at = at;
-                record.branch.updated_at = at;
-                record.cloned_by = Some(cloned_by);
-                if let Some((lsn, time)) = fork {
-                    record.branch.parent_lsn = Some(lsn);
-                    record.branch.parent_timestamp = Some(time);
-                }
-            }
-            Ok::<_, StoreError>(())
-        })?)
-    }
+/// Work that records what it does.
+fn recorded(done: Result<(), JobError>) -> Result<Outcome, JobError> {
+    done.map(|()| Outcome::Recorded)
 }
 
 /// The start of an endpoint, if there is such an endpoint.

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 
+use neon_api::BranchId;
+use neon_api::types::OperationStatus;
 use tracing::{error, info, warn};
 
 use super::history::HISTORY;
@@ -11,7 +13,7 @@ use super::replicas::REPLICAS;
 use super::{BRANCHES, Engine, SNAPSHOTS, chain};
 use crate::pooler;
 use crate::postgres::{end_servers_below, remove_leftovers};
-use crate::state::{Job, State};
+use crate::state::{Job, ProjectRecord, State};
 
 impl Engine {
     /// Ends processes, and removes files, of an earlier run: every Postgres below
@@ -80,6 +82,23 @@ impl Engine {
         }
     }
 
+    /// Removes what restores have put away: one that was recorded as done may have
+    /// been cut off before it did that itself.
+    pub(super) async fn tidy_restores(&self) {
+        let done: Vec<BranchId> = self.store.read(|state| {
+            let projects = state.projects.values();
+            let branches = projects.flat_map(|project| {
+                let branches = project.live_branches().map(|record| &record.branch.id);
+                // One that failed may have left data where a restore puts them away.
+                branches.filter(|id| last_restore(project, id) == Some(&OperationStatus::Finished))
+            });
+            branches.cloned().collect()
+        });
+        for branch in &done {
+            self.tidy_restore(branch, None).await;
+        }
+    }
+
     /// The names of the folders of branches and snapshots, and of those that a
     /// restore works with.
     fn known_folders(&self, state: &State) -> BTreeSet<OsString> {
@@ -88,12 +107,10 @@ impl Engine {
             known.extend(project.snapshots.keys().map(|id| id.as_str().into()));
             for branch in project.branches.keys() {
                 known.insert(branch.as_str().into());
-                let is_restored = project.operations.iter().any(|record| {
-                    matches!(&record.job, Job::RestoreBranch { branch: restored, .. } if restored == branch)
-                        && !record.operation.status.is_final()
-                });
                 // Without its own folder, its data may be in one of these.
-                if is_restored || !self.folder(branch).exists() {
+                if last_restore(project, branch).is_some_and(|status| !status.is_final())
+                    || !self.folder(branch).exists()
+                {
                     known.insert(format!("{branch}.new").into());
                     known.insert(format!("{branch}.old").into());
                 }
@@ -101,4 +118,13 @@ impl Engine {
         }
         known
     }
+}
+
+/// How the branch's last restore went.
+fn last_restore<'a>(project: &'a ProjectRecord, branch: &BranchId) -> Option<&'a OperationStatus> {
+    let mut latest_first = project.operations.iter().rev();
+    let restore = latest_first.find(|record| {
+        matches!(&record.job, Job::RestoreBranch { branch: restored, .. } if restored == branch)
+    });
+    restore.map(|record| &record.operation.status)
 }

@@ -15,6 +15,7 @@ mod idle;
 mod job_error;
 mod jobs;
 mod leftovers;
+mod outcome;
 mod poolers;
 mod ports;
 mod reaper;
@@ -227,6 +228,25 @@ impl Engine {
         };
         // The sender lives as long as `self`.
         let _ = changes.wait_for(done).await;
+    }
+
+    /// Waits, no longer than that, until no operation on these branches of the
+    /// project is left to be done.
+    pub(crate) async fn await_idle(
+        &self,
+        project: &ProjectId,
+        branches: &[&BranchId],
+        longest: Duration,
+    ) {
+        let mut changes = self.changes.subscribe();
+        let is_idle = |_: &u64| {
+            self.store.read(|state| {
+                let project = state.projects.get(project);
+                project.is_none_or(|project| !branches.iter().any(|id| project.is_busy(id)))
+            })
+        };
+        // Who called looks again.
+        let _ = timeout(longest, changes.wait_for(is_idle)).await;
     }
 
     /// The folders of the branches and how they are cloned.

@@ -37,14 +37,7 @@ impl Engine {
     ) -> Result<Server, JobError> {
         let branch = &wanted.branch;
         let failure = match self.clone_and_start(project, endpoint, wanted).await {
-            Ok(server) => match self.set_endpoint_active(project, endpoint) {
-                Ok(()) => return Ok(server),
-                Err(error) => {
-                    // Half started is not started.
-                    server.stop().await?;
-                    JobError::from(error)
-                }
-            },
+            Ok(server) => return Ok(server),
             Err(error) => error,
         };
         if let Err(error) = self.discard_replica(project, branch, endpoint).await {

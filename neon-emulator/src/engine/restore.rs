@@ -18,6 +18,7 @@ use super::Engine;
 use super::history::Point;
 use super::job_error::JobError;
 use super::jobs::blocking;
+use super::outcome::Outcome;
 use crate::postgres::{admin, checkpoint_lsn};
 use crate::state::{BranchRecord, StoreError};
 use crate::time::now;
@@ -31,12 +32,13 @@ impl Engine {
         source: &BranchId,
         point: Option<Point>,
         preserve: Option<&BranchId>,
-    ) -> Result<(), JobError> {
+    ) -> Result<Outcome, JobError> {
         let folders = self.folders(branch, preserve);
         if !self.is_being_restored(project, branch)? {
-            // Killed before its end was recorded.
-            self.tidy_restore(branch, folders).await;
-            return Ok(());
+            // Killed before its end was recorded, by an emulator that recorded the
+            // branch first.
+            self.tidy_restore(branch, preserve).await;
+            return Ok(Outcome::Recorded);
         }
         {
             let folders = folders.clone();
@@ -74,14 +76,17 @@ impl Engine {
             }
             false => self.set_history_aside(branch, preserve).await?,
         }
-        self.restore_is_done(project, branch, preserve, fork)?;
-        self.tidy_restore(branch, folders).await;
-        Ok(())
+        Ok(Outcome::Restored {
+            branch: branch.clone(),
+            preserve: preserve.cloned(),
+            fork,
+        })
     }
 
     /// Removes what a restore that is done has no more use for. What cannot be
     /// removed goes at the next start.
-    async fn tidy_restore(&self, branch: &BranchId, folders: Folders) {
+    pub(super) async fn tidy_restore(&self, branch: &BranchId, preserve: Option<&BranchId>) {
+        let folders = self.folders(branch, preserve);
         let tidied = async {
             self.tidy_history(branch).await?;
             match folders.keep_old {
@@ -239,38 +244,6 @@ impl Engine {
             Ok(record.restored_from.clone())
         })
     }
-
-    fn restore_is_done(
-        &self,
-        project: &ProjectId,
-        branch: &BranchId,
-        preserve: Option<&BranchId>,
-        (lsn, time): (String, Timestamp),
-    ) -> Result<(), JobError> {
-        self.change(|state| {
-            let Some(project) = state.projects.get_mut(project) else {
-                return Ok(());
-            };
-            let at = now();
-            for id in std::iter::once(branch).chain(preserve) {
-                if let Some(record) = project.branches.get_mut(id) {
-                    record.branch.current_state = BranchState::Ready;
-                    record.branch.pending_state = None;
-                    record.branch.state_changed_at = at;
-                    record.branch.updated_at = at;
-                }
-            }
-            if let Some(record) = project.branches.get_mut(branch) {
-                record.restored_from = None;
-                record.branch.parent_lsn = Some(lsn);
-                record.branch.parent_timestamp = Some(time);
-                // The clone has the source's passwords.
-                record.catalog_is_behind = true;
-            }
-            Ok::<_, StoreError>(())
-        })?;
-        Ok(())
-    }
 }
 
 /// What the restore changed is as it was before. The rest is as it is: the branch
@@ -296,6 +269,7 @@ fn put_back(record: &mut BranchRecord, before: &BranchRecord) {
     record.cloned_by = *cloned_by;
     let branch = &mut record.branch;
     branch.parent_id.clone_from(&before_branch.parent_id);
+    branch.init_source.clone_from(&before_branch.init_source);
     branch.parent_lsn.clone_from(&before_branch.parent_lsn);
     branch.parent_timestamp = before_branch.parent_timestamp;
     branch.current_state = before_branch.current_state.clone();

@@ -6,9 +6,11 @@ use neon_api::types::{BranchState, EndpointState, EndpointType, OperationStatus}
 use neon_api::{EndpointId, ProjectId};
 use tracing::error;
 
+use super::outcome::tell_of_pooler;
 use super::ports::free_port;
 use super::retries::schedule_failed_deletions;
 use super::{Engine, chain, projects_with_endpoints};
+use crate::defaults;
 use crate::state::{EndpointRecord, ProjectRecord, StoreError};
 
 impl Engine {
@@ -18,6 +20,7 @@ impl Engine {
     pub(crate) async fn resume(self: &Arc<Self>) -> Result<(), StoreError> {
         self.end_leftovers().await;
         self.remove_strangers().await;
+        self.tidy_restores().await;
         self.store.change(|state| {
             for project in state.projects.values_mut() {
                 for record in &mut project.operations {
@@ -26,8 +29,9 @@ impl Engine {
                     }
                 }
                 schedule_failed_deletions(project);
+                defaults::complete(&mut project.project);
                 for record in project.endpoints.values_mut() {
-                    record.endpoint.pooler_enabled = self.programs.pooler.is_some();
+                    tell_of_pooler(record, self.has_pooler());
                 }
                 give_pooled_ports(project);
             }

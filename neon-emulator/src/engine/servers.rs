@@ -9,6 +9,7 @@ use neon_api::{BranchId, EndpointId, ProjectId};
 use tracing::{error, warn};
 
 use super::job_error::JobError;
+use super::outcome::Outcome;
 use super::ports::{free_port, port_for_a_run};
 use super::{Engine, chain};
 use crate::gateway::{Address, AddressError};
@@ -75,22 +76,46 @@ impl Engine {
     ) -> Result<(), JobError> {
         let branch = self.wanted(project, endpoint)?.branch;
         let _held = self.hold(&branch).await;
-        self.start_endpoint(project, endpoint).await
+        self.start_endpoint(project, endpoint).await?;
+        let has_pooler = self.has_pooler();
+        let recorded = self.change(|state| {
+            if let Some(project) = state.projects.get_mut(project) {
+                Outcome::Active(endpoint.clone()).put_into(project, has_pooler);
+            }
+            Ok::<_, StoreError>(())
+        });
+        if let Err(error) = recorded {
+            // Half started is not started.
+            self.halt_endpoint(project, endpoint).await?;
+            return Err(error.into());
+        }
+        Ok(())
     }
 
-    /// Stops an endpoint's server if it runs. The caller holds its branch.
+    /// Stops an endpoint's server if it runs, and records that. The caller holds
+    /// its branch.
     pub(super) async fn stop_endpoint(
+        &self,
+        project: &ProjectId,
+        endpoint: &EndpointId,
+    ) -> Result<(), JobError> {
+        self.halt_endpoint(project, endpoint).await?;
+        Ok(self.set_endpoint_idle(project, endpoint, None)?)
+    }
+
+    /// As [`Engine::stop_endpoint`], for who records it.
+    pub(super) async fn halt_endpoint(
         &self,
         project: &ProjectId,
         endpoint: &EndpointId,
     ) -> Result<(), JobError> {
         // Out of the map first: its end is then no accident.
         let server = self.servers_lock().remove(endpoint);
-        self.stop_server(project, endpoint, server).await
+        self.halt_server(project, endpoint, server).await
     }
 
     /// Stops a server that is out of the map, and what belongs to it.
-    pub(super) async fn stop_server(
+    pub(super) async fn halt_server(
         &self,
         project: &ProjectId,
         endpoint: &EndpointId,
@@ -105,7 +130,7 @@ impl Engine {
             Some((branch, false)) => self.leave_replicas(project, &branch).await,
             None => {}
         }
-        Ok(self.set_endpoint_idle(project, endpoint, None)?)
+        Ok(())
     }
 
     pub(super) async fn stop_all_servers(&self) {
@@ -162,7 +187,7 @@ impl Engine {
         let server = self
             .start_server(project, endpoint, &self.cluster(branch), settings)
             .await?;
-        if let Err(error) = self.complete(project, endpoint, branch, &server).await {
+        if let Err(error) = self.complete(project, branch, &server).await {
             // Half started is not started.
             server.stop().await?;
             return Err(error);
@@ -225,39 +250,11 @@ impl Engine {
     async fn complete(
         &self,
         project: &ProjectId,
-        endpoint: &EndpointId,
         branch: &BranchId,
         server: &Server,
     ) -> Result<(), JobError> {
         self.recovered(branch)?;
-        self.bring_catalog_up(project, branch, server.port())
-            .await?;
-        Ok(self.set_endpoint_active(project, endpoint)?)
-    }
-
-    /// Records that an endpoint runs.
-    pub(super) fn set_endpoint_active(
-        &self,
-        project: &ProjectId,
-        endpoint: &EndpointId,
-    ) -> Result<(), StoreError> {
-        self.change(|state| {
-            let Some(project) = state.projects.get_mut(project) else {
-                return Ok(());
-            };
-            let Some(record) = project.endpoints.get_mut(endpoint) else {
-                return Ok(());
-            };
-            let at = now();
-            record.endpoint.current_state = EndpointState::Active;
-            record.endpoint.pooler_enabled = self.programs.pooler.is_some();
-            record.endpoint.pending_state = None;
-            record.endpoint.started_at = Some(at);
-            record.endpoint.last_active = Some(at);
-            record.endpoint.updated_at = at;
-            project.project.compute_last_active_at = Some(at);
-            Ok(())
-        })
+        self.bring_catalog_up(project, branch, server.port()).await
     }
 
     fn wanted(&self, project: &ProjectId, endpoint: &EndpointId) -> Result<Wanted, JobError> {

@@ -8,6 +8,7 @@ use neon_api::{BranchId, ProjectId, SnapshotId};
 use super::history::Point;
 use super::job_error::JobError;
 use super::jobs::blocking;
+use super::outcome::Outcome;
 use super::{Engine, SNAPSHOTS};
 use crate::names;
 use crate::postgres::clone_idle;
@@ -51,14 +52,17 @@ impl Engine {
 
     pub(super) async fn restore_snapshot(
         &self,
-        project: &ProjectId,
         snapshot: &SnapshotId,
         branch: &BranchId,
-    ) -> Result<(), JobError> {
+    ) -> Result<Outcome, JobError> {
         let (from, to) = (self.snapshot_folder(snapshot), self.folder(branch));
         let storage = self.storage().clone();
         let cloned_by = blocking(move || Ok(clone_idle(&from, &to, &storage)?)).await?;
-        self.branch_is_ready(project, branch, None, cloned_by)
+        Ok(Outcome::Ready {
+            branch: branch.clone(),
+            fork: None,
+            cloned_by,
+        })
     }
 
     /// Stops the target's endpoints and gives them to the branch, with its name.

@@ -7,26 +7,27 @@
 
 use std::path::PathBuf;
 
-use neon_api::{BranchId, ProjectId};
+use neon_api::BranchId;
 
 use super::Engine;
 use super::job_error::JobError;
 use super::jobs::blocking;
+use super::outcome::Outcome;
 use crate::postgres::{Cluster, clone_idle};
 
 /// Changes with what `Cluster::create` asks initdb for.
 const TEMPLATE_FORMAT: u32 = 1;
 
 impl Engine {
-    pub(super) async fn create_root(
-        &self,
-        project: &ProjectId,
-        branch: &BranchId,
-    ) -> Result<(), JobError> {
+    pub(super) async fn create_root(&self, branch: &BranchId) -> Result<Outcome, JobError> {
         let template = self.template().await?;
         let (folder, storage) = (self.folder(branch), self.storage.clone());
         let cloned_by = blocking(move || Ok(clone_idle(&template, &folder, &storage)?)).await?;
-        self.branch_is_ready(project, branch, None, cloned_by)
+        Ok(Outcome::Ready {
+            branch: branch.clone(),
+            fork: None,
+            cloned_by,
+        })
     }
 
     /// The folder of the template, which is made if it is missing.

@@ -30,6 +30,7 @@ impl Engine {
             }
             Job::SuspendCompute { endpoint }
             | Job::SuspendIfIdle { endpoint }
+            | Job::MoveEndpoint { endpoint, .. }
             | Job::DeleteEndpoint { endpoint } => self.stays(project, endpoint),
             Job::DeleteBranch { .. }
             | Job::FinalizeRestore { .. }

@@ -7,8 +7,9 @@ use neon_api::types::OperationStatus;
 use neon_api::{OperationId, ProjectId};
 use tracing::{error, info, warn};
 
+use super::outcome::Outcome;
 use super::{Engine, chain};
-use crate::state::{OperationRecord, StoreError};
+use crate::state::{OperationRecord, ProjectRecord, StoreError};
 use crate::time::now;
 
 /// How long a worker waits when the state cannot be written.
@@ -63,9 +64,16 @@ impl Engine {
         }
         let milliseconds = started.elapsed().as_millis();
         match result {
-            Ok(()) => {
+            Ok(outcome) => {
+                self.set_finished(project, id, &outcome)?;
                 info!(operation = %id, action = %record.operation.action, milliseconds, "finished");
-                self.set_status(project, id, OperationStatus::Finished, None)
+                if let Outcome::Restored {
+                    branch, preserve, ..
+                } = &outcome
+                {
+                    self.tidy_restore(branch, preserve.as_ref()).await;
+                }
+                Ok(())
             }
             Err(error) => {
                 let message = chain(&error);
@@ -82,6 +90,22 @@ impl Engine {
         }
     }
 
+    fn set_finished(
+        &self,
+        project: &ProjectId,
+        id: OperationId,
+        outcome: &Outcome,
+    ) -> Result<(), StoreError> {
+        let has_pooler = self.has_pooler();
+        self.change(|state| {
+            if let Some(project) = state.projects.get_mut(project) {
+                set_status(project, id, OperationStatus::Finished, None);
+                outcome.put_into(project, has_pooler);
+            }
+            Ok(())
+        })
+    }
+
     fn set_status(
         &self,
         project: &ProjectId,
@@ -90,27 +114,30 @@ impl Engine {
         error: Option<String>,
     ) -> Result<(), StoreError> {
         self.change(|state| {
-            let operation = state
-                .projects
-                .get_mut(project)
-                .and_then(|project| {
-                    project
-                        .operations
-                        .iter_mut()
-                        .find(|record| record.operation.id == id)
-                })
-                .map(|record| &mut record.operation);
-            if let Some(operation) = operation {
-                let at = now();
-                operation.failures_count += i64::from(status == OperationStatus::Failed);
-                operation.total_duration_ms = (at - operation.created_at)
-                    .total(jiff::Unit::Millisecond)
-                    .unwrap_or_default() as i64;
-                operation.updated_at = at;
-                operation.status = status;
-                operation.error = error;
+            if let Some(project) = state.projects.get_mut(project) {
+                set_status(project, id, status, error);
             }
             Ok(())
         })
+    }
+}
+
+fn set_status(
+    project: &mut ProjectRecord,
+    id: OperationId,
+    status: OperationStatus,
+    error: Option<String>,
+) {
+    let mut operations = project.operations.iter_mut();
+    let found = operations.find(|record| record.operation.id == id);
+    if let Some(operation) = found.map(|record| &mut record.operation) {
+        let at = now();
+        operation.failures_count += i64::from(status == OperationStatus::Failed);
+        operation.total_duration_ms = (at - operation.created_at)
+            .total(jiff::Unit::Millisecond)
+            .unwrap_or_default() as i64;
+        operation.updated_at = at;
+        operation.status = status;
+        operation.error = error;
     }
 }

@@ -39,6 +39,12 @@ pub(crate) enum Job {
     SuspendCompute { endpoint: EndpointId },
     /// Stop it, unless it is used after all.
     SuspendIfIdle { endpoint: EndpointId },
+    /// Stop it, and have it serve another branch.
+    MoveEndpoint {
+        endpoint: EndpointId,
+        from: BranchId,
+        to: BranchId,
+    },
     /// Stop it and forget it.
     DeleteEndpoint { endpoint: EndpointId },
     /// Make, change or drop roles and databases.
@@ -80,6 +86,7 @@ impl Job {
         match self {
             Self::CreateSchemaBranch { source, .. } => source == id,
             Self::FinalizeRestore { target, .. } => target == id,
+            Self::MoveEndpoint { from, to, .. } => [from, to].contains(&id),
             Self::RestoreBranch {
                 source, preserve, ..
             } => source == id || preserve.as_ref() == Some(id),

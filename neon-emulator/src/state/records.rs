@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use neon_api::types::{
-    AnnotationData, Branch, Database, Endpoint, Operation, Project, Role, Snapshot,
+    AnnotationData, Branch, Database, Endpoint, EndpointPoolerMode, Operation, Project, Role,
+    Snapshot,
 };
 use neon_api::{BranchId, EndpointId, ProjectId, SnapshotId};
 use serde::{Deserialize, Serialize};
@@ -97,6 +98,10 @@ pub(crate) struct EndpointRecord {
     /// Where its pooler is reached. Format 2 has none: 0 until the next start.
     #[serde(default)]
     pub(crate) pooled_port: u16,
+    /// What a caller has said of `pooler_enabled`. `None`: it says whether there
+    /// is a pooler.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pooler_asked: Option<bool>,
     pub(crate) deleted: bool,
 }
 
@@ -104,6 +109,21 @@ impl EndpointRecord {
     /// True when it is one of its ports.
     pub(crate) fn has_port(&self, port: u16) -> bool {
         [self.port, self.pooled_port].contains(&port)
+    }
+
+    /// What a caller wants it to say of its pooler; it changes nothing.
+    pub(crate) fn say_of_pooler(
+        &mut self,
+        enabled: Option<bool>,
+        mode: Option<EndpointPoolerMode>,
+    ) {
+        if let Some(enabled) = enabled {
+            self.pooler_asked = Some(enabled);
+            self.endpoint.pooler_enabled = enabled;
+        }
+        if mode.is_some() {
+            self.endpoint.pooler_mode = mode;
+        }
     }
 }
 

@@ -13,8 +13,9 @@ use super::records::{State, first_number};
 use crate::storage::Durability;
 
 /// Of the format of the file. 2 has API keys, a project's deletion, restores,
-/// snapshots; 3 has ports of poolers; 4 has changes that failed.
-const VERSION: u32 = 4;
+/// snapshots; 3 has ports of poolers; 4 has changes that failed; 5 has endpoints
+/// that move.
+const VERSION: u32 = 5;
 /// The oldest format that can be read: what it lacks has defaults.
 const VERSION_MIN: u32 = 1;
 /// The state and its file.

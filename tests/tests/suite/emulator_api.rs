@@ -1,12 +1,20 @@
 //! The emulator's API, through neon-api's client and, where that would not say
 //! it wrong, over plain HTTP.
 
+mod at_once;
 mod branches;
+mod endpoint_fields;
 mod endpoints;
 mod errors;
+mod limits;
+mod moves;
 mod pages;
+mod passwords;
+mod project_defaults;
 mod projects;
 mod roles;
+mod spellings;
+mod terraform;
 mod times;
 
 use neon_api::Error;

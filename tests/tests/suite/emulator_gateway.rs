@@ -329,6 +329,7 @@ async fn nobody_is_turned_away_by_a_restore() -> anyhow::Result<()> {
                     "Broken pipe",
                     "Connection reset",
                     "unexpected end of file",
+                    "early eof",
                     "57P01",
                     "terminating connection",
                 ];

@@ -3,6 +3,7 @@
 
 mod expiry;
 mod refusals;
+mod roots;
 mod schema_only;
 
 use std::path::Path;
@@ -94,6 +95,16 @@ async fn the_old_state_is_kept_under_a_name() -> anyhow::Result<()> {
     .await?;
     emulator.finished(&restored.operations).await?;
     assert!(notes(&emulator, &dev).await?.is_empty());
+
+    // Cut off between its end and its tidying, which the next start does.
+    emulator.stop().await?;
+    let left = folder
+        .join("data/history")
+        .join(dev.as_str())
+        .join("adopted");
+    std::fs::create_dir_all(&left)?;
+    let emulator = EmulatorProcess::start(&folder.join("data")).await?;
+    assert!(!left.exists());
     emulator.stop().await
 }
 

@@ -5,7 +5,7 @@ use neon_api::types::SchemaCompareQuery;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use suite::{EmulatorProcess, Folder, Http, count, eventually};
+use suite::{EmulatorProcess, Faults, Folder, Http, count, eventually};
 
 #[tokio::test]
 async fn a_schema_is_told_as_tables() -> anyhow::Result<()> {
@@ -106,6 +106,41 @@ async fn two_branches_are_compared() -> anyhow::Result<()> {
     let query = SchemaCompareQuery::database("neondb");
     let refused = client.compare_branch_schema(project, &main, &query).await;
     assert!(refused.is_err_and(|error| error.to_string().contains("base_branch_id")));
+    emulator.stop().await
+}
+
+/// Looking at a schema conflicts with nothing: who comes too soon waits.
+#[tokio::test]
+async fn a_schema_is_told_as_soon_as_there_is_one() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let emulator = EmulatorProcess::start_with_admin(&folder.join("data")).await?;
+    let (http, faults) = (Http::of(&emulator), Faults::of(&emulator));
+    let main = emulator.main_branch().await?;
+    let session = emulator.connect(&main).await?;
+    session
+        .batch_execute("CREATE TABLE note (text text)")
+        .await?;
+    let branches = format!("/projects/{}/branches", emulator.project());
+    let late = json!({"fault": "delay", "milliseconds": 1_000, "after": false});
+    for (format, sign) in [("json", "\"note\""), ("sql", "CREATE TABLE public.note")] {
+        faults.on_operation("create_branch", late.clone()).await?;
+        let body = json!({"endpoints": [{"type": "read_write"}]});
+        let made = http.expect(201, "POST", &branches, body).await?;
+        let branch = format!("{branches}/{}", made.text("/branch/id"));
+        let path = format!("{branch}/schema?db_name=neondb&format={format}");
+        let found = http.expect(200, "GET", &path, Value::Null).await?;
+        assert!(found.body.to_string().contains(sign), "{found:?}");
+        let restart = format!(
+            "/projects/{}/endpoints/{}/restart",
+            emulator.project(),
+            made.text("/endpoints/0/id")
+        );
+        faults.on_operation("suspend_compute", late.clone()).await?;
+        http.expect(200, "POST", &restart, Value::Null).await?;
+        let path = format!("{branch}/compare_schema?db_name=neondb");
+        let found = http.expect(200, "GET", &path, Value::Null).await?;
+        assert_eq!(found.at("/diff"), "");
+    }
     emulator.stop().await
 }
 

@@ -54,7 +54,7 @@ async fn a_branch_has_one_writer_and_as_many_replicas_as_it_may() -> anyhow::Res
             json!([reads, {"type": "sideways"}]),
             400,
             "",
-            "endpoints.type",
+            "endpoints[1].type",
         ),
     ] {
         let body = json!({"endpoints": endpoints});
@@ -106,7 +106,8 @@ async fn a_branch_has_one_writer_and_as_many_replicas_as_it_may() -> anyhow::Res
     branch.write("after a restart").await?;
     branch.shows(&one, &["after a restart"]).await?;
     let move_it = json!({"endpoint": {"branch_id": created.text("/branch/id")}});
-    http.expect(422, "PATCH", &path, move_it).await?;
+    let refused = http.expect(422, "PATCH", &path, move_it).await?;
+    assert_eq!(refused.text("/code"), "ENDPOINTS_LIMIT_EXCEEDED");
     branch.finish().await
 }
 

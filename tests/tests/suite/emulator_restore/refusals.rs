@@ -72,7 +72,13 @@ async fn restores_that_cannot_be_are_refused() -> anyhow::Result<()> {
             400,
             "preserve_under_name",
         ),
-        (&main, json!({"source_branch_id": dev}), 422, "root"),
+        // A root branch is no exception: its children need somewhere to go.
+        (
+            &main,
+            json!({"source_branch_id": dev}),
+            422,
+            "preserve_under_name",
+        ),
         (&other, json!({"source_branch_id": main}), 422, "protected"),
     ] {
         let path = format!("/projects/{project}/branches/{target}/restore");

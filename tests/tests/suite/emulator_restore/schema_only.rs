@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use neon_api::BranchId;
-use neon_api::types::{BranchCreateRequest, BranchRestoreRequest, InitSource};
+use neon_api::types::{BranchCreateRequest, InitSource};
 use suite::{EmulatorProcess, Folder};
 
 use super::{branch, notes, write};
@@ -115,10 +115,6 @@ async fn a_schema_only_branch_is_a_root_without_rows() -> anyhow::Result<()> {
     assert_eq!(row.get::<_, i64>(4), 0, "statistics would show values");
     assert_eq!(notes(&emulator, &main).await?.len(), 2);
 
-    // A root: nothing to reset to. No child: its source may go before it.
-    let reset = BranchRestoreRequest::from_branch(main.clone());
-    let refused = client.restore_branch(project, id, &reset).await;
-    assert!(refused.is_err_and(|error| error.to_string().contains("root")));
     let deleted = client.delete_branch(project, id).await?;
     emulator
         .finished(&deleted.context("it was there")?.operations)
