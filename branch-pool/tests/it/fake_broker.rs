@@ -14,9 +14,10 @@ use futures_util::{Stream, stream};
 use proto::broker::v1::acquire_lease_request::Target;
 use proto::broker::v1::lease_service_server::{LeaseService, LeaseServiceServer};
 use proto::broker::v1::{
-    AcquireLeaseRequest, AcquireLeaseResponse, BindingTarget, Connection, Lease,
-    ReleaseLeaseRequest, ReleaseLeaseResponse, RenewLeaseRequest, RenewLeaseResponse,
-    WatchBindingRequest, WatchBindingResponse,
+    AcquireLeaseRequest, AcquireLeaseResponse, BindingTarget, Connection, GetLeaseRequest,
+    GetLeaseResponse, Lease, ListLeasesRequest, ListLeasesResponse, ReleaseLeaseRequest,
+    ReleaseLeaseResponse, RenewLeaseRequest, RenewLeaseResponse, RevokeLeasesRequest,
+    RevokeLeasesResponse, WatchBindingRequest, WatchBindingResponse,
 };
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -247,6 +248,27 @@ impl Service {
 
 #[tonic::async_trait]
 impl LeaseService for Service {
+    async fn get_lease(
+        &self,
+        _: Request<GetLeaseRequest>,
+    ) -> Result<Response<GetLeaseResponse>, Status> {
+        Err(Status::unimplemented("no pool asks for it"))
+    }
+
+    async fn list_leases(
+        &self,
+        _: Request<ListLeasesRequest>,
+    ) -> Result<Response<ListLeasesResponse>, Status> {
+        Err(Status::unimplemented("no pool asks for it"))
+    }
+
+    async fn revoke_leases(
+        &self,
+        _: Request<RevokeLeasesRequest>,
+    ) -> Result<Response<RevokeLeasesResponse>, Status> {
+        Err(Status::unimplemented("no pool asks for it"))
+    }
+
     async fn acquire_lease(
         &self,
         request: Request<AcquireLeaseRequest>,
@@ -357,7 +379,7 @@ impl World {
         self.given += 1;
         let name = format!("leases/{}", self.given);
         let Some(Target::Binding(binding)) = request.target.clone() else {
-            unreachable!("a binding is the only target there is");
+            unreachable!("a pool asks for a binding");
         };
         let lease = Lease {
             name: name.clone(),
@@ -368,6 +390,7 @@ impl World {
             expire_time: Some((now() + self.ttl).into()),
             holder: request.holder.clone(),
             pooled: request.pooled,
+            ..Lease::default()
         };
         let granted = (lease, self.connection());
         self.by_request

@@ -124,11 +124,7 @@ impl View {
         let source = match &restore.source {
             Source::Itself => branch.id.clone(),
             Source::Parent => branch.parent_id.clone().ok_or_else(no_parent)?,
-            Source::Branch(id) => {
-                // Neon restores a root branch from its own past alone.
-                branch.parent_id.as_ref().ok_or_else(no_parent)?;
-                id.clone()
-            }
+            Source::Branch(id) => id.clone(),
         };
         match &restore.preserve {
             Some(name) if self.named(name).is_some() => {

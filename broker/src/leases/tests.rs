@@ -287,7 +287,7 @@ async fn a_revoked_lease_is_there_until_its_role_is_closed() {
     assert!(leases.renew(one.id, None, None).await.is_err());
     assert!(!leases.release(one.id, None).await.unwrap());
     // The other had its role, and needs another.
-    assert_eq!(leases.stranded(), [other.clone()]);
+    assert_eq!(leases.stranded(), std::slice::from_ref(&other));
     let fresh = bench.role("a").await;
     assert_ne!(fresh.role, one.grant.role_key());
     let moved = leases.moved(other.id, 1, fresh).await.unwrap().unwrap();

@@ -6,6 +6,8 @@ use proto::broker::v1::{
     Access, AuditAction, LeaseState, ListAuditEventsRequest, RenewLeaseRequest,
     RestoreBranchRequest, RotateCredentialsRequest, WatchBindingRequest,
 };
+use proto::google::longrunning::operation::Result as Outcome;
+use proto::google::longrunning::{Operation, WaitOperationRequest};
 use suite::eventually;
 use tonic::Code;
 
@@ -159,15 +161,16 @@ async fn what_was_revoked_stays_dead_after_a_restore_and_a_fork() -> anyhow::Res
         point: Some(proto::broker::v1::restore_branch_request::Point::Lsn(lsn)),
         ..Default::default()
     };
-    let mut branches = bench.broker.branches().await?;
-    let operation = branches.restore_branch(restore).await?.into_inner();
-    let mut operations = bench.broker.operations().await?;
-    let wait = proto::google::longrunning::WaitOperationRequest {
-        name: operation.name,
-        timeout: None,
-    };
-    let operation = operations.wait_operation(wait).await?.into_inner();
-    assert!(operation.done, "{operation:?}");
+    // Its history begins soon after its first start.
+    eventually("v1 is restored", async || {
+        let mut branches = bench.broker.branches().await?;
+        done(
+            &bench,
+            branches.restore_branch(restore.clone()).await?.into_inner(),
+        )
+        .await
+    })
+    .await?;
     assert!(
         bench.session(&lost.uri).await.is_err(),
         "it came back to life"
@@ -190,12 +193,8 @@ async fn what_was_revoked_stays_dead_after_a_restore_and_a_fork() -> anyhow::Res
         }),
         ..Default::default()
     };
-    let operation = branches.create_branch(create).await?.into_inner();
-    let wait = proto::google::longrunning::WaitOperationRequest {
-        name: operation.name,
-        timeout: None,
-    };
-    operations.wait_operation(wait).await?;
+    let mut branches = bench.broker.branches().await?;
+    done(&bench, branches.create_branch(create).await?.into_inner()).await?;
     let fork = bench.branch_named("fork").await?;
     let there = bench.emulator.uri(&fork).await?;
     let (_, address) = there.expose().split_once('@').context("a URI")?;
@@ -206,6 +205,20 @@ async fn what_was_revoked_stays_dead_after_a_restore_and_a_fork() -> anyhow::Res
         "v1's holder gets into the fork"
     );
     bench.stop().await
+}
+
+/// Waits until an operation has ended well.
+async fn done(bench: &Bench, operation: Operation) -> anyhow::Result<()> {
+    let wait = WaitOperationRequest {
+        name: operation.name,
+        timeout: None,
+    };
+    let mut operations = bench.broker.operations().await?;
+    let ended = operations.wait_operation(wait).await?.into_inner();
+    match ended.result {
+        Some(Outcome::Response(_)) => Ok(()),
+        other => anyhow::bail!("{other:?}"),
+    }
 }
 
 #[tokio::test]
