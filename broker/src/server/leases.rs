@@ -121,13 +121,12 @@ impl LeaseService for Broker {
         &self,
         request: Request<pb::GetLeaseRequest>,
     ) -> Result<Response<pb::GetLeaseResponse>, Status> {
-        let caller = self.caller(&request)?;
+        let rights = self.rights(&request)?;
         let name: LeaseId =
             request::name("name", &request.into_inner().name).map_err(Error::from)?;
-        let reads = self.rights_of(caller.clone());
-        let lease = match reads.and_then(|rights| rights.may_read()) {
+        let lease = match rights.may_read() {
             Ok(()) => self.leases.get(name).await.map_err(Error::from)?,
-            Err(_) => self.lease_of(&caller, name).await?,
+            Err(_) => self.lease_of(rights.caller(), name).await?,
         };
         Ok(Response::new(pb::GetLeaseResponse {
             lease: Some(self.wire(&lease)),

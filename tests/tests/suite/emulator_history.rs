@@ -3,7 +3,7 @@
 
 mod failed_restore;
 mod head;
-mod ledger;
+pub(crate) mod ledger;
 mod window;
 
 use std::path::Path;

@@ -10,6 +10,7 @@ use tonic::Code;
 
 use super::{Bench, V1, V2, ephemeral, seconds};
 use crate::details::refused;
+use crate::emulator_history::ledger::has_history;
 
 #[tokio::test]
 async fn a_branch_of_its_own_can_be_changed_and_goes_with_the_lease() -> anyhow::Result<()> {
@@ -87,7 +88,8 @@ async fn the_end_of_a_lease_is_the_end_of_its_branch() -> anyhow::Result<()> {
 
     // Renewed again and again, it outlives what Neon was told at first.
     let first = end(&long.lease).context("an end")?;
-    let mut leases = bench.broker.leases().await?;
+    let begun = long.lease.create_time.context("a time")?.seconds;
+    let leases = bench.broker.leases().await?;
     let renew = RenewLeaseRequest {
         name: long.lease.name.clone(),
         ttl: Some(seconds(3_000)),
@@ -95,19 +97,23 @@ async fn the_end_of_a_lease_is_the_end_of_its_branch() -> anyhow::Result<()> {
     };
     for moved in [1_500, 3_000, 3_500, 4_500, 6_000] {
         bench.clock.set(moved)?;
-        let renewed = leases.renew_lease(renew.clone()).await?.into_inner().lease;
-        let renewed = renewed.context("a lease")?;
-        assert!(of(&renewed) < end(&renewed), "{renewed:?}");
-        eventually("Neon is told", async || {
+        let renewed = eventually("it is granted for a while, and Neon is told", async || {
+            let mut leases = leases.clone();
+            let renewed = leases.renew_lease(renew.clone()).await?.into_inner().lease;
+            let renewed = renewed.context("a lease")?;
+            let until = of(&renewed).context("a time")?;
+            ensure!(until - begun - moved >= 900, "{renewed:?}");
+            // What is moved on behind the answer is there in the end.
             let lease = bench.get(&long.lease.name).await?;
-            let (end, of) = (
+            let (end, until) = (
                 end(&lease).context("an end")?,
                 of(&lease).context("a time")?,
             );
-            ensure!(end - of >= 900, "{lease:?}");
-            Ok(())
+            ensure!(end - until >= 900, "{lease:?}");
+            Ok(renewed)
         })
         .await?;
+        assert!(of(&renewed) < end(&renewed), "{renewed:?}");
     }
     let last = bench.get(&long.lease.name).await?;
     assert!(end(&last).context("an end")? > first);
@@ -165,12 +171,13 @@ async fn a_repeated_request_has_one_branch_and_a_past_point_its_data() -> anyhow
     assert_eq!(bench.branches().await?.len(), before + 1);
 
     // The parent as it was before its rows were changed.
+    let parent = first.lease.parent.trim_start_matches("branches/").parse()?;
+    has_history(bench.emulator.data(), &parent).await?;
     let writer = bench
         .acquire(super::on_binding(V1, Access::ReadWrite))
         .await?;
     let writer = bench.session(&writer.uri).await?;
     // Its log is not a lease's to look at.
-    let parent = first.lease.parent.trim_start_matches("branches/").parse()?;
     let owner = bench.emulator.connect(&parent).await?;
     let row = owner
         .query_one("SELECT pg_current_wal_lsn()::text", &[])
@@ -186,11 +193,7 @@ async fn a_repeated_request_has_one_branch_and_a_past_point_its_data() -> anyhow
         })),
         ..ephemeral(V1, Access::ReadOnly)
     };
-    // The parent's history begins soon after its first start.
-    let past = eventually("the past can be forked", async || {
-        bench.acquire(past.clone()).await
-    })
-    .await?;
+    let past = bench.acquire(past).await?;
     let session = bench.session(&past.uri).await?;
     let rows = session
         .query("SELECT name FROM users ORDER BY id", &[])

@@ -13,6 +13,7 @@ use tonic::Code;
 
 use super::{Bench, V1, V2, ephemeral, on_binding};
 use crate::details::refused;
+use crate::emulator_history::ledger::has_history;
 
 #[tokio::test]
 async fn a_revoked_lease_ends_now_and_the_holders_others_move() -> anyhow::Result<()> {
@@ -146,6 +147,8 @@ async fn what_was_revoked_stays_dead_after_a_restore_and_a_fork() -> anyhow::Res
     };
     let keeps = bench.acquire(keeps).await?;
     let branch = bench.branch_named("api_v1_branch").await?;
+    // It begins soon after the branch's first start.
+    has_history(bench.emulator.data(), &branch).await?;
     let owner = bench.emulator.connect(&branch).await?;
     let row = owner
         .query_one("SELECT pg_current_wal_lsn()::text", &[])
@@ -161,16 +164,8 @@ async fn what_was_revoked_stays_dead_after_a_restore_and_a_fork() -> anyhow::Res
         point: Some(proto::broker::v1::restore_branch_request::Point::Lsn(lsn)),
         ..Default::default()
     };
-    // Its history begins soon after its first start.
-    eventually("v1 is restored", async || {
-        let mut branches = bench.broker.branches().await?;
-        done(
-            &bench,
-            branches.restore_branch(restore.clone()).await?.into_inner(),
-        )
-        .await
-    })
-    .await?;
+    let mut branches = bench.broker.branches().await?;
+    done(&bench, branches.restore_branch(restore).await?.into_inner()).await?;
     assert!(
         bench.session(&lost.uri).await.is_err(),
         "it came back to life"
@@ -193,7 +188,6 @@ async fn what_was_revoked_stays_dead_after_a_restore_and_a_fork() -> anyhow::Res
         }),
         ..Default::default()
     };
-    let mut branches = bench.broker.branches().await?;
     done(&bench, branches.create_branch(create).await?.into_inner()).await?;
     let fork = bench.branch_named("fork").await?;
     let there = bench.emulator.uri(&fork).await?;

@@ -21,7 +21,7 @@ pub(super) struct Entry {
 }
 
 /// Waits for the first image: from then on there is a past.
-pub(super) async fn has_history(data: &Path, branch: &BranchId) -> anyhow::Result<()> {
+pub(crate) async fn has_history(data: &Path, branch: &BranchId) -> anyhow::Result<()> {
     let name = format!("history/{branch}/bases");
     let folders = [data.join(&name), data.join("storage").join(&name)];
     eventually("the branch has history", async || {
