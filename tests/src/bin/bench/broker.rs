@@ -6,6 +6,7 @@ mod crowd;
 mod leases;
 mod pace;
 mod reads;
+mod wire;
 
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use suite::{Broker, EmulatorProcess, Folder, StateDatabase, example_config};
 
 use crate::table::{Row, Table};
 use client::Client;
+use wire::Wire;
 
 /// Few, as a service has them: calls share them.
 const CONNECTIONS: usize = 4;
@@ -48,6 +50,7 @@ struct Place {
     database_emulator: EmulatorProcess,
     broker: Broker,
     clients: Vec<Client>,
+    wires: Vec<Wire>,
     _folder: Folder,
 }
 
@@ -71,12 +74,17 @@ impl Place {
         let broker = Broker::start_beside(&database, &folder, &emulator, &config).await?;
         broker.is_ready().await?;
         let clients = Client::connect(broker.address(), CONNECTIONS).await?;
+        let mut wires = Vec::new();
+        for _ in 0..CONNECTIONS {
+            wires.push(Wire::connect(broker.address()).await?);
+        }
         Ok(Self {
             emulator,
             database,
             database_emulator,
             broker,
             clients,
+            wires,
             _folder: folder,
         })
     }
@@ -84,6 +92,11 @@ impl Place {
     /// The clients in turn, so that each connection has its share.
     fn client(&self, number: usize) -> Client {
         self.clients[number % self.clients.len()].clone()
+    }
+
+    /// As [`Place::client`].
+    fn wire(&self, number: usize) -> Wire {
+        self.wires[number % self.wires.len()].clone()
     }
 
     /// Goes up with each transaction that the broker commits.

@@ -1,5 +1,4 @@
-//! One connection to the broker and everything that is called over it: the same
-//! client for whatever is measured, so that its own cost is the same in all.
+//! tonic's client, as services have it, for what takes much longer than it does.
 
 use std::time::Duration;
 
@@ -7,35 +6,20 @@ use anyhow::{Context, bail};
 use prost::Message as _;
 use proto::broker::v1 as pb;
 use proto::broker::v1::acquire_lease_request::Target;
-use proto::broker::v1::binding_service_client::BindingServiceClient;
 use proto::broker::v1::branch_service_client::BranchServiceClient;
 use proto::broker::v1::lease_service_client::LeaseServiceClient;
 use proto::google::longrunning::operation::Result as Ended;
 use proto::google::longrunning::operations_client::OperationsClient;
 use proto::google::longrunning::{Operation, WaitOperationRequest};
-use tonic::Status;
 use tonic::transport::Channel;
-use tonic_health::pb::HealthCheckRequest;
-use tonic_health::pb::health_client::HealthClient;
 
-/// The binding that is looked at, and leased by one after another.
+/// The binding that is looked at, and leased by one holder after another.
 pub(super) const BINDING: &str = "services/users/versions/v1";
 /// Far beyond what making a branch takes.
 const BRANCH_SECONDS_MAX: u64 = 60;
 
-/// A call that changes nothing.
-#[derive(Debug, Clone)]
-pub(super) enum Read {
-    /// Against which the others are measured.
-    Health,
-    GetBinding,
-    ListBindings,
-}
-
 #[derive(Debug, Clone)]
 pub(super) struct Client {
-    health: HealthClient<Channel>,
-    bindings: BindingServiceClient<Channel>,
     leases: LeaseServiceClient<Channel>,
     branches: BranchServiceClient<Channel>,
     operations: OperationsClient<Channel>,
@@ -48,32 +32,12 @@ impl Client {
         for _ in 0..count {
             let channel = suite::channel(address).await?;
             clients.push(Self {
-                health: HealthClient::new(channel.clone()),
-                bindings: BindingServiceClient::new(channel.clone()),
                 leases: LeaseServiceClient::new(channel.clone()),
                 branches: BranchServiceClient::new(channel.clone()),
                 operations: OperationsClient::new(channel),
             });
         }
         Ok(clients)
-    }
-
-    pub(super) async fn read(&mut self, read: &Read) -> Result<(), Status> {
-        match read {
-            Read::Health => {
-                let request = HealthCheckRequest::default();
-                self.health.check(request).await.map(drop)
-            }
-            Read::GetBinding => {
-                let name = BINDING.to_owned();
-                let request = pb::GetBindingRequest { name };
-                self.bindings.get_binding(request).await.map(drop)
-            }
-            Read::ListBindings => {
-                let request = pb::ListBindingsRequest::default();
-                self.bindings.list_bindings(request).await.map(drop)
-            }
-        }
     }
 
     /// The new lease's name.
@@ -87,12 +51,13 @@ impl Client {
         Ok(answer.lease.context("a lease")?.name)
     }
 
-    pub(super) async fn renew(&mut self, lease: String) -> Result<(), Status> {
+    pub(super) async fn renew(&mut self, lease: String) -> anyhow::Result<()> {
         let request = pb::RenewLeaseRequest {
             name: lease,
             ..pb::RenewLeaseRequest::default()
         };
-        self.leases.renew_lease(request).await.map(drop)
+        self.leases.renew_lease(request).await?;
+        Ok(())
     }
 
     /// Makes a branch of that name, or finds it: what the call answers.

@@ -40,8 +40,11 @@ pub(super) async fn measure(place: &Place, sizes: &Sizes, rows: &mut Table) -> a
     let creates = faults.count_all("POST", BRANCHES).await? - before;
 
     let crowd = format!("{} callers of one missing branch", sizes.callers);
-    let row = Row::new(format!("{crowd}: create calls"), vec![creates as f64]);
-    rows.push(row.unit("at the emulator").at_most(1.0));
+    let row = Row::new(
+        format!("{crowd}: creates at the emulator"),
+        vec![creates as f64],
+    );
+    rows.push(row.unit("calls").at_most(1.0));
     rows.push(Row::new(
         format!("{crowd}: until all are answered"),
         vec![answered],

@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
-use tonic::Status;
 
 use super::Place;
-use super::client::{Client, Read};
+use super::wire::{Call, Wire};
 use crate::table::milliseconds;
 
 /// As the issue has it.
@@ -31,7 +30,7 @@ pub(super) struct Round {
 /// Callers that each wait for an answer before they call again.
 pub(super) async fn as_fast_as_answered(
     place: &Place,
-    read: &Read,
+    call: &Call,
     time: Duration,
 ) -> anyhow::Result<Round> {
     let pid = place.broker.process.pid()?.to_string();
@@ -39,7 +38,7 @@ pub(super) async fn as_fast_as_answered(
     let begun = Instant::now();
     let mut callers = JoinSet::new();
     for number in 0..CALLERS {
-        callers.spawn(call_until(place.client(number), read.clone(), begun + time));
+        callers.spawn(call_until(place.wire(number), call.clone(), begun + time));
     }
     let mut calls = 0.0;
     while let Some(made) = callers.join_next().await {
@@ -63,7 +62,7 @@ pub(super) async fn paced<F>(
     call: impl Fn(usize) -> F + Send + 'static,
 ) -> anyhow::Result<Vec<f64>>
 where
-    F: Future<Output = Result<(), Status>> + Send + 'static,
+    F: Future<Output = anyhow::Result<()>> + Send + 'static,
 {
     let runtime = Handle::current();
     let count = (rate * time.as_secs_f64()) as usize;
@@ -76,7 +75,7 @@ where
             let call = call(number);
             let timed = async move {
                 call.await?;
-                Ok::<f64, Status>(milliseconds(due))
+                anyhow::Ok(milliseconds(due))
             };
             calls.spawn_on(timed, &runtime);
         }
@@ -90,10 +89,10 @@ where
     Ok(latencies)
 }
 
-async fn call_until(mut client: Client, read: Read, end: Instant) -> Result<f64, Status> {
+async fn call_until(wire: Wire, call: Call, end: Instant) -> anyhow::Result<f64> {
     let mut calls = 0.0;
     while Instant::now() < end {
-        client.read(&read).await?;
+        wire.call(&call).await?;
         calls += 1.0;
     }
     Ok(calls)

@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
-use super::client::Read;
+use proto::broker::v1 as pb;
+use tonic_health::pb::HealthCheckRequest;
+
+use super::client::BINDING;
 use super::pace::{CALLERS, Round, as_fast_as_answered, paced};
+use super::wire::Call;
 use super::{Place, Sizes};
 use crate::table::{Row, Table, percentile};
 
@@ -13,9 +17,24 @@ const P99_MS_MAX: f64 = 2.0;
 const WARM_UP_MS: u64 = 500;
 
 pub(super) async fn measure(place: &Place, sizes: &Sizes, rows: &mut Table) -> anyhow::Result<()> {
-    let reads = [Read::GetBinding, Read::ListBindings];
+    let health_check = Call::new(
+        "/grpc.health.v1.Health/Check",
+        &HealthCheckRequest::default(),
+    );
+    let name = BINDING.to_owned();
+    let reads = [
+        Call::new(
+            "/broker.v1.BindingService/GetBinding",
+            &pb::GetBindingRequest { name },
+        ),
+        Call::new(
+            "/broker.v1.BindingService/ListBindings",
+            &pb::ListBindingsRequest::default(),
+        ),
+        // GetLease goes here, on `place.client(0).acquire(BINDING, "bench-reads")`.
+    ];
     let warm_up = Duration::from_millis(WARM_UP_MS);
-    as_fast_as_answered(place, &Read::Health, warm_up).await?;
+    as_fast_as_answered(place, &health_check, warm_up).await?;
     for read in &reads {
         as_fast_as_answered(place, read, warm_up).await?;
     }
@@ -23,15 +42,15 @@ pub(super) async fn measure(place: &Place, sizes: &Sizes, rows: &mut Table) -> a
     let mut health = Vec::new();
     let mut rounds: Vec<Vec<Round>> = reads.iter().map(|_| Vec::new()).collect();
     for _ in 0..sizes.rounds {
-        health.push(as_fast_as_answered(place, &Read::Health, sizes.time()).await?);
+        health.push(as_fast_as_answered(place, &health_check, sizes.time()).await?);
         for (read, rounds) in reads.iter().zip(&mut rounds) {
             rounds.push(as_fast_as_answered(place, read, sizes.time()).await?);
         }
     }
     push_rates("health check", &health, rows);
     for (read, rounds) in reads.iter().zip(&rounds) {
-        let name = format!("{read:?}");
-        push_rates(&name, rounds, rows);
+        let name = read.name;
+        push_rates(name, rounds, rows);
         let pairs = rounds.iter().zip(&health);
         let ratios = pairs.map(|(read, health)| read.rate / health.rate);
         let what = format!("{name} against the health check, each round");
@@ -48,19 +67,19 @@ pub(super) async fn measure(place: &Place, sizes: &Sizes, rows: &mut Table) -> a
         }
     }
     for (read, tails) in reads.iter().zip(tails) {
-        let what = format!("p99 of {read:?} at half its rate, each round");
+        let what = format!("p99 of {} at half its rate, each round", read.name);
         rows.push(Row::new(what, tails).below(P99_MS_MAX));
     }
     Ok(())
 }
 
 /// Of calls at an even pace.
-async fn p99_at(place: &Place, read: &Read, rate: f64, time: Duration) -> anyhow::Result<f64> {
-    let (clients, read) = (place.clients.clone(), read.clone());
+async fn p99_at(place: &Place, call: &Call, rate: f64, time: Duration) -> anyhow::Result<f64> {
+    let (wires, call) = (place.wires.clone(), call.clone());
     let latencies = paced(rate, time, move |number| {
-        let mut client = clients[number % clients.len()].clone();
-        let read = read.clone();
-        async move { client.read(&read).await }
+        let wire = wires[number % wires.len()].clone();
+        let call = call.clone();
+        async move { wire.call(&call).await }
     });
     Ok(percentile(&latencies.await?, 99))
 }
