@@ -132,8 +132,10 @@ pub struct Database {
 struct Shared {
     data: Mutex<Data>,
     endings: Endings,
-    /// Told that another broker has written.
+    /// Told that a broker has written, this one or another.
     told: Notify,
+    /// The newest version that was told of.
+    heard: AtomicI64,
     /// What memory has: all that was written up to this version.
     seen: AtomicI64,
     /// The epoch of this broker, while it works in the background.
@@ -385,6 +387,7 @@ impl Shared {
             data: Mutex::default(),
             endings: Endings::default(),
             told: Notify::new(),
+            heard: AtomicI64::new(0),
             seen: AtomicI64::new(0),
             leader: watch::Sender::new(None),
             generations: watch::Sender::new(()),
@@ -453,6 +456,17 @@ impl Shared {
 
     fn seen(&self) -> i64 {
         self.seen.load(Ordering::Relaxed)
+    }
+
+    /// That version was written, by whomever.
+    fn hear(&self, version: i64) {
+        self.heard.fetch_max(version, Ordering::Relaxed);
+        self.told.notify_one();
+    }
+
+    /// Whether something was told of that memory does not have. Says so once.
+    fn has_missed(&self) -> bool {
+        self.heard.swap(0, Ordering::Relaxed) > self.seen()
     }
 
     /// Says whether that is new.

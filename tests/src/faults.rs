@@ -129,6 +129,24 @@ impl Faults {
         Ok(found.map_or(0, |entry| entry["count"].as_u64().unwrap_or_default()))
     }
 
+    /// How often a route was asked, whatever came of it.
+    ///
+    /// # Errors
+    /// When the emulator does not answer.
+    pub async fn count_all(&self, method: &str, route: &str) -> anyhow::Result<u64> {
+        let answer = self
+            .http
+            .expect(200, "GET", "/requests", Value::Null)
+            .await?;
+        let counts = answer.at("/counts").as_array().context("a list")?;
+        let of_route = counts
+            .iter()
+            .filter(|entry| entry["method"] == method && entry["route"] == route);
+        Ok(of_route
+            .map(|entry| entry["count"].as_u64().unwrap_or_default())
+            .sum())
+    }
+
     async fn queue(&self, target: Value, effect: Value) -> anyhow::Result<FaultId> {
         let mut fault = Map::new();
         for part in [target, effect] {

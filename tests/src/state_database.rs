@@ -1,5 +1,7 @@
 //! The broker's state database under test: a project of its own in the test's
-//! emulator.
+//! emulator, or an emulator of its own.
+
+use std::path::Path;
 
 use anyhow::Context;
 use neon_api::types::{
@@ -53,6 +55,18 @@ impl StateDatabase {
         let answer = client.get_connection_uri(&project, &query).await;
         let uri = answer.context("the state database's URI")?.uri;
         Ok(Self { project, uri })
+    }
+
+    /// One on an emulator of its own, as `cargo xtask up` has it: what it
+    /// acknowledges is on the disk.
+    ///
+    /// # Errors
+    /// When the emulator does not start.
+    pub async fn durable(data: &Path) -> anyhow::Result<(EmulatorProcess, Self)> {
+        let flags = ["--durability", "machine"];
+        let emulator = EmulatorProcess::start_with(data, &crate::free_address()?, &flags).await?;
+        let database = Self::of(&emulator).await?;
+        Ok((emulator, database))
     }
 
     /// Lets nobody reach it, or everybody again.

@@ -248,6 +248,21 @@ impl Broker {
         .await
     }
 
+    /// As [`Broker::start`], with its state elsewhere than on that emulator.
+    ///
+    /// # Errors
+    /// When it ends at its start; with its log.
+    pub async fn start_beside(
+        database: &StateDatabase,
+        folder: &Folder,
+        emulator: &EmulatorProcess,
+        config: &Path,
+    ) -> anyhow::Result<Self> {
+        let environment = Self::environment_with(database, folder, emulator)?;
+        let log = folder.join("broker.log");
+        Self::launch(&crate::free_address()?, config, environment, &log).await
+    }
+
     /// What a broker needs to know of the emulator and of its own state.
     ///
     /// # Errors
@@ -257,6 +272,14 @@ impl Broker {
         emulator: &EmulatorProcess,
     ) -> anyhow::Result<Vec<(String, String)>> {
         let database = StateDatabase::of(emulator).await?;
+        Self::environment_with(&database, folder, emulator)
+    }
+
+    fn environment_with(
+        database: &StateDatabase,
+        folder: &Folder,
+        emulator: &EmulatorProcess,
+    ) -> anyhow::Result<Vec<(String, String)>> {
         let key = folder.join(KEY_FILE);
         if !key.exists() {
             std::fs::write(&key, uuid::Uuid::new_v4().simple().to_string())?;

@@ -23,6 +23,9 @@ enum What {
     /// Branches of idle and busy parents, small and large, on ext4 and, as root,
     /// on XFS and btrfs images. Also written to docs/bench/engine.json.
     Engine,
+    /// What a broker with a durable state answers in a second, and how fast. Also
+    /// written to docs/bench/broker.json.
+    Broker,
 }
 
 impl Bench {
@@ -31,6 +34,7 @@ impl Bench {
             What::Branch => "branch",
             What::Gateway => "gateway",
             What::Engine => "engine",
+            What::Broker => "broker",
         };
         Binaries::build(true)?;
         let suite = ["--quiet", "--release", "--package", "suite"];

@@ -6,7 +6,7 @@ mod write;
 
 use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _};
 use diesel_async::{AsyncPgConnection, RunQueryDsl as _, SimpleAsyncConnection as _};
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, future};
 use jiff::Timestamp;
 
 use super::rows::{BadRow, time_in};
@@ -81,6 +81,17 @@ impl Error {
     }
 }
 
+// Declared, not written as SQL into a statement: such a statement is prepared anew
+// each time, and that is one more time to and fro.
+diesel::define_sql_function! {
+    /// As pg_current_xact_id(), of a type that Diesel knows.
+    fn txid_current() -> diesel::sql_types::BigInt;
+}
+diesel::define_sql_function! {
+    /// The time, also inside a transaction.
+    fn clock_timestamp() -> diesel::sql_types::Timestamptz;
+}
+
 /// A session with the state database.
 pub(super) struct Session {
     connection: AsyncPgConnection,
@@ -130,25 +141,21 @@ impl Session {
     /// Begins a write: from here on until its end no other broker writes.
     pub(super) async fn begin(&mut self) -> Result<Begun, Error> {
         const WHAT: &str = "begin a write";
-        self.connection
-            .batch_execute("BEGIN")
-            .await
-            .attempted(WHAT)?;
-        let raised = diesel::update(head::table)
+        // Requests are made in the order in which they are first polled: both are
+        // on their way before the first is answered.
+        let (mut first, mut second) = (&self.connection, &self.connection);
+        let begin = first.batch_execute("BEGIN");
+        let raise = diesel::update(head::table)
             .set(head::version.eq(head::version + 1))
-            .returning((
-                head::version,
-                head::epoch,
-                diesel::dsl::sql::<diesel::sql_types::Text>("pg_current_xact_id()::text"),
-            ))
-            .get_result::<(i64, i64, String)>(&mut self.connection)
-            .await
-            .optional()
-            .attempted(WHAT)?;
+            .returning((head::version, head::epoch, txid_current()))
+            .get_result::<(i64, i64, i64)>(&mut second);
+        let (begun, raised) = future::join(begin, raise).await;
+        begun.attempted(WHAT)?;
+        let raised = raised.optional().attempted(WHAT)?;
         let (version, epoch, transaction) = raised.ok_or(Error::NoHead)?;
         Ok(Begun {
             head: Head { version, epoch },
-            transaction,
+            transaction: transaction.to_string(),
         })
     }
 
@@ -233,11 +240,7 @@ impl Session {
     /// The head, and the database's clock.
     pub(super) async fn look(&mut self) -> Result<(Head, Option<Timestamp>), Error> {
         let looked = head::table
-            .select((
-                head::version,
-                head::epoch,
-                diesel::dsl::sql::<diesel::sql_types::Timestamptz>("clock_timestamp()"),
-            ))
+            .select((head::version, head::epoch, clock_timestamp()))
             .first::<(i64, i64, diesel::pg::data_types::PgTimestamp)>(&mut self.connection)
             .await
             .optional()

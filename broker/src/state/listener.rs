@@ -2,7 +2,6 @@
 //! missed meanwhile, the writer finds by itself when it looks.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Shared;
@@ -27,12 +26,9 @@ async fn hear(uri: &OwnerUri, shared: &Shared) -> Result<(), Error> {
     let mut session = Session::open(uri).await?;
     session.listen().await?;
     // Something may have been said before.
-    shared.told.notify_one();
+    shared.hear(i64::MAX);
     while let Some(version) = session.heard().await? {
-        // What we wrote ourselves we know.
-        if version > shared.seen.load(Ordering::Relaxed) {
-            shared.told.notify_one();
-        }
+        shared.hear(version);
     }
     Ok(())
 }

@@ -151,7 +151,11 @@ impl Writer {
                     _ => self.write(std::mem::take(&mut jobs)).await,
                 },
                 _ = look.tick() => self.look().await,
-                () = self.shared.told.notified() => self.look().await,
+                // A write of our own may be told of before its answer is here: by
+                // now memory has it.
+                () = self.shared.told.notified() => if self.shared.has_missed() {
+                    self.look().await;
+                },
             }
         }
     }

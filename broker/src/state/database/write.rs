@@ -4,6 +4,7 @@ use diesel::ExpressionMethods as _;
 use diesel::sql_types::{BigInt, Timestamptz};
 use diesel::upsert::excluded;
 use diesel_async::RunQueryDsl as _;
+use futures_util::{future, try_join};
 use jiff::Timestamp;
 
 use super::super::data::Changes;
@@ -15,15 +16,18 @@ use super::super::schema::{
 };
 use super::{Attempted as _, Error, Session};
 
-/// How many rows go into one statement: a statement has 65,535 parameters at most.
+/// How many events go into one statement: it has 65,535 parameters at most.
 const ROWS_MAX: usize = 1_000;
 /// How many rows of one table are removed at a time.
 const PURGED_MAX: usize = 1_000;
 
 impl Session {
-    /// Writes changes, as that version.
+    /// Writes changes, as that version. Each row is a statement of its own, which is
+    /// prepared once in a session, and all are on their way before the first is
+    /// answered: that costs the time of one. A statement of several rows would be
+    /// prepared anew each time.
     pub(in crate::state) async fn write(
-        &mut self,
+        &self,
         changes: &Changes,
         version: i64,
     ) -> Result<(), Error> {
@@ -31,41 +35,50 @@ impl Session {
         let rows: Vec<LeaseRow> = rows
             .map(|(lease, end)| LeaseRow::new(lease, end.as_ref(), version))
             .collect();
-        self.write_leases(rows).await?;
+        let leases = self.write_leases(rows);
         let rows = changes.generations.iter();
         let rows: Vec<GenerationRow> = rows
             .map(|(binding, generation)| GenerationRow::new(binding, generation, version))
             .collect();
-        self.write_generations(rows).await?;
+        let generations = self.write_generations(rows);
         let rows = changes.roles.iter();
         let rows: Vec<RoleRow> = rows
             .map(|(key, role)| RoleRow::new(key, role, version))
             .collect();
-        self.write_roles(rows).await?;
+        let roles = self.write_roles(rows);
         let rows = changes.operations.iter();
         let rows: Vec<OperationRow> = rows
             .map(|(id, operation)| OperationRow::new(id, operation, version))
             .collect();
-        self.write_operations(rows).await?;
+        let operations = self.write_operations(rows);
         let rows = changes.branches.iter();
         let rows: Vec<BranchRow> = rows
             .map(|(name, branch)| BranchRow::new(name, branch, version))
             .collect();
-        self.write_branches(rows).await?;
+        let branches = self.write_branches(rows);
         let rows = changes.requests.iter();
         let rows: Vec<RequestRow> = rows
             .map(|(key, answered)| RequestRow::new(key, answered, version))
             .collect();
-        self.write_requests(rows).await?;
+        let requests = self.write_requests(rows);
         let rows = changes.events.iter().map(NewEventRow::new).collect();
-        self.write_events(rows).await
+        let events = self.write_events(rows);
+        try_join!(
+            leases,
+            generations,
+            roles,
+            operations,
+            branches,
+            requests,
+            events
+        )?;
+        Ok(())
     }
 
-    async fn write_leases(&mut self, mut rows: Vec<LeaseRow>) -> Result<(), Error> {
-        while !rows.is_empty() {
-            let some: Vec<LeaseRow> = rows.drain(..rows.len().min(ROWS_MAX)).collect();
+    async fn write_leases(&self, rows: Vec<LeaseRow>) -> Result<(), Error> {
+        let writes = rows.into_iter().map(async |row| {
             diesel::insert_into(leases::table)
-                .values(some)
+                .values(row)
                 .on_conflict(leases::id)
                 .do_update()
                 .set((
@@ -82,18 +95,17 @@ impl Session {
                     leases::revoke_reason.eq(excluded(leases::revoke_reason)),
                     leases::end_reason.eq(excluded(leases::end_reason)),
                 ))
-                .execute(&mut self.connection)
+                .execute(&mut &self.connection)
                 .await
-                .attempted("write leases")?;
-        }
-        Ok(())
+        });
+        let written = future::try_join_all(writes).await;
+        written.map(drop).attempted("write leases")
     }
 
-    async fn write_generations(&mut self, mut rows: Vec<GenerationRow>) -> Result<(), Error> {
-        while !rows.is_empty() {
-            let some: Vec<GenerationRow> = rows.drain(..rows.len().min(ROWS_MAX)).collect();
+    async fn write_generations(&self, rows: Vec<GenerationRow>) -> Result<(), Error> {
+        let writes = rows.into_iter().map(async |row| {
             diesel::insert_into(generations::table)
-                .values(some)
+                .values(row)
                 .on_conflict(generations::binding)
                 .do_update()
                 .set((
@@ -106,18 +118,17 @@ impl Session {
                     generations::since.eq(excluded(generations::since)),
                     generations::reason.eq(excluded(generations::reason)),
                 ))
-                .execute(&mut self.connection)
+                .execute(&mut &self.connection)
                 .await
-                .attempted("write generations")?;
-        }
-        Ok(())
+        });
+        let written = future::try_join_all(writes).await;
+        written.map(drop).attempted("write generations")
     }
 
-    async fn write_roles(&mut self, mut rows: Vec<RoleRow>) -> Result<(), Error> {
-        while !rows.is_empty() {
-            let some: Vec<RoleRow> = rows.drain(..rows.len().min(ROWS_MAX)).collect();
+    async fn write_roles(&self, rows: Vec<RoleRow>) -> Result<(), Error> {
+        let writes = rows.into_iter().map(async |row| {
             diesel::insert_into(roles::table)
-                .values(some)
+                .values(row)
                 .on_conflict((roles::branch, roles::role))
                 .do_update()
                 .set((
@@ -129,18 +140,17 @@ impl Session {
                     roles::failure.eq(excluded(roles::failure)),
                     roles::update_time.eq(excluded(roles::update_time)),
                 ))
-                .execute(&mut self.connection)
+                .execute(&mut &self.connection)
                 .await
-                .attempted("write roles")?;
-        }
-        Ok(())
+        });
+        let written = future::try_join_all(writes).await;
+        written.map(drop).attempted("write roles")
     }
 
-    async fn write_operations(&mut self, mut rows: Vec<OperationRow>) -> Result<(), Error> {
-        while !rows.is_empty() {
-            let some: Vec<OperationRow> = rows.drain(..rows.len().min(ROWS_MAX)).collect();
+    async fn write_operations(&self, rows: Vec<OperationRow>) -> Result<(), Error> {
+        let writes = rows.into_iter().map(async |row| {
             diesel::insert_into(operations::table)
-                .values(some)
+                .values(row)
                 .on_conflict(operations::id)
                 .do_update()
                 .set((
@@ -154,18 +164,17 @@ impl Session {
                     operations::done.eq(excluded(operations::done)),
                     operations::update_time.eq(excluded(operations::update_time)),
                 ))
-                .execute(&mut self.connection)
+                .execute(&mut &self.connection)
                 .await
-                .attempted("write operations")?;
-        }
-        Ok(())
+        });
+        let written = future::try_join_all(writes).await;
+        written.map(drop).attempted("write operations")
     }
 
-    async fn write_branches(&mut self, mut rows: Vec<BranchRow>) -> Result<(), Error> {
-        while !rows.is_empty() {
-            let some: Vec<BranchRow> = rows.drain(..rows.len().min(ROWS_MAX)).collect();
+    async fn write_branches(&self, rows: Vec<BranchRow>) -> Result<(), Error> {
+        let writes = rows.into_iter().map(async |row| {
             diesel::insert_into(branches::table)
-                .values(some)
+                .values(row)
                 .on_conflict(branches::name)
                 .do_update()
                 .set((
@@ -177,18 +186,17 @@ impl Session {
                     branches::holder.eq(excluded(branches::holder)),
                     branches::making_until.eq(excluded(branches::making_until)),
                 ))
-                .execute(&mut self.connection)
+                .execute(&mut &self.connection)
                 .await
-                .attempted("write branches")?;
-        }
-        Ok(())
+        });
+        let written = future::try_join_all(writes).await;
+        written.map(drop).attempted("write branches")
     }
 
-    async fn write_requests(&mut self, mut rows: Vec<RequestRow>) -> Result<(), Error> {
-        while !rows.is_empty() {
-            let some: Vec<RequestRow> = rows.drain(..rows.len().min(ROWS_MAX)).collect();
+    async fn write_requests(&self, rows: Vec<RequestRow>) -> Result<(), Error> {
+        let writes = rows.into_iter().map(async |row| {
             diesel::insert_into(request_ids::table)
-                .values(some)
+                .values(row)
                 .on_conflict((request_ids::caller, request_ids::method, request_ids::id))
                 .do_update()
                 .set((
@@ -197,21 +205,23 @@ impl Session {
                     request_ids::resource.eq(excluded(request_ids::resource)),
                     request_ids::expire_time.eq(excluded(request_ids::expire_time)),
                 ))
-                .execute(&mut self.connection)
+                .execute(&mut &self.connection)
                 .await
-                .attempted("write request ids")?;
-        }
-        Ok(())
+        });
+        let written = future::try_join_all(writes).await;
+        written.map(drop).attempted("write request ids")
     }
 
-    async fn write_events(&mut self, mut rows: Vec<NewEventRow>) -> Result<(), Error> {
-        while !rows.is_empty() {
-            let some: Vec<NewEventRow> = rows.drain(..rows.len().min(ROWS_MAX)).collect();
-            diesel::insert_into(audit_events::table)
-                .values(some)
-                .execute(&mut self.connection)
-                .await
-                .attempted("write audit events")?;
+    /// Several are one statement: the database numbers them in their order.
+    async fn write_events(&self, rows: Vec<NewEventRow>) -> Result<(), Error> {
+        let connection = &mut &self.connection;
+        for some in rows.chunks(ROWS_MAX) {
+            let into = diesel::insert_into(audit_events::table);
+            let written = match some {
+                [one] => into.values(one).execute(connection).await,
+                some => into.values(some).execute(connection).await,
+            };
+            written.attempted("write audit events")?;
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! profile and runs it.
 
 mod branch;
+mod broker;
 mod engine;
 mod gateway;
 mod load;
@@ -31,6 +32,9 @@ enum What {
     },
     /// Branches of idle and busy parents, small and large, on each file system.
     Engine(engine::Sizes),
+    /// Reads against a health check, leases, and many callers of one missing
+    /// branch, with a durable state.
+    Broker(broker::Sizes),
     /// Forwarding against a direct connection, and the wake of a suspended
     /// endpoint.
     Gateway {
@@ -65,6 +69,7 @@ async fn main() -> anyhow::Result<()> {
             sizes.durability.clone(),
             engine::run(&sizes).await?,
         ),
+        What::Broker(sizes) => ("broker", "machine".to_owned(), broker::run(&sizes).await?),
         What::Gateway {
             rounds,
             seconds,

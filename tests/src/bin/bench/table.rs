@@ -12,6 +12,7 @@ use serde_json::json;
 enum Target {
     Below(f64),
     AtLeast(f64),
+    AtMost(f64),
 }
 
 impl Target {
@@ -19,6 +20,7 @@ impl Target {
         match self {
             Self::Below(target) => median < target,
             Self::AtLeast(target) => median >= target,
+            Self::AtMost(target) => median <= target,
         }
     }
 }
@@ -28,6 +30,7 @@ impl fmt::Display for Target {
         match self {
             Self::Below(target) => write!(f, "< {target}"),
             Self::AtLeast(target) => write!(f, ">= {target}"),
+            Self::AtMost(target) => write!(f, "<= {target}"),
         }
     }
 }
@@ -63,6 +66,14 @@ impl Row {
     pub(crate) fn at_least(self, target: f64) -> Self {
         Self {
             target: Some(Target::AtLeast(target)),
+            ..self
+        }
+    }
+
+    /// The median is to be this or less.
+    pub(crate) fn at_most(self, target: f64) -> Self {
+        Self {
+            target: Some(Target::AtMost(target)),
             ..self
         }
     }

@@ -1,0 +1,95 @@
+//! Calls that change nothing, against a health check on the same server.
+
+use std::time::Duration;
+
+use proto::broker::v1 as pb;
+use tonic_health::pb::HealthCheckRequest;
+
+use super::client::BINDING;
+use super::pace::{CALLERS, Round, as_fast_as_answered, paced};
+use super::wire::Call;
+use super::{Place, Sizes};
+use crate::table::{Row, Table, percentile};
+
+const RATIO_MIN: f64 = 0.7;
+const P99_MS_MAX: f64 = 2.0;
+/// What connections and caches take to be as they stay.
+const WARM_UP_MS: u64 = 500;
+
+pub(super) async fn measure(place: &Place, sizes: &Sizes, rows: &mut Table) -> anyhow::Result<()> {
+    let health_check = Call::new(
+        "/grpc.health.v1.Health/Check",
+        &HealthCheckRequest::default(),
+    );
+    let name = BINDING.to_owned();
+    let reads = [
+        Call::new(
+            "/broker.v1.BindingService/GetBinding",
+            &pb::GetBindingRequest { name },
+        ),
+        Call::new(
+            "/broker.v1.BindingService/ListBindings",
+            &pb::ListBindingsRequest::default(),
+        ),
+        // GetLease goes here, on `place.client(0).acquire(BINDING, "bench-reads")`.
+    ];
+    let warm_up = Duration::from_millis(WARM_UP_MS);
+    as_fast_as_answered(place, &health_check, warm_up).await?;
+    for read in &reads {
+        as_fast_as_answered(place, read, warm_up).await?;
+    }
+    // In turns: the machine's other work is in all of them.
+    let mut health = Vec::new();
+    let mut rounds: Vec<Vec<Round>> = reads.iter().map(|_| Vec::new()).collect();
+    for _ in 0..sizes.rounds {
+        health.push(as_fast_as_answered(place, &health_check, sizes.time()).await?);
+        for (read, rounds) in reads.iter().zip(&mut rounds) {
+            rounds.push(as_fast_as_answered(place, read, sizes.time()).await?);
+        }
+    }
+    push_rates("health check", &health, rows);
+    for (read, rounds) in reads.iter().zip(&rounds) {
+        let name = read.name;
+        push_rates(name, rounds, rows);
+        let pairs = rounds.iter().zip(&health);
+        let ratios = pairs.map(|(read, health)| read.rate / health.rate);
+        let what = format!("{name} against the health check, each round");
+        let row = Row::new(what, ratios.collect()).unit("ratio");
+        rows.push(row.at_least(RATIO_MIN));
+    }
+
+    let mut tails: Vec<Vec<f64>> = reads.iter().map(|_| Vec::new()).collect();
+    for _ in 0..sizes.rounds {
+        for ((read, rounds), tails) in reads.iter().zip(&rounds).zip(&mut tails) {
+            let rates: Vec<f64> = rounds.iter().map(|round| round.rate).collect();
+            let rate = percentile(&rates, 50) / 2.0;
+            tails.push(p99_at(place, read, rate, sizes.time()).await?);
+        }
+    }
+    for (read, tails) in reads.iter().zip(tails) {
+        let what = format!("p99 of {} at half its rate, each round", read.name);
+        rows.push(Row::new(what, tails).below(P99_MS_MAX));
+    }
+    Ok(())
+}
+
+/// Of calls at an even pace.
+async fn p99_at(place: &Place, call: &Call, rate: f64, time: Duration) -> anyhow::Result<f64> {
+    let (wires, call) = (place.wires.clone(), call.clone());
+    let latencies = paced(rate, time, move |number| {
+        let wire = wires[number % wires.len()].clone();
+        let call = call.clone();
+        async move { wire.call(&call).await }
+    });
+    Ok(percentile(&latencies.await?, 99))
+}
+
+fn push_rates(name: &str, rounds: &[Round], rows: &mut Table) {
+    let values = |of: fn(&Round) -> f64| rounds.iter().map(of).collect();
+    let what = format!("{name} at {CALLERS} callers");
+    rows.push(Row::new(what, values(|round| round.rate)).unit("a second"));
+    let what = format!("beside it: processor time of the broker for a {name}");
+    rows.push(Row::new(what, values(|round| round.broker_us)).unit("µs"));
+    let what = format!("beside it: processor time of the client for a {name}");
+    rows.push(Row::new(what, values(|round| round.client_us)).unit("µs"));
+}
