@@ -260,7 +260,14 @@ impl Broker {
     ) -> anyhow::Result<Self> {
         let environment = Self::environment_with(database, folder, emulator)?;
         let log = folder.join("broker.log");
-        Self::launch(&crate::free_address()?, config, Vec::new(), environment, &log).await
+        Self::launch(
+            &crate::free_address()?,
+            config,
+            Vec::new(),
+            environment,
+            &log,
+        )
+        .await
     }
 
     /// What a broker needs to know of the emulator and of its own state.

@@ -172,12 +172,17 @@ async fn ended(place: &Place, method: &str) -> anyhow::Result<Operation> {
         filter: format!("method = {method}"),
         ..Default::default()
     };
+    // Another broker hears of it a moment later.
+    let mut operation = eventually("there is one operation", async || {
+        let mut operations = place.operations.clone();
+        let list = operations.list_operations(list.clone()).await?.into_inner();
+        let [operation] = &list.operations[..] else {
+            anyhow::bail!("one operation, not {:?}", list.operations);
+        };
+        Ok(operation.clone())
+    })
+    .await?;
     let mut operations = place.operations.clone();
-    let list = operations.list_operations(list).await?.into_inner();
-    let [operation] = &list.operations[..] else {
-        anyhow::bail!("one operation, not {:?}", list.operations);
-    };
-    let mut operation = operation.clone();
     while !operation.done {
         let wait = WaitOperationRequest {
             name: operation.name,
