@@ -13,6 +13,10 @@ use tokio::net::TcpStream;
 /// A byte for the compression, four for the length.
 const PREFIX_BYTES: usize = 5;
 
+/// As hyper's client has it. Of a smaller window h2 derives that a hundred short
+/// answers that wait to be read are an attack, and closes the connection.
+const CONNECTION_WINDOW_BYTES: u32 = 5 << 20;
+
 /// A call, encoded once.
 #[derive(Debug, Clone)]
 pub(super) struct Call {
@@ -49,7 +53,9 @@ impl Wire {
     pub(super) async fn connect(address: &str) -> anyhow::Result<Self> {
         let socket = TcpStream::connect(address).await?;
         socket.set_nodelay(true)?;
-        let (requests, connection) = h2::client::handshake(socket).await?;
+        let mut builder = h2::client::Builder::new();
+        builder.initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+        let (requests, connection) = builder.handshake(socket).await?;
         // Its end is seen by the calls.
         tokio::spawn(connection);
         Ok(Self {
