@@ -22,6 +22,7 @@ pub(super) async fn measure(place: &Place, sizes: &Sizes, rows: &mut Table) -> a
         &HealthCheckRequest::default(),
     );
     let name = BINDING.to_owned();
+    let lease = place.client(0).acquire(BINDING, "bench-reads").await?;
     let reads = [
         Call::new(
             "/broker.v1.BindingService/GetBinding",
@@ -31,7 +32,10 @@ pub(super) async fn measure(place: &Place, sizes: &Sizes, rows: &mut Table) -> a
             "/broker.v1.BindingService/ListBindings",
             &pb::ListBindingsRequest::default(),
         ),
-        // GetLease goes here, on `place.client(0).acquire(BINDING, "bench-reads")`.
+        Call::new(
+            "/broker.v1.LeaseService/GetLease",
+            &pb::GetLeaseRequest { name: lease },
+        ),
     ];
     let warm_up = Duration::from_millis(WARM_UP_MS);
     as_fast_as_answered(place, &health_check, warm_up).await?;
