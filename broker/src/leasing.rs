@@ -282,6 +282,18 @@ impl Leasing {
     ) -> Result<jiff::Timestamp, Error> {
         match self.logins.make(place, key, wanted).await {
             Ok(valid_until) => {
+                // Who closes a role says so before: one that is not to be used by now may
+                // have been closed before it was made, and is there again.
+                if !self.leases.role_is_usable(key).await? {
+                    let closing = self.logins.close(&place.uris.direct, &key.role).await;
+                    closing.map_err(|source| Error::Role {
+                        branch: place.branch.clone(),
+                        source: Arc::new(source),
+                    })?;
+                    return Err(Error::RoleClosing {
+                        branch: place.branch.clone(),
+                    });
+                }
                 self.right.insert(key.clone(), ()).await;
                 Ok(valid_until)
             }

@@ -14,7 +14,7 @@ use crate::connection::{self, NotAUri};
 use crate::credentials::{Key, KeyId};
 use crate::flights::Flights;
 use crate::neon::OwnerUris;
-use crate::postgres::{self, OwnerUri};
+use crate::postgres::{self, Attempted as _, OwnerUri};
 use crate::roles::{self, Access, FoundLogin};
 use crate::state::RoleKey;
 
@@ -88,7 +88,7 @@ impl Logins {
                 valid_until: wanted.valid_until,
             };
             let making = async {
-                let mut client = postgres::session(&place.uris.direct).await?;
+                let mut client = session(&place.uris.direct).await?;
                 roles::login_ensure(&mut client, login, &self.key).await
             };
             let what = format!("make a lease role on the branch {}", key.branch);
@@ -101,7 +101,7 @@ impl Logins {
     /// Closes a role: nobody logs in as it, who has is thrown out, it is dropped.
     pub async fn close(&self, owner: &OwnerUri, role: &str) -> Result<(), roles::Error> {
         let closing = async {
-            let mut client = postgres::session(owner).await?;
+            let mut client = session(owner).await?;
             roles::login_close(&mut client, role).await
         };
         let limit = Duration::from_secs(ROLE_SECONDS_MAX);
@@ -116,7 +116,7 @@ impl Logins {
     ) -> Result<Vec<FoundLogin>, roles::Error> {
         let now = Timestamp::try_from(self.clock.now()).unwrap_or(Timestamp::MAX);
         let listing = async {
-            let client = postgres::session(owner).await?;
+            let client = session(owner).await?;
             Ok(roles::logins_of(&client, branch, now).await?)
         };
         let limit = Duration::from_secs(ROLE_SECONDS_MAX);
@@ -127,7 +127,7 @@ impl Logins {
     /// makes what the branch inherited harmless.
     pub async fn prepare(&self, place: &Place) -> Result<(), roles::Error> {
         let preparing = async {
-            let mut client = postgres::session(&place.uris.direct).await?;
+            let mut client = session(&place.uris.direct).await?;
             if !roles::are_granted(&client, &place.service, &place.branch).await? {
                 roles::grant(&mut client, &place.service, &place.branch).await?;
             }
@@ -145,7 +145,7 @@ impl Logins {
         branch: &BranchId,
     ) -> Result<(), roles::Error> {
         let retiring = async {
-            let mut client = postgres::session(owner).await?;
+            let mut client = session(owner).await?;
             roles::retire_inherited(&mut client, branch).await
         };
         let what = format!("drop the lease roles that the branch {branch} inherited");
@@ -160,4 +160,14 @@ impl Logins {
         };
         connection::lease_uri(owner, role, &self.key.password(&place.branch, role))
     }
+}
+
+/// A session that takes nothing from a schema that somebody on the branch may have made.
+async fn session(owner: &OwnerUri) -> Result<tokio_postgres::Client, postgres::Error> {
+    let client = postgres::session(owner).await?;
+    client
+        .batch_execute("SET search_path = pg_catalog")
+        .await
+        .attempted("prepare a session")?;
+    Ok(client)
 }

@@ -23,6 +23,8 @@ const LOOK_MS: u64 = 250;
 /// Pauses between tries, in milliseconds, doubled each time.
 const RETRY_MS_MIN: u64 = 500;
 const RETRY_MS_MAX: u64 = 60_000;
+/// Pauses between looks for a branch that may come yet, in milliseconds.
+const LATE_MS: u64 = 2_000;
 
 /// Deletes branches.
 #[derive(Debug)]
@@ -74,11 +76,19 @@ impl Reaper {
                 if last.is_some_and(|last| last.at > Instant::now()) {
                     continue;
                 }
-                let Err(error) = self.delete(&name, &own).await else {
-                    tries.remove(&name);
-                    continue;
-                };
                 let failed = last.map_or(0, |last| last.failed) + 1;
+                let error = match self.delete(&name, &own).await {
+                    Ok(true) => {
+                        tries.remove(&name);
+                        continue;
+                    }
+                    Ok(false) => {
+                        let at = Instant::now() + Duration::from_millis(LATE_MS);
+                        tries.insert(name, Try { at, failed: 0 });
+                        continue;
+                    }
+                    Err(error) => error,
+                };
                 let error = one_line(&error);
                 tracing::warn!(branch = %name, failed, error, "a lease's branch is still there");
                 let pause = RETRY_MS_MIN.saturating_mul(1 << failed.min(16));
@@ -88,7 +98,8 @@ impl Reaper {
         }
     }
 
-    async fn delete(&self, name: &BranchName, own: &OwnBranch) -> Result<(), Error> {
+    /// False: it is not there, and may come yet.
+    async fn delete(&self, name: &BranchName, own: &OwnBranch) -> Result<bool, Error> {
         let turn = self.neon.turn().await?;
         // Written down first, and looked at again with that: the lease may live by now.
         if !self
@@ -96,13 +107,16 @@ impl Reaper {
             .orphan_note(name.clone(), Intent::Delete)
             .await?
         {
-            return Ok(());
+            return Ok(true);
         }
         let found = match &own.branch {
             Some(id) => self.neon.branch(id).await?,
             None => self.neon.branch_named(name).await?,
         };
         let lease = own.lease.as_ref().map(|of| of.id);
+        if found.is_none() && own.branch.is_none() && self.leases.may_come(own) {
+            return Ok(false);
+        }
         if let Some(found) = found {
             let id = found.branch.id.clone();
             may_delete(&found, own, lease)?;
@@ -111,7 +125,7 @@ impl Reaper {
             tracing::info!(branch = %name, %id, "deleted the branch of a lease");
         }
         self.leases.orphan_note(name.clone(), Intent::Gone).await?;
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -10,6 +10,7 @@ use crate::logins::{Place, Wanted};
 use crate::neon;
 use crate::reconcile::{self, Outcome, Report};
 use crate::roles::FoundLogin;
+use crate::state::RoleKey;
 use crate::text::one_line;
 
 /// Tells the bindings' watchers of an apply as it goes on.
@@ -69,8 +70,20 @@ impl Keeper {
             if is_used || is_unknown {
                 continue;
             }
+            let key = RoleKey {
+                branch: place.branch.clone(),
+                role: role.clone(),
+            };
+            let is_known = self.leases.knows_role(&place.branch, &role);
+            // A lease may have come between.
+            if is_known && !self.leases.role_closing_now(key.clone()).await? {
+                continue;
+            }
             let closed = self.logins.close(owner, &role).await;
             closed.map_err(|source| failed(Arc::new(source)))?;
+            if is_known {
+                self.leases.role_closed(key).await?;
+            }
             let branch = &place.branch;
             tracing::info!(%role, %branch, "closed a lease role that no lease has");
         }

@@ -17,6 +17,8 @@ use crate::state::{self, Draft, ForLease, Intent, OwnBranch};
 /// How long a branch that is being made is left alone after its maker last said so,
 /// in seconds.
 const MAKING_SECONDS: i64 = 30;
+/// How long after its making is over a branch may still come, in seconds.
+const LATE_SECONDS: i64 = 120;
 /// What lies between the end of a lease and Neon's end of its branch when that is set,
 /// in seconds: half the longest ttl, within these.
 const MARGIN_SECONDS_MIN: u64 = 120;
@@ -57,6 +59,8 @@ impl Leases {
             if let Some(before) = requests::repeated_in(draft, request_id, now)?
                 && let Some(own) = draft.branch(&branch_name(before)).cloned()
                 && matches!(own.intent, Intent::Create | Intent::Own)
+                // Not one whose lease was given: that has ended.
+                && own.lease.as_ref().is_some_and(|of| of.making_until > now)
             {
                 put_making(draft, before, own, now);
                 return Ok(before);
@@ -206,6 +210,15 @@ impl Leases {
             true
         };
         self.state.change_in_background(change).await
+    }
+
+    /// Whether a branch that is not there may come yet: a request of a broker that was
+    /// cut off may still be on its way.
+    pub fn may_come(&self, own: &OwnBranch) -> bool {
+        let late = SignedDuration::from_secs(LATE_SECONDS);
+        own.lease
+            .as_ref()
+            .is_some_and(|of| self.now().duration_since(of.making_until) < late)
     }
 
     fn margin(&self) -> Duration {

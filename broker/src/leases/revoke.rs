@@ -1,5 +1,8 @@
 //! Taking leases from their holders.
 
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
 use neon_api::BranchId;
 
 use super::{EndReason, Error, Lease, Leases, RequestId, Revoked, end, requests};
@@ -68,20 +71,32 @@ impl Leases {
                 });
                 draft.audit(Event::of_lease(lease, Action::Revoked, now, reason.clone()));
                 draft.lease_put(lease.clone());
-                let key = lease.grant.role_key();
-                if let Some(mut role) = draft.role(&key).cloned()
-                    && role.status != RoleStatus::Closed
-                {
-                    role.status = RoleStatus::Revoked;
-                    role.update_time = now;
-                    draft.role_put(key, role);
-                }
+                revoke_role(draft, lease.grant.role_key(), now);
+            }
+            // What they have left, and may still log in as, goes too: on whatever branch,
+            // unless another lease of theirs lives on it.
+            for key in left_by(draft, &leases, now) {
+                revoke_role(draft, key, now);
             }
             let ids: Vec<LeaseId> = leases.iter().map(|lease| lease.id).collect();
             requests::remember_all(draft, request_id.as_ref(), &ids, now)?;
             Ok(leases)
         };
         self.state.change(change).await?
+    }
+
+    /// Roles that are to be closed now, of these leases' holders.
+    pub fn roles_revoked(&self, leases: &[Lease]) -> BTreeSet<RoleKey> {
+        let holders: BTreeSet<&str> = leases
+            .iter()
+            .map(|lease| lease.request.holder.as_str())
+            .collect();
+        self.state.read(|data| {
+            let roles = data.roles.iter().filter(|(_, role)| {
+                role.status == RoleStatus::Revoked && holders.contains(role.holder.as_str())
+            });
+            roles.map(|(key, _)| key.clone()).collect()
+        })
     }
 
     /// Live leases that have a role which is to be closed: they are to be moved.
@@ -148,23 +163,57 @@ impl Leases {
         self.state.change(change).await
     }
 
-    /// Begins to close a role that no lease has any more; false if one has it.
+    /// Begins to close a role that no lease has any more; false if one has it. For who
+    /// works in the background.
     pub async fn role_closing(&self, key: RoleKey) -> Result<bool, state::Error> {
         let now = self.now();
-        let change = move |draft: &mut Draft<'_>| {
-            let Some(mut role) = draft.role(&key).cloned() else {
-                return false;
-            };
-            if role.status.is_usable() {
-                if draft.is_used(&key, now) || role.reserved_until > now {
-                    return false;
-                }
-                role.status = RoleStatus::Closing;
-                role.update_time = now;
-                draft.role_put(key.clone(), role);
-            }
-            true
-        };
+        let change = move |draft: &mut Draft<'_>| closing(draft, &key, now);
         self.state.change_in_background(change).await
     }
+
+    /// As [`Leases::role_closing`], for anybody.
+    pub async fn role_closing_now(&self, key: RoleKey) -> Result<bool, state::Error> {
+        let now = self.now();
+        let change = move |draft: &mut Draft<'_>| closing(draft, &key, now);
+        self.state.change(change).await
+    }
+}
+
+fn closing(draft: &mut Draft<'_>, key: &RoleKey, now: Timestamp) -> bool {
+    let Some(mut role) = draft.role(key).cloned() else {
+        return false;
+    };
+    if role.status.is_usable() {
+        if draft.is_used(key, now) || role.reserved_until > now {
+            return false;
+        }
+        role.status = RoleStatus::Closing;
+        role.update_time = now;
+        draft.role_put(key.clone(), role);
+    }
+    true
+}
+
+fn revoke_role(draft: &mut Draft<'_>, key: RoleKey, now: Timestamp) {
+    if let Some(mut role) = draft.role(&key).cloned()
+        && role.status != RoleStatus::Closed
+    {
+        role.status = RoleStatus::Revoked;
+        role.update_time = now;
+        draft.role_put(key, role);
+    }
+}
+
+/// Roles of the holders of those leases, for the same services, that no lease lives on.
+fn left_by(draft: &Draft<'_>, leases: &[Lease], now: Timestamp) -> Vec<RoleKey> {
+    let of: BTreeSet<(&str, &ServiceName)> = leases
+        .iter()
+        .map(|lease| (lease.request.holder.as_str(), &lease.request.service))
+        .collect();
+    let roles = draft.roles().filter(|(key, role)| {
+        role.status.is_usable()
+            && of.contains(&(role.holder.as_str(), &role.service))
+            && !draft.is_used(key, now)
+    });
+    roles.map(|(key, _)| key.clone()).collect()
 }

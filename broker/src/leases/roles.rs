@@ -180,6 +180,15 @@ impl Leases {
         })
     }
 
+    /// Whether holders may use a role, whatever other brokers have just done with it.
+    pub async fn role_is_usable(&self, key: &RoleKey) -> Result<bool, state::Error> {
+        self.state.catch_up().await?;
+        Ok(self.state.read(|data| {
+            let role = data.roles.get(key);
+            role.is_some_and(|role| role.status.is_usable())
+        }))
+    }
+
     /// Until when the password of a role is good that holders may use.
     pub fn role_valid_until(&self, key: &RoleKey) -> Option<Timestamp> {
         self.state.read(|data| {

@@ -1,6 +1,5 @@
 //! Roles closed, and those that had them moved to others.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, stream};
@@ -21,7 +20,7 @@ impl Leasing {
     /// done, and moves the holders' other leases. They as they are then.
     pub async fn revoke(self: &Arc<Self>, request: RevokeRequest) -> Result<Vec<Lease>, Error> {
         let revoked = self.leases.revoke(request).await?;
-        let keys: BTreeSet<RoleKey> = revoked.iter().map(|lease| lease.grant.role_key()).collect();
+        let keys = self.leases.roles_revoked(&revoked);
         let closing = stream::iter(keys).for_each_concurrent(AT_ONCE_MAX, |key| async move {
             self.close(&key).await;
         });

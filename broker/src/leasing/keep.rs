@@ -23,6 +23,11 @@ impl Leasing {
         let (leasing, place) = (Arc::clone(self), place.clone());
         let (key, access) = (key.clone(), request.access);
         tokio::spawn(async move {
+            // As it is now, not as this broker last heard: it is not to end earlier than
+            // what was promised meanwhile.
+            if !matches!(leasing.leases.role_is_usable(&key).await, Ok(true)) {
+                return;
+            }
             let Some(valid_until) = leasing.leases.role_valid_until(&key) else {
                 return;
             };

@@ -45,7 +45,9 @@ pub async fn login_ensure(client: &mut Client, login: Login<'_>, key: &Key) -> R
     let making = || format!("make the role {role}");
     let transaction = locked(client, &making()).await?;
     match comment_of(&transaction, role).await? {
-        Found::Commented(found) if found.starts_with(LOGIN_COMMENT) => {}
+        // One that was retired is never made again: its name is given once.
+        Found::Commented(found) if found.starts_with(LOGIN_COMMENT) && found != RETIRED_COMMENT => {
+        }
         Found::Commented(_) | Found::Bare => {
             return Err(Error::NotOurs {
                 role: role.to_owned(),

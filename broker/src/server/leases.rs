@@ -231,6 +231,7 @@ impl Broker {
                         (branch, name)
                     }
                     Parent::Binding(binding) => {
+                        rights.may_lease_branches()?;
                         let ready = self.leasing.ready("ephemeral.parent", &binding);
                         let target = ready.map_err(Error::from)?;
                         (target.branch.clone(), target.spec.branch.to_string())

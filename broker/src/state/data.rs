@@ -266,6 +266,15 @@ impl<'a> Draft<'a> {
             .chain(roles_on(&self.changes.roles, branch))
     }
 
+    /// All login roles that leases have, or had.
+    pub fn roles(&self) -> impl Iterator<Item = (&RoleKey, &Role)> {
+        let as_it_was = |key: &RoleKey| !self.changes.roles.contains_key(key);
+        let others = self.data.roles.iter();
+        others
+            .filter(move |(key, _)| as_it_was(key))
+            .chain(&self.changes.roles)
+    }
+
     /// The broker's own branches, or what was.
     pub fn branches(&self) -> impl Iterator<Item = (&BranchName, &OwnBranch)> {
         let as_it_was = |name: &BranchName| !self.changes.branches.contains_key(name);
