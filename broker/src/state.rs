@@ -3,9 +3,10 @@
 //! Leases, the generations of bindings, operations, the ledger of own branches,
 //! request ids and audit events: what has to outlive the process, so that a broker
 //! that was stopped, or another one, goes on where it was. leases.rs changes the
-//! leases, bindings.rs the generations, operations.rs the operations, ledger.rs the
-//! branches, and nobody else changes anything. No password and no connection string is in it:
-//! what is stored names a role, a branch and a key, and opens nothing.
+//! leases, their roles and the branches that go with them, bindings.rs the
+//! generations, operations.rs the operations, ledger.rs all other branches, and
+//! nobody else changes anything. No password and no connection string is in it: what
+//! is stored names a role, a branch and a key, and opens nothing.
 //!
 //! It is read from memory. A change is decided and made inside one transaction of
 //! the state database, and memory follows once it is stored. Brokers that share a
