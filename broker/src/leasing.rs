@@ -207,8 +207,14 @@ impl Leasing {
                 return Ok(self.with_uri(lease, place)?);
             }
             let role = self.role(&place, &lease.request).await?;
-            let moved = self.leases.moved(lease.id, place.generation, role).await?;
-            lease = moved.unwrap_or(lease);
+            let moved = self
+                .leases
+                .moved(lease.id, place.generation, role.clone())
+                .await;
+            if !matches!(moved, Ok(Some(_))) {
+                self.close_unusable(&place, &role.role).await?;
+            }
+            lease = moved?.unwrap_or(lease);
         }
         Err(Error::RoleClosing {
             branch: place.branch,
@@ -231,10 +237,15 @@ impl Leasing {
                 ttl: asked.ttl,
                 request_id: asked.request_id.clone(),
                 generation: place.generation,
-                role,
+                role: role.clone(),
                 branch_expire_time,
             };
-            if let Some(lease) = self.leases.give(new).await? {
+            let given = self.leases.give(new).await;
+            let has_role = |lease: &Lease| lease.grant.role_key() == role.role;
+            if !matches!(&given, Ok(Some(lease)) if has_role(lease)) {
+                self.close_unusable(place, &role.role).await?;
+            }
+            if let Some(lease) = given? {
                 return match self.is_settled(&lease, place) {
                     true => Ok(self.with_uri(lease, place.clone())?),
                     // The same request was given another at the same time.
@@ -282,18 +293,6 @@ impl Leasing {
     ) -> Result<jiff::Timestamp, Error> {
         match self.logins.make(place, key, wanted).await {
             Ok(valid_until) => {
-                // Who closes a role says so before: one that is not to be used by now may
-                // have been closed before it was made, and is there again.
-                if !self.leases.role_is_usable(key).await? {
-                    let closing = self.logins.close(&place.uris.direct, &key.role).await;
-                    closing.map_err(|source| Error::Role {
-                        branch: place.branch.clone(),
-                        source: Arc::new(source),
-                    })?;
-                    return Err(Error::RoleClosing {
-                        branch: place.branch.clone(),
-                    });
-                }
                 self.right.insert(key.clone(), ()).await;
                 Ok(valid_until)
             }
@@ -306,6 +305,20 @@ impl Leasing {
                 })
             }
         }
+    }
+
+    /// Closes a role that was made although it is not to be used any more. Who closes
+    /// one says so before: it may have been closed before it was made, and be there
+    /// again.
+    async fn close_unusable(&self, place: &Place, key: &RoleKey) -> Result<(), Error> {
+        if self.leases.role_is_usable(key).await? {
+            return Ok(());
+        }
+        let closing = self.logins.close(&place.uris.direct, &key.role).await;
+        closing.map_err(|source| Error::Role {
+            branch: place.branch.clone(),
+            source: Arc::new(source),
+        })
     }
 
     fn is_settled(&self, lease: &Lease, place: &Place) -> bool {

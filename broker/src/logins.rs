@@ -1,6 +1,8 @@
 //! Login roles of leases, on branches: made, made right and closed there, and the
 //! URIs to log in with. What is written down of them is leases.rs's matter.
 
+mod sessions;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,9 +16,10 @@ use crate::connection::{self, NotAUri};
 use crate::credentials::{Key, KeyId};
 use crate::flights::Flights;
 use crate::neon::OwnerUris;
-use crate::postgres::{self, Attempted as _, OwnerUri};
+use crate::postgres::{self, OwnerUri};
 use crate::roles::{self, Access, FoundLogin};
 use crate::state::RoleKey;
+use sessions::Sessions;
 
 /// How long making or closing a role may take, in seconds, connecting to a
 /// branch that wakes included.
@@ -53,6 +56,7 @@ pub struct Logins {
     key: Key,
     clock: Clock,
     made: Flights<RoleKey, Timestamp>,
+    sessions: Sessions,
 }
 
 impl Logins {
@@ -62,6 +66,7 @@ impl Logins {
             key,
             clock,
             made: Flights::default(),
+            sessions: Sessions::default(),
         }
     }
 
@@ -87,10 +92,11 @@ impl Logins {
                 connections: place.connections,
                 valid_until: wanted.valid_until,
             };
-            let making = async {
-                let mut client = session(&place.uris.direct).await?;
-                roles::login_ensure(&mut client, login, &self.key).await
-            };
+            let owner = &place.uris.direct;
+            let making = self.sessions.work(owner, |mut client| async move {
+                roles::login_ensure(&mut client, login, &self.key).await?;
+                Ok((client, ()))
+            });
             let what = format!("make a lease role on the branch {}", key.branch);
             postgres::bounded(Duration::from_secs(ROLE_SECONDS_MAX), what, making).await?;
             Ok(wanted.valid_until)
@@ -100,10 +106,10 @@ impl Logins {
 
     /// Closes a role: nobody logs in as it, who has is thrown out, it is dropped.
     pub async fn close(&self, owner: &OwnerUri, role: &str) -> Result<(), roles::Error> {
-        let closing = async {
-            let mut client = session(owner).await?;
-            roles::login_close(&mut client, role).await
-        };
+        let closing = self.sessions.work(owner, |mut client| async move {
+            roles::login_close(&mut client, role).await?;
+            Ok((client, ()))
+        });
         let limit = Duration::from_secs(ROLE_SECONDS_MAX);
         postgres::bounded(limit, format!("close the role {role}"), closing).await
     }
@@ -115,10 +121,10 @@ impl Logins {
         branch: &BranchId,
     ) -> Result<Vec<FoundLogin>, roles::Error> {
         let now = Timestamp::try_from(self.clock.now()).unwrap_or(Timestamp::MAX);
-        let listing = async {
-            let client = session(owner).await?;
-            Ok(roles::logins_of(&client, branch, now).await?)
-        };
+        let listing = self.sessions.work(owner, |client| async move {
+            let found = roles::logins_of(&client, branch, now).await?;
+            Ok((client, found))
+        });
         let limit = Duration::from_secs(ROLE_SECONDS_MAX);
         postgres::bounded(limit, "list the lease roles", listing).await
     }
@@ -126,13 +132,13 @@ impl Logins {
     /// Gives a service's groups their rights on a branch that no binding lives on, and
     /// makes what the branch inherited harmless.
     pub async fn prepare(&self, place: &Place) -> Result<(), roles::Error> {
-        let preparing = async {
-            let mut client = session(&place.uris.direct).await?;
+        let owner = &place.uris.direct;
+        let preparing = self.sessions.work(owner, |mut client| async move {
             if !roles::are_granted(&client, &place.service, &place.branch).await? {
                 roles::grant(&mut client, &place.service, &place.branch).await?;
             }
-            Ok(())
-        };
+            Ok((client, ()))
+        });
         let what = format!("prepare the branch {} for leases", place.branch);
         postgres::bounded(Duration::from_secs(ROLE_SECONDS_MAX), what, preparing).await
     }
@@ -144,12 +150,17 @@ impl Logins {
         owner: &OwnerUri,
         branch: &BranchId,
     ) -> Result<(), roles::Error> {
-        let retiring = async {
-            let mut client = session(owner).await?;
-            roles::retire_inherited(&mut client, branch).await
-        };
+        let retiring = self.sessions.work(owner, |mut client| async move {
+            roles::retire_inherited(&mut client, branch).await?;
+            Ok((client, ()))
+        });
         let what = format!("drop the lease roles that the branch {branch} inherited");
         postgres::bounded(Duration::from_secs(ROLE_SECONDS_MAX), what, retiring).await
+    }
+
+    /// Ends the sessions that are kept for the next work: a branch may be another by now.
+    pub fn forget_sessions(&self) {
+        self.sessions.forget();
     }
 
     /// The URI to log in with as that role.
@@ -160,14 +171,4 @@ impl Logins {
         };
         connection::lease_uri(owner, role, &self.key.password(&place.branch, role))
     }
-}
-
-/// A session that takes nothing from a schema that somebody on the branch may have made.
-async fn session(owner: &OwnerUri) -> Result<tokio_postgres::Client, postgres::Error> {
-    let client = postgres::session(owner).await?;
-    client
-        .batch_execute("SET search_path = pg_catalog")
-        .await
-        .attempted("prepare a session")?;
-    Ok(client)
 }

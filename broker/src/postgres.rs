@@ -111,6 +111,11 @@ impl OwnerUri {
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
+
+    /// Whether it is the same.
+    pub fn is(&self, other: &OwnerUri) -> bool {
+        self.expose() == other.expose()
+    }
 }
 
 impl fmt::Debug for OwnerUri {

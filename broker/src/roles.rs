@@ -20,6 +20,7 @@ mod rights;
 
 use neon_api::BranchId;
 use sha2::{Digest as _, Sha256};
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Transaction};
 
 use crate::config::ServiceSpec;
@@ -217,9 +218,9 @@ enum Found {
 
 async fn comment_of(transaction: &Transaction<'_>, role: &str) -> Result<Found, postgres::Error> {
     let row = transaction
-        .query_opt(
-            "SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = $1",
-            &[&role],
+        .query_typed_opt(
+            "SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = $1::text",
+            &[(&role, Type::TEXT)],
         )
         .await
         .attempted(format!("look at the role {role}"))?;

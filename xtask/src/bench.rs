@@ -1,5 +1,7 @@
 //! `bench`: how fast it is, on this machine.
 
+use std::process::Command;
+
 use anyhow::Result;
 
 use crate::binaries::Binaries;
@@ -36,13 +38,7 @@ impl Bench {
             What::Engine => "engine",
             What::Broker => "broker",
         };
-        Binaries::build(true)?;
-        let suite = ["--quiet", "--release", "--package", "suite"];
-        let mut build = process::cargo(["build"]);
-        build.args(suite).args(["--bin", "bench"]);
-        process::run_step("build the benchmark", build)?;
-        let mut bench = process::cargo(["run"]);
-        bench.args(suite).args(["--bin", "bench", "--", name]);
-        process::run(&mut bench)
+        let suite = Binaries::build(true, &["suite"])?;
+        process::run(Command::new(suite.path("bench")).arg(name))
     }
 }

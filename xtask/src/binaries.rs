@@ -15,10 +15,11 @@ pub(crate) struct Binaries {
 }
 
 impl Binaries {
-    /// Builds them, as one step.
-    pub(crate) fn build(release: bool) -> Result<Self> {
+    /// Builds them, as one step, and with them the packages that are to run against
+    /// them: what both need is then built once.
+    pub(crate) fn build(release: bool, also: &[&str]) -> Result<Self> {
         let mut arguments = vec!["build"];
-        for package in PACKAGES {
+        for package in PACKAGES.iter().chain(also) {
             arguments.extend(["--package", package]);
         }
         if release {

@@ -55,6 +55,9 @@ impl Keeper {
             branch: place.branch.clone(),
             source,
         };
+        if has_other_data {
+            self.logins.forget_sessions();
+        }
         let owner = &place.uris.direct;
         let found = self.logins.found(owner, &place.branch).await;
         let found = found.map_err(|source| failed(Arc::new(source)))?;
@@ -107,6 +110,7 @@ impl Keeper {
     /// Puts the login roles right of a branch that is new, or has other data, and that
     /// no binding may live on: nobody who has a lease elsewhere gets in.
     pub async fn roles_right_on(&self, branch: &BranchId) -> Result<(), Error> {
+        self.logins.forget_sessions();
         let config = self.config();
         let mut services: Vec<_> = config.bindings.iter().map(|spec| &spec.service).collect();
         services.dedup_by_key(|service| &service.name);

@@ -35,7 +35,11 @@ impl Leasing {
                 access,
                 valid_until,
             };
-            if let Err(error) = leasing.make(&place, &key, wanted).await {
+            let made = async {
+                leasing.make(&place, &key, wanted).await?;
+                leasing.close_unusable(&place, &key).await
+            };
+            if let Err(error) = made.await {
                 let branch = &key.branch;
                 tracing::warn!(%branch, error = %one_line(&error), "make a lease role right");
             }
@@ -87,7 +91,9 @@ impl Leasing {
             valid_until: self.leases.password_end(),
         };
         let valid_until = self.make(&place, &key, wanted).await?;
-        Ok(self.leases.role_prolonged(key, valid_until).await?)
+        let prolonged = self.leases.role_prolonged(key.clone(), valid_until).await;
+        self.close_unusable(&place, &key).await?;
+        Ok(prolonged?)
     }
 
     async fn prolong_branch(&self, lease: &Lease) -> Result<(), Error> {

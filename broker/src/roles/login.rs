@@ -44,31 +44,31 @@ pub async fn login_ensure(client: &mut Client, login: Login<'_>, key: &Key) -> R
     let Login { role, branch, .. } = login;
     let making = || format!("make the role {role}");
     let transaction = locked(client, &making()).await?;
-    match comment_of(&transaction, role).await? {
+    let create = match comment_of(&transaction, role).await? {
         // One that was retired is never made again: its name is given once.
         Found::Commented(found) if found.starts_with(LOGIN_COMMENT) && found != RETIRED_COMMENT => {
+            None
         }
         Found::Commented(_) | Found::Bare => {
             return Err(Error::NotOurs {
                 role: role.to_owned(),
             });
         }
-        Found::Nothing => {
-            let create = format!("CREATE ROLE {}", escape_identifier(role));
-            transaction
-                .batch_execute(&create)
-                .await
-                .attempted(making())?;
-            tracing::info!(%role, %branch, "made a lease role");
-        }
-    }
-    // Altered first: the role's row is then ours when the password is set.
+        Found::Nothing => Some(format!("CREATE ROLE {};", escape_identifier(role))),
+    };
+    // Altered first: the role's row is then ours when the password is set. All are on
+    // their way before the first is answered, and after an error the others fail too.
     let sql = statements(&login, &login_comment(key, branch));
-    transaction.batch_execute(&sql).await.attempted(making())?;
-    super::password_set(&transaction, role, &key.password(branch, role))
-        .await
-        .attempted(making())?;
+    let sql = format!("{} {sql}", create.as_deref().unwrap_or_default());
+    let password = key.password(branch, role);
+    let altering = transaction.batch_execute(&sql);
+    let setting = super::password_set(&transaction, role, &password);
+    let (altered, set) = futures_util::future::join(altering, setting).await;
+    altered.and(set).attempted(making())?;
     transaction.commit().await.attempted(making())?;
+    if create.is_some() {
+        tracing::info!(%role, %branch, "made a lease role");
+    }
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use bytes::BytesMut;
+use futures_util::future;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_postgres::Transaction;
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
@@ -18,24 +19,26 @@ pub async fn set(
     role: &str,
     password: &SecretString,
 ) -> Result<(), tokio_postgres::Error> {
-    transaction
-        .query_one(
-            "SELECT set_config('branch_broker.role', $1, true) IS NOT NULL
-                AND set_config('branch_broker.password', $2, true) IS NOT NULL",
-            &[&role, &Hidden(password)],
-        )
-        .await?;
-    transaction
-        .batch_execute(
-            "DO $$ BEGIN
-                 EXECUTE format('ALTER ROLE %I PASSWORD %L',
-                                current_setting('branch_broker.role'),
-                                current_setting('branch_broker.password'));
-             EXCEPTION WHEN query_canceled OR OTHERS THEN
-                 RAISE EXCEPTION USING ERRCODE = SQLSTATE, MESSAGE = SQLERRM;
-             END $$",
-        )
-        .await
+    let hidden = Hidden(password);
+    let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&role, Type::TEXT), (&hidden, Type::TEXT)];
+    let telling = transaction.query_typed(
+        "SELECT set_config('branch_broker.role', $1, true) IS NOT NULL
+            AND set_config('branch_broker.password', $2, true) IS NOT NULL",
+        &parameters,
+    );
+    let setting = transaction.batch_execute(
+        "DO $$ BEGIN
+             EXECUTE format('ALTER ROLE %I PASSWORD %L',
+                            current_setting('branch_broker.role'),
+                            current_setting('branch_broker.password'));
+         EXCEPTION WHEN query_canceled OR OTHERS THEN
+             RAISE EXCEPTION USING ERRCODE = SQLSTATE, MESSAGE = SQLERRM;
+         END $$",
+    );
+    // Both are on their way before the first is answered.
+    let (told, set) = future::join(telling, setting).await;
+    told?;
+    set
 }
 
 /// A text parameter that does not print.

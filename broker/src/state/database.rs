@@ -1,6 +1,7 @@
 //! The state database: opening it, its tables, and what is asked of it.
 
 mod migration;
+mod prepared;
 mod read;
 mod write;
 
@@ -12,6 +13,7 @@ use jiff::Timestamp;
 use super::rows::{BadRow, time_in};
 use super::schema::head;
 use crate::postgres::{self, OwnerUri};
+use prepared::Prepared;
 
 /// How long one statement may take, in milliseconds.
 const STATEMENT_MS_MAX: u64 = 10_000;
@@ -147,8 +149,8 @@ impl Session {
         let begin = first.batch_execute("BEGIN");
         let raise = diesel::update(head::table)
             .set(head::version.eq(head::version + 1))
-            .returning((head::version, head::epoch, txid_current()))
-            .get_result::<(i64, i64, i64)>(&mut second);
+            .returning((head::version, head::epoch, txid_current()));
+        let raise = Prepared(raise).get_result::<(i64, i64, i64)>(&mut second);
         let (begun, raised) = future::join(begin, raise).await;
         begun.attempted(WHAT)?;
         let raised = raised.optional().attempted(WHAT)?;

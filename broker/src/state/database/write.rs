@@ -14,6 +14,7 @@ use super::super::rows::{
 use super::super::schema::{
     audit_events, branches, generations, leases, operations, request_ids, roles,
 };
+use super::prepared::Prepared;
 use super::{Attempted as _, Error, Session};
 
 /// How many events go into one statement: it has 65,535 parameters at most.
@@ -77,7 +78,7 @@ impl Session {
 
     async fn write_leases(&self, rows: Vec<LeaseRow>) -> Result<(), Error> {
         let writes = rows.into_iter().map(async |row| {
-            diesel::insert_into(leases::table)
+            let upsert = diesel::insert_into(leases::table)
                 .values(row)
                 .on_conflict(leases::id)
                 .do_update()
@@ -94,9 +95,8 @@ impl Session {
                     leases::revoke_time.eq(excluded(leases::revoke_time)),
                     leases::revoke_reason.eq(excluded(leases::revoke_reason)),
                     leases::end_reason.eq(excluded(leases::end_reason)),
-                ))
-                .execute(&mut &self.connection)
-                .await
+                ));
+            Prepared(upsert).execute(&mut &self.connection).await
         });
         let written = future::try_join_all(writes).await;
         written.map(drop).attempted("write leases")
@@ -104,7 +104,7 @@ impl Session {
 
     async fn write_generations(&self, rows: Vec<GenerationRow>) -> Result<(), Error> {
         let writes = rows.into_iter().map(async |row| {
-            diesel::insert_into(generations::table)
+            let upsert = diesel::insert_into(generations::table)
                 .values(row)
                 .on_conflict(generations::binding)
                 .do_update()
@@ -117,9 +117,8 @@ impl Session {
                     generations::reset_at.eq(excluded(generations::reset_at)),
                     generations::since.eq(excluded(generations::since)),
                     generations::reason.eq(excluded(generations::reason)),
-                ))
-                .execute(&mut &self.connection)
-                .await
+                ));
+            Prepared(upsert).execute(&mut &self.connection).await
         });
         let written = future::try_join_all(writes).await;
         written.map(drop).attempted("write generations")
@@ -127,7 +126,7 @@ impl Session {
 
     async fn write_roles(&self, rows: Vec<RoleRow>) -> Result<(), Error> {
         let writes = rows.into_iter().map(async |row| {
-            diesel::insert_into(roles::table)
+            let upsert = diesel::insert_into(roles::table)
                 .values(row)
                 .on_conflict((roles::branch, roles::role))
                 .do_update()
@@ -139,9 +138,8 @@ impl Session {
                     roles::failures.eq(excluded(roles::failures)),
                     roles::failure.eq(excluded(roles::failure)),
                     roles::update_time.eq(excluded(roles::update_time)),
-                ))
-                .execute(&mut &self.connection)
-                .await
+                ));
+            Prepared(upsert).execute(&mut &self.connection).await
         });
         let written = future::try_join_all(writes).await;
         written.map(drop).attempted("write roles")
@@ -149,7 +147,7 @@ impl Session {
 
     async fn write_operations(&self, rows: Vec<OperationRow>) -> Result<(), Error> {
         let writes = rows.into_iter().map(async |row| {
-            diesel::insert_into(operations::table)
+            let upsert = diesel::insert_into(operations::table)
                 .values(row)
                 .on_conflict(operations::id)
                 .do_update()
@@ -163,9 +161,8 @@ impl Session {
                     operations::result.eq(excluded(operations::result)),
                     operations::done.eq(excluded(operations::done)),
                     operations::update_time.eq(excluded(operations::update_time)),
-                ))
-                .execute(&mut &self.connection)
-                .await
+                ));
+            Prepared(upsert).execute(&mut &self.connection).await
         });
         let written = future::try_join_all(writes).await;
         written.map(drop).attempted("write operations")
@@ -173,7 +170,7 @@ impl Session {
 
     async fn write_branches(&self, rows: Vec<BranchRow>) -> Result<(), Error> {
         let writes = rows.into_iter().map(async |row| {
-            diesel::insert_into(branches::table)
+            let upsert = diesel::insert_into(branches::table)
                 .values(row)
                 .on_conflict(branches::name)
                 .do_update()
@@ -185,9 +182,8 @@ impl Session {
                     branches::lease.eq(excluded(branches::lease)),
                     branches::holder.eq(excluded(branches::holder)),
                     branches::making_until.eq(excluded(branches::making_until)),
-                ))
-                .execute(&mut &self.connection)
-                .await
+                ));
+            Prepared(upsert).execute(&mut &self.connection).await
         });
         let written = future::try_join_all(writes).await;
         written.map(drop).attempted("write branches")
@@ -195,7 +191,7 @@ impl Session {
 
     async fn write_requests(&self, rows: Vec<RequestRow>) -> Result<(), Error> {
         let writes = rows.into_iter().map(async |row| {
-            diesel::insert_into(request_ids::table)
+            let upsert = diesel::insert_into(request_ids::table)
                 .values(row)
                 .on_conflict((request_ids::caller, request_ids::method, request_ids::id))
                 .do_update()
@@ -204,9 +200,8 @@ impl Session {
                     request_ids::body.eq(excluded(request_ids::body)),
                     request_ids::resource.eq(excluded(request_ids::resource)),
                     request_ids::expire_time.eq(excluded(request_ids::expire_time)),
-                ))
-                .execute(&mut &self.connection)
-                .await
+                ));
+            Prepared(upsert).execute(&mut &self.connection).await
         });
         let written = future::try_join_all(writes).await;
         written.map(drop).attempted("write request ids")

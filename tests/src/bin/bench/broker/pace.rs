@@ -5,7 +5,6 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use super::Place;
@@ -14,6 +13,8 @@ use crate::table::milliseconds;
 
 /// As the issue has it.
 pub(super) const CALLERS: usize = 32;
+/// How long a thread may take to wake up.
+const WAKE_UP: Duration = Duration::from_micros(300);
 /// In which Linux counts processor time, whatever it runs on.
 const TICKS_A_SECOND: f64 = 100.0;
 
@@ -64,24 +65,18 @@ pub(super) async fn paced<F>(
 where
     F: Future<Output = anyhow::Result<()>> + Send + 'static,
 {
-    let runtime = Handle::current();
     let count = (rate * time.as_secs_f64()) as usize;
-    let calling = tokio::task::spawn_blocking(move || {
-        let mut calls = JoinSet::new();
-        let begun = Instant::now();
-        for number in 0..count {
-            let due = begun + Duration::from_secs_f64(number as f64 / rate);
-            wait_until(due);
-            let call = call(number);
-            let timed = async move {
-                call.await?;
-                anyhow::Ok(milliseconds(due))
-            };
-            calls.spawn_on(timed, &runtime);
-        }
-        calls
-    });
-    let mut calls = calling.await?;
+    let mut calls = JoinSet::new();
+    let begun = Instant::now();
+    for number in 0..count {
+        let due = begun + Duration::from_secs_f64(number as f64 / rate);
+        wait_until(due).await?;
+        let call = call(number);
+        calls.spawn(async move {
+            call.await?;
+            anyhow::Ok(milliseconds(due))
+        });
+    }
     let mut latencies = Vec::with_capacity(count);
     while let Some(latency) = calls.join_next().await {
         latencies.push(latency??);
@@ -98,12 +93,19 @@ async fn call_until(wire: Wire, call: Call, end: Instant) -> anyhow::Result<f64>
     Ok(calls)
 }
 
-/// On a thread of its own: the runtime's timer knows whole milliseconds only.
+/// The runtime's timer knows whole milliseconds only. A thread of its own sleeps as
+/// long as it takes; what is too short for that is spent on the calls under way.
 #[allow(clippy::disallowed_methods, reason = "no thread of the runtime's")]
-fn wait_until(due: Instant) {
-    let left = due.saturating_duration_since(Instant::now());
-    if !left.is_zero() {
-        std::thread::sleep(left);
+async fn wait_until(due: Instant) -> anyhow::Result<()> {
+    loop {
+        let left = due.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        match left.checked_sub(WAKE_UP) {
+            Some(long) => tokio::task::spawn_blocking(move || std::thread::sleep(long)).await?,
+            None => tokio::task::yield_now().await,
+        }
     }
 }
 

@@ -62,19 +62,28 @@ pub(super) async fn measure(place: &Place, sizes: &Sizes, rows: &mut Table) -> a
         rows.push(row.at_least(RATIO_MIN));
     }
 
+    let mut health_tails = Vec::new();
     let mut tails: Vec<Vec<f64>> = reads.iter().map(|_| Vec::new()).collect();
     for _ in 0..sizes.rounds {
+        let rate = half(&health);
+        health_tails.push(p99_at(place, &health_check, rate, sizes.time()).await?);
         for ((read, rounds), tails) in reads.iter().zip(&rounds).zip(&mut tails) {
-            let rates: Vec<f64> = rounds.iter().map(|round| round.rate).collect();
-            let rate = percentile(&rates, 50) / 2.0;
-            tails.push(p99_at(place, read, rate, sizes.time()).await?);
+            tails.push(p99_at(place, read, half(rounds), sizes.time()).await?);
         }
     }
     for (read, tails) in reads.iter().zip(tails) {
         let what = format!("p99 of {} at half its rate, each round", read.name);
         rows.push(Row::new(what, tails).below(P99_MS_MAX));
     }
+    let what = "beside it: p99 of the health check at half its rate, each round";
+    rows.push(Row::new(what, health_tails));
     Ok(())
+}
+
+/// Half the rate that was reached.
+fn half(rounds: &[Round]) -> f64 {
+    let rates: Vec<f64> = rounds.iter().map(|round| round.rate).collect();
+    percentile(&rates, 50) / 2.0
 }
 
 /// Of calls at an even pace.

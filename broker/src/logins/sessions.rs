@@ -1,0 +1,111 @@
+//! Sessions of owners, kept for a moment after their work: a login over TLS takes
+//! longer than most of what is done with it, and roles are often made one after
+//! another. What fails is not kept, so what it had begun is rolled back.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_postgres::Client;
+
+use crate::postgres::{self, Attempted as _, OwnerUri};
+use crate::roles;
+
+/// How long a session is kept that nobody uses, in milliseconds: too short to keep a
+/// branch awake, or to be in anybody's way for long.
+const KEPT_MS: u64 = 3_000;
+/// How many are kept, of all branches together.
+const KEPT_MAX: usize = 32;
+
+/// Sessions that nobody uses just now.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    kept: Arc<Mutex<Vec<Kept>>>,
+}
+
+struct Kept {
+    owner: OwnerUri,
+    client: Client,
+    until: Instant,
+}
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kept")
+            .field("until", &self.until)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Sessions {
+    /// Works as an owner, with a session that is given back. What fails on a session that was kept, which may have ended
+    /// meanwhile, is done again on another: it must be as good twice as once.
+    pub(super) async fn work<T, F>(
+        &self,
+        owner: &OwnerUri,
+        work: impl Fn(Client) -> F,
+    ) -> Result<T, roles::Error>
+    where
+        F: Future<Output = Result<(Client, T), roles::Error>>,
+    {
+        while let Some(client) = self.take(owner) {
+            match work(client).await {
+                Ok((client, done)) => {
+                    self.keep(owner, client);
+                    return Ok(done);
+                }
+                Err(error) if error.is_transient() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let (client, done) = work(open(owner).await?).await?;
+        self.keep(owner, client);
+        Ok(done)
+    }
+
+    /// Ends all that are kept: they may lead to what a branch was before.
+    pub(super) fn forget(&self) {
+        kept(&self.kept).clear();
+    }
+
+    fn take(&self, owner: &OwnerUri) -> Option<Client> {
+        let mut kept = kept(&self.kept);
+        let now = Instant::now();
+        kept.retain(|one| one.until > now && !one.client.is_closed());
+        let found = kept.iter().rposition(|one| one.owner.is(owner))?;
+        Some(kept.swap_remove(found).client)
+    }
+
+    fn keep(&self, owner: &OwnerUri, client: Client) {
+        let until = Instant::now() + Duration::from_millis(KEPT_MS);
+        let mut kept = kept(&self.kept);
+        if kept.len() >= KEPT_MAX {
+            return;
+        }
+        kept.push(Kept {
+            owner: owner.clone(),
+            client,
+            until,
+        });
+        let sessions = Arc::clone(&self.kept);
+        tokio::spawn(async move {
+            tokio::time::sleep_until(until).await;
+            let now = Instant::now();
+            self::kept(&sessions).retain(|one| one.until > now);
+        });
+    }
+}
+
+fn kept(sessions: &Mutex<Vec<Kept>>) -> MutexGuard<'_, Vec<Kept>> {
+    sessions.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A session that takes nothing from a schema that somebody on the branch may have made.
+async fn open(owner: &OwnerUri) -> Result<Client, postgres::Error> {
+    let client = postgres::session(owner).await?;
+    client
+        .batch_execute("SET search_path = pg_catalog")
+        .await
+        .attempted("prepare a session")?;
+    Ok(client)
+}
