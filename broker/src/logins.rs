@@ -93,8 +93,8 @@ impl Logins {
                 valid_until: wanted.valid_until,
             };
             let owner = &place.uris.direct;
-            let making = self.sessions.work(owner, |mut client| async move {
-                roles::login_ensure(&mut client, login, &self.key).await?;
+            let making = self.sessions.work(owner, |client| async move {
+                roles::login_ensure(&client, login, &self.key).await?;
                 Ok((client, ()))
             });
             let what = format!("make a lease role on the branch {}", key.branch);

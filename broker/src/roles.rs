@@ -21,7 +21,7 @@ mod rights;
 use neon_api::BranchId;
 use sha2::{Digest as _, Sha256};
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Transaction};
+use tokio_postgres::{Client, GenericClient, Transaction};
 
 use crate::config::ServiceSpec;
 use crate::migrate;
@@ -216,8 +216,8 @@ enum Found {
     Commented(String),
 }
 
-async fn comment_of(transaction: &Transaction<'_>, role: &str) -> Result<Found, postgres::Error> {
-    let row = transaction
+async fn comment_of(client: &impl GenericClient, role: &str) -> Result<Found, postgres::Error> {
+    let row = client
         .query_typed_opt(
             "SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = $1::text",
             &[(&role, Type::TEXT)],

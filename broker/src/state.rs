@@ -19,7 +19,6 @@ mod database;
 mod endings;
 mod leader;
 mod ledgers;
-mod listener;
 mod rows;
 mod schema;
 mod writer;
@@ -31,7 +30,7 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable as _};
 use jiff::{SignedDuration, Timestamp};
 use rpc::clock::Clock;
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::audit::{Event, Query};
@@ -114,7 +113,7 @@ struct Stored {
     readers: Semaphore,
     /// Who stands for election and who listens end with the state, and with them
     /// what they hold.
-    _tasks: [AbortOnDropHandle<()>; 2],
+    _standing: AbortOnDropHandle<()>,
 }
 
 /// How to reach the state database.
@@ -133,10 +132,6 @@ pub struct Database {
 struct Shared {
     data: Mutex<Data>,
     endings: Endings,
-    /// Told that a broker has written, this one or another.
-    told: Notify,
-    /// The newest version that was told of.
-    heard: AtomicI64,
     /// What memory has: all that was written up to this version.
     seen: AtomicI64,
     /// The epoch of this broker, while it works in the background.
@@ -193,7 +188,6 @@ impl State {
         };
         let (writer, queue) = mpsc::channel(WRITES_QUEUED_MAX);
         let standing = tokio::spawn(leader::stand(uri.clone(), Arc::clone(&shared)));
-        let listening = tokio::spawn(listener::listen(uri.clone(), Arc::clone(&shared)));
         tokio::spawn(Writer::new(uri.clone(), clock, Arc::clone(&shared), queue, opened).run());
         Ok(State {
             shared,
@@ -201,7 +195,7 @@ impl State {
                 uri,
                 writer,
                 readers: Semaphore::new(READERS_MAX),
-                _tasks: [standing, listening].map(AbortOnDropHandle::new),
+                _standing: AbortOnDropHandle::new(standing),
             }),
         })
     }
@@ -387,8 +381,6 @@ impl Shared {
         Shared {
             data: Mutex::default(),
             endings: Endings::default(),
-            told: Notify::new(),
-            heard: AtomicI64::new(0),
             seen: AtomicI64::new(0),
             leader: watch::Sender::new(None),
             generations: watch::Sender::new(()),
@@ -457,17 +449,6 @@ impl Shared {
 
     fn seen(&self) -> i64 {
         self.seen.load(Ordering::Relaxed)
-    }
-
-    /// That version was written, by whomever.
-    fn hear(&self, version: i64) {
-        self.heard.fetch_max(version, Ordering::Relaxed);
-        self.told.notify_one();
-    }
-
-    /// Whether something was told of that memory does not have. Says so once.
-    fn has_missed(&self) -> bool {
-        self.heard.swap(0, Ordering::Relaxed) > self.seen()
     }
 
     /// Says whether that is new.

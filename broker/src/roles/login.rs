@@ -6,11 +6,12 @@
 //! sets everything anew, and a role that is not to be used any more is made
 //! harmless first, its sessions are ended, and it is dropped if that is possible.
 
+use futures_util::future;
 use jiff::Timestamp;
 use neon_api::BranchId;
 use tokio_postgres::{Client, GenericClient, Transaction};
 
-use super::{Access, Error, Found, LOCK_TIMEOUT_MS, comment_of, ddl, group_name};
+use super::{Access, Error, Found, comment_of, ddl, group_name};
 use crate::config::ServiceSpec;
 use crate::credentials::Key;
 use crate::postgres::{self, Attempted as _, escape_identifier, escape_literal};
@@ -20,6 +21,11 @@ use crate::text::one_line;
 const LOGIN_COMMENT: &str = "branch-broker lease ";
 /// The comment of one that was made harmless, and could not be dropped yet.
 const RETIRED_COMMENT: &str = "branch-broker lease retired";
+
+/// Takes the lock of the branch's login roles, inside a transaction.
+const LOCK: &str = "SET LOCAL lock_timeout = '30s';
+    SET LOCAL client_min_messages = warning;
+    SELECT pg_advisory_xact_lock(hashtextextended('branch-broker logins', 0));";
 
 /// A login role as it is to be.
 #[derive(Debug, Clone, Copy)]
@@ -39,12 +45,17 @@ pub struct Login<'a> {
 }
 
 /// Makes a login role, or makes it right: its holder may have changed its password
-/// and settings, so both are set each time.
-pub async fn login_ensure(client: &mut Client, login: Login<'_>, key: &Key) -> Result<(), Error> {
+/// and settings, so both are set each time. Two times to and fro: what can be on its
+/// way before the first is answered is. After an error the session is not to be used
+/// again: a transaction is open in it.
+pub async fn login_ensure(client: &Client, login: Login<'_>, key: &Key) -> Result<(), Error> {
     let Login { role, branch, .. } = login;
     let making = || format!("make the role {role}");
-    let transaction = locked(client, &making()).await?;
-    let create = match comment_of(&transaction, role).await? {
+    let begin = format!("BEGIN; {LOCK}");
+    let locking = client.batch_execute(&begin);
+    let (locked, found) = future::join(locking, comment_of(client, role)).await;
+    locked.attempted(making())?;
+    let create = match found? {
         // One that was retired is never made again: its name is given once.
         Found::Commented(found) if found.starts_with(LOGIN_COMMENT) && found != RETIRED_COMMENT => {
             None
@@ -56,16 +67,16 @@ pub async fn login_ensure(client: &mut Client, login: Login<'_>, key: &Key) -> R
         }
         Found::Nothing => Some(format!("CREATE ROLE {};", escape_identifier(role))),
     };
-    // Altered first: the role's row is then ours when the password is set. All are on
-    // their way before the first is answered, and after an error the others fail too.
+    // Altered first: the role's row is then ours when the password is set. After an
+    // error what follows fails too, and a commit is none.
     let sql = statements(&login, &login_comment(key, branch));
     let sql = format!("{} {sql}", create.as_deref().unwrap_or_default());
     let password = key.password(branch, role);
-    let altering = transaction.batch_execute(&sql);
-    let setting = super::password_set(&transaction, role, &password);
-    let (altered, set) = futures_util::future::join(altering, setting).await;
-    altered.and(set).attempted(making())?;
-    transaction.commit().await.attempted(making())?;
+    let altering = client.batch_execute(&sql);
+    let setting = super::password_set(client, role, &password);
+    let committing = client.batch_execute("COMMIT");
+    let (altered, set, committed) = future::join3(altering, setting, committing).await;
+    altered.and(set).and(committed).attempted(making())?;
     if create.is_some() {
         tracing::info!(%role, %branch, "made a lease role");
     }
@@ -304,14 +315,7 @@ async fn locked<'a>(
     what: &str,
 ) -> Result<Transaction<'a>, postgres::Error> {
     let transaction = client.transaction().await.attempted(what)?;
-    transaction
-        .batch_execute(&format!(
-            "SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS};
-             SET LOCAL client_min_messages = warning;
-             SELECT pg_advisory_xact_lock(hashtextextended('branch-broker logins', 0));"
-        ))
-        .await
-        .attempted(what)?;
+    transaction.batch_execute(LOCK).await.attempted(what)?;
     Ok(transaction)
 }
 

@@ -5,28 +5,28 @@ use std::fmt;
 use bytes::BytesMut;
 use futures_util::future;
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio_postgres::Transaction;
+use tokio_postgres::Client;
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
-/// Sets a role's password. Neon takes no verifier in its place, so the password
-/// itself has to be in a statement: one that the server puts together, because
-/// the text of a client's is logged. An error inside would carry that text as
-/// its context, to us and into the server's log; so it is caught there, and
-/// what comes out is its code and its message. The role's row should be locked
-/// by this transaction already: then nothing in there waits or is cancelled.
+/// Sets a role's password, inside a transaction. Neon takes no verifier in its
+/// place, so the password itself has to be in a statement: one that the server puts
+/// together, because the text of a client's is logged. An error inside would carry
+/// that text as its context, to us and into the server's log; so it is caught there,
+/// and what comes out is its code and its message. The role's row should be locked by
+/// that transaction already: then nothing in there waits or is cancelled.
 pub async fn set(
-    transaction: &Transaction<'_>,
+    client: &Client,
     role: &str,
     password: &SecretString,
 ) -> Result<(), tokio_postgres::Error> {
     let hidden = Hidden(password);
     let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&role, Type::TEXT), (&hidden, Type::TEXT)];
-    let telling = transaction.query_typed(
+    let telling = client.query_typed(
         "SELECT set_config('branch_broker.role', $1, true) IS NOT NULL
             AND set_config('branch_broker.password', $2, true) IS NOT NULL",
         &parameters,
     );
-    let setting = transaction.batch_execute(
+    let setting = client.batch_execute(
         "DO $$ BEGIN
              EXECUTE format('ALTER ROLE %I PASSWORD %L',
                             current_setting('branch_broker.role'),

@@ -200,7 +200,8 @@ impl Session {
         raised.ok_or(Error::NoHead)
     }
 
-    /// Listens to other brokers from now on.
+    /// Listens to what brokers write from now on. What this session writes it hears of
+    /// without another process being woken for it.
     pub(super) async fn listen(&mut self) -> Result<(), Error> {
         let listen = format!("LISTEN {CHANNEL}");
         let listening = self.connection.batch_execute(&listen).await;

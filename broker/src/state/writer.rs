@@ -141,20 +141,25 @@ impl Writer {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut jobs = Vec::new();
         while !self.queue.is_closed() || !self.queue.is_empty() {
-            if self.session.is_none() {
+            let Some(session) = &mut self.session else {
                 self.reach().await;
                 continue;
-            }
+            };
             tokio::select! {
                 count = self.queue.recv_many(&mut jobs, TOGETHER_MAX) => match count {
                     0 => return,
                     _ => self.write(std::mem::take(&mut jobs)).await,
                 },
                 _ = look.tick() => self.look().await,
-                // A write of our own may be told of before its answer is here: by
-                // now memory has it.
-                () = self.shared.told.notified() => if self.shared.has_missed() {
-                    self.look().await;
+                heard = session.heard() => match heard {
+                    // Our own writes are told of too, once memory has them.
+                    Ok(Some(version)) if version <= self.shared.seen() => {}
+                    Ok(Some(_)) => self.look().await,
+                    Ok(None) => self.session = None,
+                    Err(error) => {
+                        tracing::debug!(error = %one_line(&error), "the session ended");
+                        self.session = None;
+                    }
                 },
             }
         }
@@ -343,6 +348,7 @@ pub(super) async fn open(uri: &OwnerUri, shared: &Shared) -> Result<Session, dat
     if !shared.is_loaded() {
         session = session.migrate().await?;
     }
+    session.listen().await?;
     let (_, time) = session.look().await?;
     shared.compare_clocks(time);
     let (changes, head) = session.since(shared.seen()).await?;
