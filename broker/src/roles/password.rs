@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::BytesMut;
 use futures_util::future;
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio_postgres::Client;
+use tokio_postgres::GenericClient;
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
 /// Sets a role's password, inside a transaction. Neon takes no verifier in its
@@ -15,7 +15,7 @@ use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 /// and what comes out is its code and its message. The role's row should be locked by
 /// that transaction already: then nothing in there waits or is cancelled.
 pub async fn set(
-    client: &Client,
+    client: &impl GenericClient,
     role: &str,
     password: &SecretString,
 ) -> Result<(), tokio_postgres::Error> {
