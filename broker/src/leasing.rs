@@ -21,6 +21,7 @@ use secrecy::SecretString;
 use crate::bindings::Bindings;
 use crate::branches;
 use crate::connection::NotAUri;
+use crate::flights::Flights;
 use crate::keeper::Keeper;
 use crate::leases::{self, Lease, Leases, Made, NewLease, Request, RequestId, RoleFor, Target};
 use crate::logins::{Logins, Place, Wanted};
@@ -155,6 +156,8 @@ pub struct Leasing {
     prepared: Cache<(BranchId, ServiceName), ()>,
     /// Roles that were made right not long ago.
     right: Cache<RoleKey, ()>,
+    /// Leases whose branch is being kept for longer.
+    prolonging: Flights<LeaseId, ()>,
 }
 
 impl Leasing {
@@ -174,6 +177,7 @@ impl Leasing {
             uris: remembered(places),
             prepared: remembered(places),
             right: remembered(Duration::from_secs(RIGHT_SECONDS)),
+            prolonging: Flights::default(),
         }
     }
 

@@ -40,3 +40,4 @@ pub mod seed;
 pub mod server;
 pub mod state;
 pub mod text;
+mod tries;

@@ -4,7 +4,6 @@
 //! and nobody makes it any more, whichever broker began it; and nothing else is
 //! deleted here. Neon's own `expires_at` is behind this, should no broker run.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,12 +16,10 @@ use crate::names::{BranchName, LeaseId};
 use crate::neon::{self, Found, Neon};
 use crate::state::{self, Intent, OwnBranch};
 use crate::text::one_line;
+use crate::tries::Tries;
 
 /// How often to look for branches that are to go, in milliseconds.
 const LOOK_MS: u64 = 250;
-/// Pauses between tries, in milliseconds, doubled each time.
-const RETRY_MS_MIN: u64 = 500;
-const RETRY_MS_MAX: u64 = 60_000;
 /// Pauses between looks for a branch that may come yet, in milliseconds.
 const LATE_MS: u64 = 2_000;
 
@@ -32,13 +29,6 @@ pub struct Reaper {
     leases: Arc<Leases>,
     leasing: Arc<Leasing>,
     neon: Neon,
-}
-
-/// When deleting a branch is tried next.
-#[derive(Debug, Clone, Copy)]
-struct Try {
-    at: Instant,
-    failed: u32,
 }
 
 /// Why a branch is still there.
@@ -66,34 +56,24 @@ impl Reaper {
     pub async fn run(&self) {
         let mut interval = tokio::time::interval(Duration::from_millis(LOOK_MS));
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut tries: BTreeMap<BranchName, Try> = BTreeMap::new();
+        let mut tries: Tries<BranchName> = Tries::default();
         loop {
             interval.tick().await;
             let orphans = self.leases.orphans();
-            tries.retain(|name, _| orphans.iter().any(|(orphan, _)| orphan == name));
+            tries.retain(|name| orphans.iter().any(|(orphan, _)| orphan == name));
             for (name, own) in orphans {
-                let last = tries.get(&name).copied();
-                if last.is_some_and(|last| last.at > Instant::now()) {
+                if !tries.is_due(&name, Instant::now()) {
                     continue;
                 }
-                let failed = last.map_or(0, |last| last.failed) + 1;
-                let error = match self.delete(&name, &own).await {
-                    Ok(true) => {
-                        tries.remove(&name);
-                        continue;
+                match self.delete(&name, &own).await {
+                    Ok(true) => {}
+                    Ok(false) => tries.wait(name, Instant::now() + Duration::from_millis(LATE_MS)),
+                    Err(error) => {
+                        let (branch, error) = (name.clone(), one_line(&error));
+                        let failed = tries.failed(name, Instant::now());
+                        tracing::warn!(%branch, failed, error, "a lease's branch is still there");
                     }
-                    Ok(false) => {
-                        let at = Instant::now() + Duration::from_millis(LATE_MS);
-                        tries.insert(name, Try { at, failed: 0 });
-                        continue;
-                    }
-                    Err(error) => error,
-                };
-                let error = one_line(&error);
-                tracing::warn!(branch = %name, failed, error, "a lease's branch is still there");
-                let pause = RETRY_MS_MIN.saturating_mul(1 << failed.min(16));
-                let at = Instant::now() + Duration::from_millis(pause.min(RETRY_MS_MAX));
-                tries.insert(name, Try { at, failed });
+                }
             }
         }
     }

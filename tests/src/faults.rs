@@ -30,6 +30,22 @@ pub struct Request {
     pub status: Option<u16>,
 }
 
+/// All that can go wrong with a request, each as often as a client has to bear.
+#[must_use]
+pub fn request_faults() -> Vec<Value> {
+    vec![
+        json!({"fault": "locked", "count": 2}),
+        json!({"fault": "too_many_requests", "retry_after_seconds": 1}),
+        json!({"fault": "unavailable", "count": 2}),
+        json!({"fault": "gateway_timeout", "after": false}),
+        json!({"fault": "gateway_timeout", "after": true}),
+        json!({"fault": "lost_answer"}),
+        json!({"fault": "truncated"}),
+        json!({"fault": "delay", "milliseconds": 1_000, "after": false}),
+        json!({"fault": "delay", "milliseconds": 1_000, "after": true}),
+    ]
+}
+
 impl Faults {
     /// Those of an emulator that [`EmulatorProcess::start_with_admin`] started.
     #[must_use]

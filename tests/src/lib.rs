@@ -40,7 +40,7 @@ pub use binaries::binary;
 pub use clock::Clock;
 pub use config::Config;
 pub use emulator::{API_KEY, EmulatorProcess};
-pub use faults::{FaultId, Faults, Request};
+pub use faults::{FaultId, Faults, Request, request_faults};
 pub use folder::Folder;
 pub use http::{Answer, Http};
 pub use loop_image::LoopImage;

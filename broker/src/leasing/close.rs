@@ -10,7 +10,7 @@ use crate::leases::{Lease, RevokeRequest};
 use crate::state::RoleKey;
 use crate::text::one_line;
 
-/// Roles that are closed at once for one call.
+/// Roles that are closed at once for one call, and leases that are moved.
 const AT_ONCE_MAX: usize = 4;
 /// From how many failures on a revocation counts as stuck.
 pub const STUCK_FAILURES: i32 = 4;
@@ -25,7 +25,11 @@ impl Leasing {
             self.close(&key).await;
         });
         Box::pin(closing).await;
-        Box::pin(self.move_stranded()).await;
+        let stranded = stream::iter(self.leases.stranded());
+        let moving = stranded.for_each_concurrent(AT_ONCE_MAX, |lease| async move {
+            self.move_stranded(lease).await;
+        });
+        Box::pin(moving).await;
         Ok(revoked)
     }
 
@@ -98,17 +102,19 @@ impl Leasing {
         Ok(self.keeper.neon().branch(branch).await?.is_some())
     }
 
-    /// Moves leases that live to fresh roles, where theirs are closed: who follows one
-    /// is told.
-    pub async fn move_stranded(self: &Arc<Self>) {
-        for lease in self.leases.stranded() {
-            let id = lease.id;
-            match Box::pin(self.connected(lease)).await {
-                Ok(_) => tracing::info!(lease = %id, "moved a lease to a fresh role"),
-                Err(error) => {
-                    let error = one_line(&error);
-                    tracing::debug!(lease = %id, error, "a lease cannot be moved yet");
-                }
+    /// Moves a lease that lives to a fresh role, where its own is closed: who follows it
+    /// is told. False: it is to be tried again.
+    pub async fn move_stranded(self: &Arc<Self>, lease: Lease) -> bool {
+        let id = lease.id;
+        match Box::pin(self.connected(lease)).await {
+            Ok(_) => {
+                tracing::info!(lease = %id, "moved a lease to a fresh role");
+                true
+            }
+            Err(error) => {
+                let error = one_line(&error);
+                tracing::debug!(lease = %id, error, "a lease cannot be moved yet");
+                false
             }
         }
     }

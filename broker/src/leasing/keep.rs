@@ -2,7 +2,9 @@
 //! leases.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use jiff::Timestamp;
 use neon_api::types::BranchUpdateRequest;
 
 use super::{Error, Leasing};
@@ -47,9 +49,10 @@ impl Leasing {
     }
 
     /// Sees to it that what a lease leads to outlives it: its role's password, and its
-    /// branch where that is its own. Not waited for: a branch that is away for a while
+    /// branch where that is its own; and the `ttl` that was asked for just now, should
+    /// the lease have been given less of it for their sake. Not waited for: a branch that is away for a while
     /// ends no lease, and the next renewal comes before the time is up.
-    pub fn prolong(self: &Arc<Self>, lease: &Lease) {
+    pub fn prolong(self: &Arc<Self>, lease: &Lease, ttl: Option<Duration>) {
         let key = lease.grant.role_key();
         let is_ours = lease.grant.key == *self.logins.key_id();
         if is_ours && self.leases.role_runs_out(&key) {
@@ -66,10 +69,13 @@ impl Leasing {
         }
         if self.leases.branch_runs_out(lease) {
             let (leasing, lease) = (Arc::clone(self), lease.clone());
+            let until = self.leases.end_of(ttl).max(lease.expire_time);
             tokio::spawn(async move {
-                if let Err(error) = leasing.prolong_branch(&lease).await {
-                    let lease = &lease.id;
-                    tracing::warn!(%lease, error = %one_line(&error), "prolong a lease's branch");
+                // While Neon is away each renewal comes here.
+                let prolonging = Box::pin(leasing.prolong_branch(&lease, until));
+                if let Err(error) = leasing.prolonging.share(lease.id, prolonging).await {
+                    let (lease, error) = (&lease.id, one_line(&*error));
+                    tracing::warn!(%lease, error, "prolong a lease's branch");
                 }
             });
         }
@@ -96,14 +102,14 @@ impl Leasing {
         Ok(prolonged?)
     }
 
-    async fn prolong_branch(&self, lease: &Lease) -> Result<(), Error> {
+    async fn prolong_branch(&self, lease: &Lease, until: Timestamp) -> Result<(), Error> {
         let neon = self.keeper.neon();
         let turn = neon.turn().await?;
         // Whoever had the turn before may have done it, or ended the lease.
         let Some(lease) = self.runs_out_still(lease.id) else {
             return Ok(());
         };
-        let end = self.leases.branch_end(lease.expire_time);
+        let end = self.leases.branch_end(until);
         let change = BranchUpdateRequest::default().expires_at(end);
         let branch = &lease.grant.branch;
         neon.branch_update(branch, &change, &turn).await?;

@@ -83,7 +83,7 @@ impl LeaseService for Broker {
         }
         let renewed = self.leases.renew(name, ttl, id).await;
         let lease = renewed.map_err(Error::from)?;
-        self.leasing.prolong(&lease);
+        self.leasing.prolong(&lease, ttl);
         Ok(Response::new(pb::RenewLeaseResponse {
             lease: Some(self.wire(&lease)),
         }))

@@ -2,6 +2,7 @@
 
 mod bad;
 mod ephemeral;
+mod faults;
 mod killed;
 mod model;
 mod revoked;

@@ -2,26 +2,11 @@
 
 use anyhow::{Context, ensure};
 use proto::broker::v1 as pb;
-use serde_json::{Value, json};
+use suite::request_faults;
 
 use super::{Place, branch, id};
 
 const ONE: &str = "/projects/{project_id}/branches/{branch_id}";
-
-/// All that can go wrong with a request, and how often.
-fn effects() -> Vec<Value> {
-    vec![
-        json!({"fault": "locked", "count": 2}),
-        json!({"fault": "too_many_requests", "retry_after_seconds": 1}),
-        json!({"fault": "unavailable", "count": 2}),
-        json!({"fault": "gateway_timeout", "after": false}),
-        json!({"fault": "gateway_timeout", "after": true}),
-        json!({"fault": "lost_answer"}),
-        json!({"fault": "truncated"}),
-        json!({"fault": "delay", "milliseconds": 1_000, "after": false}),
-        json!({"fault": "delay", "milliseconds": 1_000, "after": true}),
-    ]
-}
 
 /// Does something under each fault, each of which has to happen.
 async fn under_each(
@@ -30,7 +15,7 @@ async fn under_each(
     route: &str,
     mut act: impl AsyncFnMut(usize) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    for (round, effect) in effects().into_iter().enumerate() {
+    for (round, effect) in request_faults().into_iter().enumerate() {
         let fault = place.faults.on_route(method, route, effect.clone()).await?;
         act(round).await.with_context(|| effect.to_string())?;
         place.faults.happened(fault).await?;

@@ -1,0 +1,85 @@
+//! When to try again what has failed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Pauses between tries, in milliseconds, doubled each time.
+const PAUSE_MS_MIN: u64 = 500;
+const PAUSE_MS_MAX: u64 = 60_000;
+
+/// Things that are tried until they are done, each on its own: the first time at once.
+#[derive(Debug)]
+pub(crate) struct Tries<K>(BTreeMap<K, Try>);
+
+#[derive(Debug, Clone, Copy)]
+struct Try {
+    at: Instant,
+    failed: u32,
+}
+
+impl<K> Default for Tries<K> {
+    fn default() -> Self {
+        Tries(BTreeMap::new())
+    }
+}
+
+impl<K: Ord> Tries<K> {
+    /// Whether it may be tried.
+    pub(crate) fn is_due(&self, key: &K, now: Instant) -> bool {
+        self.0.get(key).is_none_or(|one| one.at <= now)
+    }
+
+    /// It failed. Says how often by now.
+    pub(crate) fn failed(&mut self, key: K, now: Instant) -> u32 {
+        let failed = self.0.get(&key).map_or(0, |one| one.failed) + 1;
+        let at = now + pause(failed);
+        self.0.insert(key, Try { at, failed });
+        failed
+    }
+
+    /// Nothing is wrong, and it is too early.
+    pub(crate) fn wait(&mut self, key: K, until: Instant) {
+        let (at, failed) = (until, 0);
+        self.0.insert(key, Try { at, failed });
+    }
+
+    /// Forgets what is not to be done any more.
+    pub(crate) fn retain(&mut self, is_to_be_done: impl Fn(&K) -> bool) {
+        self.0.retain(|key, _| is_to_be_done(key));
+    }
+}
+
+fn pause(failed: u32) -> Duration {
+    let doubled = PAUSE_MS_MIN.saturating_mul(1 << failed.saturating_sub(1).min(16));
+    Duration::from_millis(doubled.min(PAUSE_MS_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_grows_and_has_an_end() {
+        assert_eq!(pause(1), Duration::from_millis(PAUSE_MS_MIN));
+        assert_eq!(pause(4), Duration::from_millis(PAUSE_MS_MIN * 8));
+        assert_eq!(pause(u32::MAX), Duration::from_millis(PAUSE_MS_MAX));
+    }
+
+    #[test]
+    fn what_failed_is_due_after_its_pause_and_forgotten_when_it_is_done() {
+        let begun = Instant::now();
+        let after = |pauses: u64| begun + Duration::from_millis(PAUSE_MS_MIN * pauses);
+        let mut tries = Tries::default();
+        assert!(tries.is_due(&1, begun));
+        assert_eq!((tries.failed(1, begun), tries.failed(1, begun)), (1, 2));
+        assert!(!tries.is_due(&1, after(1)) && tries.is_due(&2, after(1)));
+        assert!(tries.is_due(&1, after(2)));
+        tries.wait(1, after(3));
+        assert!(!tries.is_due(&1, after(2)));
+        tries.retain(|key| *key != 1);
+        assert!(tries.is_due(&1, after(2)));
+        assert_eq!(tries.failed(1, begun), 1);
+    }
+}
