@@ -439,6 +439,11 @@ impl Leases {
             .ok_or(Error::NotFound(id))
     }
 
+    /// Returns when what other brokers have written by now is known here.
+    pub async fn catch_up(&self) -> Result<(), state::Error> {
+        self.state.catch_up().await
+    }
+
     /// Whether some broker gives that branch other data, or deletes it.
     pub fn is_held(&self, branch: &BranchId) -> bool {
         self.state.read(|data| data.is_held(branch))

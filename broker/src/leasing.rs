@@ -29,6 +29,7 @@ use crate::names::{BindingName, LeaseId, ServiceName};
 use crate::neon::{self, OwnerUris, Point};
 use crate::roles;
 use crate::state::RoleKey;
+use crate::text::one_line;
 
 /// How often a lease is tried to be given whose role is closed meanwhile each time.
 const GIVE_TRIES_MAX: u32 = 4;
@@ -303,6 +304,11 @@ impl Leasing {
             Err(source) => {
                 // It may be that the owner's password is another by now.
                 self.forget_place(&place.branch).await;
+                // And that it was made all the same, and nobody heard.
+                if let Err(error) = self.close_unusable(place, key).await {
+                    let (branch, error) = (&key.branch, one_line(&error));
+                    tracing::warn!(%branch, error, "close a lease role that may have been made");
+                }
                 Err(Error::Role {
                     branch: place.branch.clone(),
                     source,

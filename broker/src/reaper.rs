@@ -60,7 +60,7 @@ impl Reaper {
         loop {
             interval.tick().await;
             let orphans = self.leases.orphans();
-            tries.retain(|name| orphans.iter().any(|(orphan, _)| orphan == name));
+            tries.retain(&orphans.iter().map(|(name, _)| name).collect());
             for (name, own) in orphans {
                 if !tries.is_due(&name, Instant::now()) {
                     continue;

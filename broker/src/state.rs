@@ -111,8 +111,7 @@ struct Stored {
     /// Asked to write.
     writer: mpsc::Sender<Job>,
     readers: Semaphore,
-    /// Who stands for election and who listens end with the state, and with them
-    /// what they hold.
+    /// Who stands for election ends with the state, and with it what it holds.
     _standing: AbortOnDropHandle<()>,
 }
 

@@ -1,6 +1,6 @@
 //! When to try again what has failed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -45,9 +45,14 @@ impl<K: Ord> Tries<K> {
         self.0.insert(key, Try { at, failed });
     }
 
-    /// Forgets what is not to be done any more.
-    pub(crate) fn retain(&mut self, is_to_be_done: impl Fn(&K) -> bool) {
-        self.0.retain(|key, _| is_to_be_done(key));
+    /// How often it has failed.
+    pub(crate) fn failures(&self, key: &K) -> u32 {
+        self.0.get(key).map_or(0, |one| one.failed)
+    }
+
+    /// Forgets what is not among these: it is not to be done any more.
+    pub(crate) fn retain(&mut self, to_be_done: &BTreeSet<&K>) {
+        self.0.retain(|key, _| to_be_done.contains(key));
     }
 }
 
@@ -78,7 +83,8 @@ mod tests {
         assert!(tries.is_due(&1, after(2)));
         tries.wait(1, after(3));
         assert!(!tries.is_due(&1, after(2)));
-        tries.retain(|key| *key != 1);
+        assert_eq!((tries.failures(&1), tries.failures(&2)), (0, 0));
+        tries.retain(&BTreeSet::from([&2]));
         assert!(tries.is_due(&1, after(2)));
         assert_eq!(tries.failed(1, begun), 1);
     }

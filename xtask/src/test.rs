@@ -30,6 +30,11 @@ const NOT_ON_OTHER_POSTGRES: [&str; 6] = [
     "a_recovery_that_a_kill_cuts_off",
 ];
 
+/// As .config/nextest.toml has it.
+const TESTS_AT_ONCE: u32 = 8;
+/// What the plain run leaves to `--full`: an older release of a client that runs.
+const ONLY_FULL: &str = "neonctl_5_0_1";
+
 /// Runs every test: unit tests, the whole-system suite, other people's clients,
 /// the examples in the docs.
 #[derive(clap::Args)]
@@ -72,19 +77,21 @@ impl Test {
 
     fn run_all(&self) -> Result<()> {
         let is_root = nix::unistd::geteuid().is_root();
+        let mut left_out = vec!["--"];
         if !is_root {
             say("Not root: left out are the tests that mount file systems (as_root).");
+            left_out.extend(["--skip", "::as_root::"]);
+        }
+        if !self.full && self.arguments.is_empty() {
+            say(&format!("Not --full: left out is {ONLY_FULL}."));
+            left_out.extend(["--skip", ONLY_FULL]);
         }
         if !has_nextest() {
-            let left_out: &[&str] = match is_root {
-                true => &[],
-                false => &["--", "--skip", "::as_root::"],
-            };
-            return self.run_cargo(&["test", "--workspace"], left_out);
+            let threads = TESTS_AT_ONCE.to_string();
+            left_out.extend(["--test-threads", &threads]);
+            return self.run_cargo(&["test", "--workspace"], &left_out);
         }
-        let profile = if is_root { "default" } else { "not-root" };
-        let nextest = ["nextest", "run", "--profile", profile, "--workspace"];
-        self.run_cargo(&nextest, &[])?;
+        self.run_cargo(&["nextest", "run", "--workspace"], &left_out)?;
         // nextest runs no examples of doc comments.
         if self.arguments.is_empty() {
             // What is indented in the comment of a .proto file is no Rust.

@@ -25,8 +25,13 @@ impl Leasing {
             self.close(&key).await;
         });
         Box::pin(closing).await;
-        let stranded = stream::iter(self.leases.stranded());
-        let moving = stranded.for_each_concurrent(AT_ONCE_MAX, |lease| async move {
+        let is_of_them = |lease: &Lease| {
+            let mut revoked = revoked.iter();
+            revoked.any(|one| one.request.holder == lease.request.holder)
+        };
+        // The others are the closer's.
+        let stranded = self.leases.stranded().into_iter().filter(is_of_them);
+        let moving = stream::iter(stranded).for_each_concurrent(AT_ONCE_MAX, |lease| async move {
             self.move_stranded(lease).await;
         });
         Box::pin(moving).await;

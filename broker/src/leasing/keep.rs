@@ -15,6 +15,9 @@ use crate::roles::Access;
 use crate::state::RoleKey;
 use crate::text::one_line;
 
+/// How often the end of a branch is moved in one go, should it be too early still.
+const PROLONG_TRIES_MAX: u32 = 3;
+
 impl Leasing {
     /// Makes a role right behind the answer, unless that was done not long ago: its
     /// holder may have changed it, or somebody may have restored its branch.
@@ -105,18 +108,23 @@ impl Leasing {
     async fn prolong_branch(&self, lease: &Lease, until: Timestamp) -> Result<(), Error> {
         let neon = self.keeper.neon();
         let turn = neon.turn().await?;
-        // Whoever had the turn before may have done it, or ended the lease.
-        let Some(lease) = self.runs_out_still(lease.id) else {
-            return Ok(());
-        };
-        let end = self.leases.branch_end(until);
-        let change = BranchUpdateRequest::default().expires_at(end);
-        let branch = &lease.grant.branch;
-        neon.branch_update(branch, &change, &turn).await?;
-        let found = neon.branch(branch).await?;
-        // What Neon says counts, not what it was asked for.
-        if let Some(confirmed) = found.and_then(|found| found.branch.expires_at) {
-            self.leases.branch_prolonged(lease.id, confirmed).await?;
+        let mut until = until;
+        for _ in 0..PROLONG_TRIES_MAX {
+            // Whoever had the turn before may have done it, or another broker, or the
+            // lease has ended; and another broker's end may come after ours.
+            self.leases.catch_up().await?;
+            let Some(lease) = self.runs_out_still(lease.id) else {
+                return Ok(());
+            };
+            until = until.max(lease.expire_time);
+            let change = BranchUpdateRequest::default().expires_at(self.leases.branch_end(until));
+            let branch = &lease.grant.branch;
+            neon.branch_update(branch, &change, &turn).await?;
+            let found = neon.branch(branch).await?;
+            // What Neon says counts, not what it was asked for.
+            if let Some(confirmed) = found.and_then(|found| found.branch.expires_at) {
+                self.leases.branch_prolonged(lease.id, confirmed).await?;
+            }
         }
         Ok(())
     }

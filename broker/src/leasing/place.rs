@@ -131,7 +131,6 @@ impl Leasing {
 
     /// Forgets how the owner connects to a branch, and that it was prepared.
     pub async fn forget_place(&self, branch: &BranchId) {
-        self.logins.forget_sessions();
         let uris: Vec<_> = self.uris.iter().map(|(key, _)| key).collect();
         for key in uris.iter().filter(|key| key.0 == *branch) {
             self.uris.invalidate(&**key).await;

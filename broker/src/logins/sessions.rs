@@ -73,14 +73,14 @@ impl Sessions {
         let now = Instant::now();
         kept.retain(|one| one.until > now && !one.client.is_closed());
         let found = kept.iter().rposition(|one| one.owner.is(owner))?;
-        Some(kept.swap_remove(found).client)
+        Some(kept.remove(found).client)
     }
 
     fn keep(&self, owner: &OwnerUri, client: Client) {
         let until = Instant::now() + Duration::from_millis(KEPT_MS);
         let mut kept = kept(&self.kept);
         if kept.len() >= KEPT_MAX {
-            return;
+            kept.remove(0);
         }
         kept.push(Kept {
             owner: owner.clone(),

@@ -22,10 +22,13 @@ const LOGIN_COMMENT: &str = "branch-broker lease ";
 /// The comment of one that was made harmless, and could not be dropped yet.
 const RETIRED_COMMENT: &str = "branch-broker lease retired";
 
-/// Takes the lock of the branch's login roles, inside a transaction.
-const LOCK: &str = "SET LOCAL lock_timeout = '30s';
+/// Takes the lock of the branch's login roles, inside a transaction. What comes then
+/// waits less long: whoever has a role may hold a lock on it, and everybody else who
+/// wants a role on the branch waits behind us. Both are less than a broker waits.
+const LOCK: &str = "SET LOCAL lock_timeout = '15s';
     SET LOCAL client_min_messages = warning;
-    SELECT pg_advisory_xact_lock(hashtextextended('branch-broker logins', 0));";
+    SELECT pg_advisory_xact_lock(hashtextextended('branch-broker logins', 0));
+    SET LOCAL lock_timeout = '4s';";
 
 /// A login role as it is to be.
 #[derive(Debug, Clone, Copy)]
@@ -128,6 +131,9 @@ pub async fn login_close(client: &mut Client, role: &str) -> Result<(), Error> {
         Found::Commented(found) if found.starts_with(LOGIN_COMMENT) => {}
         _ => return Ok(()),
     }
+    // Before, since one that is changing its own role would hold us up for as long as
+    // it likes; and after, since until then it could log in again.
+    sessions_end(&transaction, role).await?;
     transaction
         .batch_execute(&retirement(role))
         .await
@@ -222,7 +228,7 @@ async fn drop_retired(client: &mut Client, role: &str) -> Result<(), postgres::E
     transaction.commit().await.attempted(dropping())
 }
 
-async fn sessions_end(client: &Client, role: &str) -> Result<(), postgres::Error> {
+async fn sessions_end(client: &impl GenericClient, role: &str) -> Result<(), postgres::Error> {
     client
         .execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1",

@@ -7,7 +7,7 @@ mod write;
 
 use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _};
 use diesel_async::{AsyncPgConnection, RunQueryDsl as _, SimpleAsyncConnection as _};
-use futures_util::{StreamExt as _, future};
+use futures_util::{FutureExt as _, StreamExt as _, future};
 use jiff::Timestamp;
 
 use super::rows::{BadRow, time_in};
@@ -208,13 +208,19 @@ impl Session {
         listening.attempted("listen to other brokers")
     }
 
-    /// The version of the next write that is heard of. None: the session has ended.
+    /// The newest version that is heard of. None: the session has ended.
     pub(super) async fn heard(&mut self) -> Result<Option<i64>, Error> {
         let mut told = std::pin::pin!(self.connection.notifications_stream());
-        let next = told.next().await.transpose();
-        let next = next.attempted("listen to other brokers")?;
-        // What cannot be read is a reason to look.
-        Ok(next.map(|told| told.payload.parse().unwrap_or(i64::MAX)))
+        let mut next = told.next().await;
+        let mut newest = None;
+        // All that has come: none may pile up while brokers write.
+        while let Some(told_of) = next {
+            let told_of = told_of.attempted("listen to other brokers")?;
+            // What cannot be read is a reason to look.
+            newest = newest.max(Some(told_of.payload.parse().unwrap_or(i64::MAX)));
+            next = told.next().now_or_never().flatten();
+        }
+        Ok(newest)
     }
 
     /// Whether a transaction whose end was not heard of is stored. None: it still

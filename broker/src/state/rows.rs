@@ -28,7 +28,7 @@ pub struct BadRow {
 }
 
 #[derive(Debug, Queryable, Selectable, Insertable)]
-#[diesel(table_name = leases, check_for_backend(Pg))]
+#[diesel(table_name = leases, check_for_backend(Pg), treat_none_as_default_value = false)]
 pub(super) struct LeaseRow {
     id: Uuid,
     version: i64,
@@ -54,7 +54,7 @@ pub(super) struct LeaseRow {
 }
 
 #[derive(Debug, Queryable, Selectable, Insertable)]
-#[diesel(table_name = generations, check_for_backend(Pg))]
+#[diesel(table_name = generations, check_for_backend(Pg), treat_none_as_default_value = false)]
 pub(super) struct GenerationRow {
     binding: String,
     version: i64,
@@ -68,7 +68,7 @@ pub(super) struct GenerationRow {
 }
 
 #[derive(Debug, Queryable, Selectable, Insertable)]
-#[diesel(table_name = roles, check_for_backend(Pg))]
+#[diesel(table_name = roles, check_for_backend(Pg), treat_none_as_default_value = false)]
 pub(super) struct RoleRow {
     branch: String,
     role: String,
@@ -88,7 +88,7 @@ pub(super) struct RoleRow {
 }
 
 #[derive(Debug, Queryable, Selectable, Insertable)]
-#[diesel(table_name = operations, check_for_backend(Pg))]
+#[diesel(table_name = operations, check_for_backend(Pg), treat_none_as_default_value = false)]
 pub(super) struct OperationRow {
     id: Uuid,
     version: i64,
@@ -107,7 +107,7 @@ pub(super) struct OperationRow {
 }
 
 #[derive(Debug, Queryable, Selectable, Insertable)]
-#[diesel(table_name = branches, check_for_backend(Pg))]
+#[diesel(table_name = branches, check_for_backend(Pg), treat_none_as_default_value = false)]
 pub(super) struct BranchRow {
     name: String,
     version: i64,
@@ -120,7 +120,7 @@ pub(super) struct BranchRow {
 }
 
 #[derive(Debug, Queryable, Selectable, Insertable)]
-#[diesel(table_name = request_ids, check_for_backend(Pg))]
+#[diesel(table_name = request_ids, check_for_backend(Pg), treat_none_as_default_value = false)]
 pub(super) struct RequestRow {
     caller: String,
     method: String,
@@ -133,7 +133,7 @@ pub(super) struct RequestRow {
 
 /// An event to be stored: the database numbers it.
 #[derive(Debug, Insertable)]
-#[diesel(table_name = audit_events, check_for_backend(Pg))]
+#[diesel(table_name = audit_events, check_for_backend(Pg), treat_none_as_default_value = false)]
 pub(super) struct NewEventRow {
     event_time: PgTimestamp,
     action: String,

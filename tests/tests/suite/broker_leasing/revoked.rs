@@ -322,3 +322,25 @@ async fn an_expired_lease_leaves_a_suspended_branch_asleep() -> anyhow::Result<(
     .await?;
     bench.stop().await
 }
+
+/// Who changes their own role, and does not come to an end, holds a lock on it. That
+/// keeps nobody's revocation waiting, nor those who want a role on the same branch.
+#[tokio::test]
+async fn an_open_transaction_of_the_holder_holds_up_nobody() -> anyhow::Result<()> {
+    let bench = Bench::start().await?;
+    let given = bench.acquire(on_binding(V1, Access::ReadWrite)).await?;
+    let session = bench.session(&given.uri).await?;
+    session
+        .batch_execute("BEGIN; ALTER ROLE CURRENT_USER PASSWORD 'x'")
+        .await?;
+    let revoked = bench.revoke(Which::Lease(given.lease.name.clone())).await?;
+    assert_eq!(revoked.len(), 1);
+    // Done when it is answered, not at a later try.
+    assert_eq!(bench.list("state = REVOKING").await?, []);
+    assert!(session.query("SELECT 1", &[]).await.is_err());
+    assert!(bench.session(&given.uri).await.is_err());
+    let next = bench.acquire(on_binding(V1, Access::ReadWrite)).await?;
+    assert_ne!(next.role, given.role);
+    bench.session(&next.uri).await?;
+    bench.stop().await
+}
