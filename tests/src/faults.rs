@@ -79,6 +79,17 @@ impl Faults {
         self.queue(json!({"operation": action}), effect).await
     }
 
+    /// Forgets all that were asked for.
+    ///
+    /// # Errors
+    /// When the emulator refuses it.
+    pub async fn forget(&self) -> anyhow::Result<()> {
+        self.http
+            .expect(204, "DELETE", "/faults", Value::Null)
+            .await?;
+        Ok(())
+    }
+
     /// Waits until a fault has happened as often as it was asked for.
     ///
     /// # Errors

@@ -317,6 +317,32 @@ async fn a_revoked_lease_is_there_until_its_role_is_closed() {
     }
 }
 
+/// Who had a lease moved may go on with its old role for a while, but not when they are
+/// revoked.
+#[tokio::test]
+async fn a_revocation_takes_the_roles_that_its_holder_has_left() {
+    let bench = Bench::new();
+    let leases = &bench.leases;
+    let lease = bench.acquire().await;
+    let left = lease.grant.role_key();
+    let of = RoleFor {
+        branch: "br-b".parse().unwrap(),
+        ..role_for("a")
+    };
+    let role = leases.role_intend(of.clone()).await.unwrap();
+    let made = Made {
+        role: role.clone(),
+        key: of.key,
+        valid_until: Some(leases.password_end()),
+    };
+    leases.moved(lease.id, 2, made).await.unwrap().unwrap();
+    assert_eq!(leases.roles_to_close(), []);
+    let revoked = bench.revoke(Which::Lease(lease.id)).await;
+    let taken: Vec<_> = leases.roles_revoked(&revoked).into_iter().collect();
+    assert_eq!(taken, [left, role]);
+    assert_eq!(leases.roles_to_close().len(), 2);
+}
+
 #[tokio::test]
 async fn a_revocation_that_comes_again_takes_no_more() {
     let bench = Bench::new();

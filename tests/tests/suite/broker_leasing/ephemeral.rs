@@ -5,7 +5,8 @@ use proto::broker::v1::acquire_lease_request::Target;
 use proto::broker::v1::{
     Access, AcquireLeaseRequest, EphemeralBranch, LeaseState, RenewLeaseRequest, ephemeral_branch,
 };
-use suite::eventually;
+use serde_json::json;
+use suite::{Faults, StateDatabase, eventually};
 use tonic::Code;
 
 use super::{Bench, V1, V2, ephemeral, seconds};
@@ -240,6 +241,38 @@ async fn a_branch_that_only_looks_like_a_leases_is_never_deleted() -> anyhow::Re
     bench.emulator.finished(&renamed.operations).await?;
     bench.release(&given.lease).await?;
     bench.is_gone(&given.lease.branch).await?;
+    let left = bench.branches().await?;
+    assert!(left.iter().any(|branch| branch.id == made.branch.id));
+    bench.stop().await
+}
+
+/// Written down, and never made: a branch that somebody else gives that name is theirs.
+#[tokio::test]
+async fn a_branch_that_has_a_leases_name_is_not_deleted_for_it() -> anyhow::Result<()> {
+    let bench = Bench::start().await?;
+    let faults = Faults::of(&bench.emulator);
+    let never = json!({"fault": "unavailable", "count": 1_000});
+    faults
+        .on_route("POST", "/projects/{project_id}/branches", never)
+        .await?;
+    let refused = bench.acquire(ephemeral(V1, Access::ReadOnly)).await.err();
+    refused.context("no branch, no lease")?;
+    faults.forget().await?;
+    let session = StateDatabase::of(&bench.emulator).await?;
+    let session = session.session(&bench.emulator).await?;
+    let written = "SELECT name FROM broker.branches WHERE lease IS NOT NULL";
+    let name: String = session.query_one(written, &[]).await?.get(0);
+    let (client, project) = (bench.emulator.client(), bench.emulator.project());
+    let request = neon_api::types::BranchCreateRequest::named(&name);
+    let made = client.create_branch(project, &request).await?;
+    bench.emulator.finished(&made.operations).await?;
+    bench.clock.set(600)?;
+    eventually("the broker says that it is not its own", async || {
+        let log = bench.broker.process.log();
+        ensure!(log.contains("a lease's branch is still there"), "{log}");
+        Ok(())
+    })
+    .await?;
     let left = bench.branches().await?;
     assert!(left.iter().any(|branch| branch.id == made.branch.id));
     bench.stop().await
