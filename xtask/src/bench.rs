@@ -38,7 +38,7 @@ impl Bench {
             What::Engine => "engine",
             What::Broker => "broker",
         };
-        let suite = Binaries::build(true, &["suite"])?;
+        let suite = Binaries::build(true)?;
         process::run(Command::new(suite.path("bench")).arg(name))
     }
 }

@@ -7,21 +7,16 @@ use anyhow::Result;
 use crate::process;
 use crate::repository;
 
-const PACKAGES: [&str; 3] = ["neon-emulator", "broker", "user-service"];
-
 /// Where the built binaries lie.
 pub(crate) struct Binaries {
     folder: PathBuf,
 }
 
 impl Binaries {
-    /// Builds them, as one step, and with them the packages that are to run against
-    /// them: what both need is then built once.
-    pub(crate) fn build(release: bool, also: &[&str]) -> Result<Self> {
-        let mut arguments = vec!["build"];
-        for package in PACKAGES.iter().chain(also) {
-            arguments.extend(["--package", package]);
-        }
+    /// Builds them, as one step. With all packages, since cargo unites the features of
+    /// those that it builds: with fewer it would build what they need anew.
+    pub(crate) fn build(release: bool) -> Result<Self> {
+        let mut arguments = vec!["build", "--workspace", "--bins"];
         if release {
             arguments.push("--release");
         }

@@ -132,7 +132,7 @@ fn generate_proto() -> Result<Generated> {
 }
 
 fn generate_schemas() -> Result<Generated> {
-    Binaries::build(false, &[])?;
+    Binaries::build(false)?;
     let suite = ["--package", "suite", "--bin", "print-schema"];
     let mut build = process::cargo(["build"]);
     build.args(suite);

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
+use crate::binaries::Binaries;
 use crate::process;
 use crate::step::say;
 
@@ -55,8 +56,7 @@ impl Test {
     pub(crate) fn run(&self) -> Result<()> {
         let started = Instant::now();
         // The suite starts them; a test build does not make them.
-        let build = process::cargo(["build", "--workspace", "--bins"]);
-        process::run_step("build", build)?;
+        Binaries::build(false)?;
         if let Some(major) = self.postgres {
             self.run_on(major, &[])?;
         } else {

@@ -72,7 +72,7 @@ impl Up {
         if self.fresh {
             self.forget(&state, &world)?;
         }
-        let binaries = Binaries::build(self.release, &[])?;
+        let binaries = Binaries::build(self.release)?;
         let mut supervisor = Supervisor::new(state.logs())?;
         let start = Start {
             up: self,

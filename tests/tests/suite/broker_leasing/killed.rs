@@ -11,6 +11,9 @@ use tokio::task::JoinSet;
 
 use super::{Bench, V1, ephemeral, on_binding};
 
+/// Longer than all lives together take.
+const TTL_SECONDS: i64 = 1_800;
+
 /// A lease that a caller was told of, and whether it lives: none while its release is
 /// not answered.
 type Told = (String, Option<bool>);
@@ -21,9 +24,12 @@ async fn busy(address: String, is_ephemeral: bool, told: UnboundedSender<Told>) 
         let mut leases = LeaseServiceClient::new(suite::channel(&address).await?);
         for round in 0_u32.. {
             let request = match is_ephemeral {
-                true => ephemeral(V1, Access::ReadWrite),
+                true => AcquireLeaseRequest {
+                    ttl: Some(super::seconds(TTL_SECONDS)),
+                    ..ephemeral(V1, Access::ReadWrite)
+                },
                 false => AcquireLeaseRequest {
-                    ttl: Some(super::seconds(60)),
+                    ttl: Some(super::seconds(TTL_SECONDS)),
                     ..on_binding(V1, Access::ReadWrite)
                 },
             };
@@ -32,7 +38,7 @@ async fn busy(address: String, is_ephemeral: bool, told: UnboundedSender<Told>) 
             told.send((name.clone(), Some(true)))?;
             let renew = RenewLeaseRequest {
                 name: name.clone(),
-                ttl: Some(super::seconds(60)),
+                ttl: Some(super::seconds(TTL_SECONDS)),
                 ..Default::default()
             };
             leases.renew_lease(renew).await?;
@@ -94,7 +100,7 @@ async fn a_kill_loses_no_lease_and_leaks_no_branch() -> anyhow::Result<()> {
         }
     }
     // A minute after the last lease's end nothing of them is left.
-    bench.clock.set(121)?;
+    bench.clock.set(TTL_SECONDS + 61)?;
     eventually("no lease and no branch is left", async || {
         let left = bench.list("").await?;
         ensure!(left.is_empty(), "{left:?}");
