@@ -32,7 +32,7 @@ const NOT_ON_OTHER_POSTGRES: [&str; 6] = [
 ];
 
 /// As .config/nextest.toml has it.
-const TESTS_AT_ONCE: u32 = 8;
+const TESTS_AT_ONCE: u32 = 5;
 /// What the plain run leaves to `--full`: an older release of a client that runs.
 const ONLY_FULL: &str = "neonctl_5_0_1";
 
