@@ -103,7 +103,7 @@ async fn every_answer_is_as_neon_describes_it() -> anyhow::Result<()> {
     let emulator = EmulatorProcess::start_with(&folder.join("data"), &address, &limits).await?;
     let schemathesis = Schemathesis::install(&folder, &emulator).await?;
     let ids = Ids::of(&emulator).await?;
-    let count = suite::count(5, 100);
+    let count = suite::count(5, 50);
     schemathesis.run(&ids, &ROUTES, count).await?;
     let every: Vec<&str> = ROUTES
         .into_iter()
