@@ -2657,7 +2657,12 @@ pub struct Step {
     pub description: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct PlanRequest {}
+pub struct PlanRequest {
+    /// Whether to say what Apply with prune would do. Without it such branches are
+    /// remarks.
+    #[prost(bool, tag = "1")]
+    pub prune: bool,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PlanResponse {
     /// In the order in which Apply takes them. Empty: the world matches.
@@ -2670,7 +2675,13 @@ pub struct PlanResponse {
     pub remarks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ApplyRequest {}
+pub struct ApplyRequest {
+    /// Whether to delete branches that the broker made for bindings which broker.toml
+    /// declares no more. Never one that is not the broker's own, is default or
+    /// protected, has children, or has a lease that lives.
+    #[prost(bool, tag = "1")]
+    pub prune: bool,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ApplyResponse {
     /// What was done, in order.
@@ -2686,6 +2697,8 @@ pub enum StepAction {
     Migrate = 3,
     Seed = 4,
     Grant = 5,
+    /// Only with prune: a branch that was made for a binding which is declared no more.
+    DeleteBranch = 6,
 }
 impl StepAction {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -2700,6 +2713,7 @@ impl StepAction {
             Self::Migrate => "STEP_ACTION_MIGRATE",
             Self::Seed => "STEP_ACTION_SEED",
             Self::Grant => "STEP_ACTION_GRANT",
+            Self::DeleteBranch => "STEP_ACTION_DELETE_BRANCH",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -2711,6 +2725,7 @@ impl StepAction {
             "STEP_ACTION_MIGRATE" => Some(Self::Migrate),
             "STEP_ACTION_SEED" => Some(Self::Seed),
             "STEP_ACTION_GRANT" => Some(Self::Grant),
+            "STEP_ACTION_DELETE_BRANCH" => Some(Self::DeleteBranch),
             _ => None,
         }
     }
@@ -3281,6 +3296,10 @@ pub struct EphemeralBranch {
     /// leads to, services/{service}/versions/{version}. It must not expire itself.
     #[prost(string, tag = "1")]
     pub parent: ::prost::alloc::string::String,
+    /// Whether the service's newest revisions are run on it before the lease is given.
+    /// One that fails gives no lease, and the branch goes again.
+    #[prost(bool, tag = "4")]
+    pub migrate: bool,
     /// Where on the parent. Neither: its present.
     #[prost(oneof = "ephemeral_branch::Point", tags = "2, 3")]
     pub point: ::core::option::Option<ephemeral_branch::Point>,

@@ -73,7 +73,7 @@ async fn an_interrupted_apply_is_finished() -> anyhow::Result<()> {
         check_world(&emulator)
             .await
             .with_context(|| format!("{moment:?}: {}", broker.process.log()))?;
-        let plan = broker.config().await?.plan(PlanRequest {}).await?;
+        let plan = broker.config().await?.plan(PlanRequest::default()).await?;
         assert!(plan.into_inner().steps.is_empty(), "nothing is left to do");
         broker.process.stop().await?;
         emulator.stop().await?;
@@ -99,7 +99,7 @@ async fn applying_again_changes_nothing() -> anyhow::Result<()> {
     let before = branches().await?;
     let operations = client.list_operations(project, &Default::default()).await?;
     for _ in 0..2 {
-        let applied = broker.config().await?.apply(ApplyRequest {}).await?;
+        let applied = broker.config().await?.apply(ApplyRequest::default()).await?;
         assert!(applied.into_inner().steps.is_empty());
     }
     let broker = broker.kill_and_start().await?;
@@ -133,7 +133,7 @@ async fn a_plan_shows_what_apply_does() -> anyhow::Result<()> {
     let mut client = broker.config().await?;
     assert!(
         client
-            .plan(PlanRequest {})
+            .plan(PlanRequest::default())
             .await?
             .into_inner()
             .steps
@@ -141,7 +141,7 @@ async fn a_plan_shows_what_apply_does() -> anyhow::Result<()> {
     );
 
     config.write(&whole)?;
-    let planned = client.plan(PlanRequest {}).await?.into_inner().steps;
+    let planned = client.plan(PlanRequest::default()).await?.into_inner().steps;
     let actions: Vec<_> = planned.iter().map(|step| step.action()).collect();
     assert_eq!(
         actions,
@@ -158,19 +158,19 @@ async fn a_plan_shows_what_apply_does() -> anyhow::Result<()> {
         .list_all_branches(emulator.project(), None)
         .await?;
     assert_eq!(existing.branches.len(), 2, "a plan changes nothing");
-    let applied = client.apply(ApplyRequest {}).await?.into_inner().steps;
+    let applied = client.apply(ApplyRequest::default()).await?.into_inner().steps;
     assert_eq!(applied, planned);
     check_world(&emulator).await?;
 
     // A file that is not valid is refused whole, with the place.
     config.write(&whole.replace("branch = \"api_v2_branch\"", "brunch = \"api_v2_branch\""))?;
     let status = refused(
-        client.apply(ApplyRequest {}).await,
+        client.apply(ApplyRequest::default()).await,
         Code::FailedPrecondition,
         None,
     );
     assert!(status.message().contains("brunch"), "{status:?}");
-    assert!(client.plan(PlanRequest {}).await.is_err());
+    assert!(client.plan(PlanRequest::default()).await.is_err());
     broker.process.stop().await?;
     emulator.stop().await
 }
@@ -287,7 +287,7 @@ async fn a_broken_revision_fails_its_binding_alone() -> anyhow::Result<()> {
         broken.join("up.sql"),
         "ALTER TABLE users ADD COLUMN nick text;\n",
     )?;
-    broker.config().await?.apply(ApplyRequest {}).await?;
+    broker.config().await?.apply(ApplyRequest::default()).await?;
     leases.acquire_lease(acquire("v2")).await?;
     broker.is_ready().await?;
     broker.process.stop().await?;

@@ -36,7 +36,7 @@ async fn an_apply_that_neon_missed_is_finished_later() -> anyhow::Result<()> {
 
     let listen = emulator.kill().await?;
     config.write(&whole)?;
-    let missed = broker.config().await?.apply(ApplyRequest {}).await;
+    let missed = broker.config().await?.apply(ApplyRequest::default()).await;
     refused(missed, Code::Unavailable, None);
     assert_eq!(binding(&broker, V2).await?.state(), BindingState::Preparing);
 
@@ -79,7 +79,7 @@ async fn a_binding_says_where_it_leads_and_a_request_follows_it() -> anyhow::Res
     let whole = config.text()?;
     let moved = whole.replace("api_v2_branch", "api_v2_again");
     config.write(&moved.replace("parent = \"api_v1_branch\"", "parent = \"nowhere\""))?;
-    let apply = broker.config().await?.apply(ApplyRequest {}).await;
+    let apply = broker.config().await?.apply(ApplyRequest::default()).await;
     refused(apply, Code::FailedPrecondition, None);
     let stays = binding(&broker, V2).await?;
     assert_eq!(stays.state(), BindingState::Ready);
@@ -89,7 +89,7 @@ async fn a_binding_says_where_it_leads_and_a_request_follows_it() -> anyhow::Res
 
     // It moves: the same request is answered with where it leads now.
     config.write(&moved)?;
-    broker.config().await?.apply(ApplyRequest {}).await?;
+    broker.config().await?.apply(ApplyRequest::default()).await?;
     let now = binding(&broker, V2).await?;
     assert_eq!(now.branch_display_name, "api_v2_again");
     assert_eq!((now.state_message.as_str(), now.generation), ("", 2));

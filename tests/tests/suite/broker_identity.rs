@@ -149,7 +149,7 @@ async fn a_grant_allows_what_it_says_and_no_more() -> anyhow::Result<()> {
             .await,
         &format!("{USERS} has no grant to lease services/orders/versions/v1 read_only"),
     );
-    denied(users.config.apply(ApplyRequest {}).await, "admin");
+    denied(users.config.apply(ApplyRequest::default()).await, "admin");
     denied(
         users
             .bindings
@@ -186,10 +186,10 @@ async fn a_grant_allows_what_it_says_and_no_more() -> anyhow::Result<()> {
         .branches
         .list_branches(ListBranchesRequest::default())
         .await?;
-    denied(people.config.plan(PlanRequest {}).await, "admin");
+    denied(people.config.plan(PlanRequest::default()).await, "admin");
     let mut operators = secured.clients(&secured.token("operators").await?)?;
-    operators.config.plan(PlanRequest {}).await?;
-    operators.config.apply(ApplyRequest {}).await?;
+    operators.config.plan(PlanRequest::default()).await?;
+    operators.config.apply(ApplyRequest::default()).await?;
     operators
         .bindings
         .list_bindings(ListBindingsRequest::default())

@@ -188,6 +188,7 @@ fn ephemeral(parent: &str, access: Access) -> AcquireLeaseRequest {
         target: Some(Target::Ephemeral(EphemeralBranch {
             parent: parent.to_owned(),
             point: None,
+            ..Default::default()
         })),
         ttl: Some(seconds(60)),
         ..on_binding("", access)

@@ -172,7 +172,7 @@ async fn of_two_brokers_one_takes_over_from_the_other() -> anyhow::Result<()> {
     .await?;
     let whole = config.text()?;
     config.write(&whole.replace("api_v2_branch", "api_v2_again"))?;
-    one.config().await?.apply(ApplyRequest {}).await?;
+    one.config().await?.apply(ApplyRequest::default()).await?;
     let second = generation(&mut here, 2).await?;
     assert_eq!(generation(&mut there, 2).await?, second);
     assert_ne!(second, first);
@@ -199,7 +199,7 @@ async fn of_two_brokers_one_takes_over_from_the_other() -> anyhow::Result<()> {
     config.write(&whole)?;
     // It may still be looking at the world itself.
     eventually("the other applies", async || {
-        Ok(other.config().await?.apply(ApplyRequest {}).await?)
+        Ok(other.config().await?.apply(ApplyRequest::default()).await?)
     })
     .await?;
     assert_eq!(generation(&mut there, 3).await?, first);

@@ -133,11 +133,11 @@ async fn call(system: &System, method: &str) -> anyhow::Result<()> {
             branches_and_operations(system, method).await?
         }
         "broker.v1.ConfigService/Apply" => {
-            let request = broker::ApplyRequest {};
+            let request = broker::ApplyRequest::default();
             config.apply(request).await?.into_inner().steps.is_empty()
         }
         "broker.v1.ConfigService/Plan" => {
-            let request = broker::PlanRequest {};
+            let request = broker::PlanRequest::default();
             config.plan(request).await?.into_inner().steps.is_empty()
         }
         "broker.v1.LeaseService/AcquireLease" => {

@@ -125,7 +125,7 @@ async fn a_reset_branch_is_made_as_declared_and_announced() -> anyhow::Result<()
         .broker
         .config()
         .await?
-        .plan(pb::PlanRequest {})
+        .plan(pb::PlanRequest::default())
         .await?
         .into_inner();
     assert_eq!(plan, pb::PlanResponse::default());
@@ -184,7 +184,7 @@ async fn what_a_restore_kept_is_history_and_ended_leases_stay_dead() -> anyhow::
         .broker
         .config()
         .await?
-        .plan(pb::PlanRequest {})
+        .plan(pb::PlanRequest::default())
         .await?
         .into_inner();
     assert!(plan.steps.is_empty(), "{plan:?}");

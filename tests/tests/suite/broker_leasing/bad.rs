@@ -24,6 +24,7 @@ async fn bad_leases_are_refused_by_field_and_leave_nothing() -> anyhow::Result<(
         on(Target::Ephemeral(EphemeralBranch {
             parent: parent.to_owned(),
             point,
+            ..Default::default()
         }))
     };
     let missing = "branches/br-not-there-12345678";

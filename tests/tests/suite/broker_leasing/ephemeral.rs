@@ -191,6 +191,7 @@ async fn a_repeated_request_has_one_branch_and_a_past_point_its_data() -> anyhow
         target: Some(Target::Ephemeral(EphemeralBranch {
             parent: V1.to_owned(),
             point: Some(ephemeral_branch::Point::Lsn(lsn)),
+            ..Default::default()
         })),
         ..ephemeral(V1, Access::ReadOnly)
     };
@@ -212,6 +213,7 @@ async fn a_repeated_request_has_one_branch_and_a_past_point_its_data() -> anyhow
         target: Some(Target::Ephemeral(EphemeralBranch {
             parent: V1.to_owned(),
             point: Some(ephemeral_branch::Point::Lsn("FF/0".to_owned())),
+            ..Default::default()
         })),
         ..ephemeral(V1, Access::ReadOnly)
     };
