@@ -63,6 +63,10 @@ pub enum Action {
     Announced,
     /// A step of an apply was taken.
     Applied,
+    /// A switch of a binding began, was given up, or is done.
+    Switched,
+    /// A version was retired.
+    Retired,
 }
 
 /// Which events are asked for. What is not said does not filter.
@@ -105,7 +109,7 @@ impl Query {
 pub struct UnknownAction(String);
 
 impl Action {
-    const ALL: [Action; 11] = [
+    const ALL: [Action; 13] = [
         Action::Acquired,
         Action::Renewed,
         Action::Moved,
@@ -117,6 +121,8 @@ impl Action {
         Action::Rotated,
         Action::Announced,
         Action::Applied,
+        Action::Switched,
+        Action::Retired,
     ];
 
     /// As it is stored.
@@ -133,6 +139,8 @@ impl Action {
             Action::Rotated => "rotated",
             Action::Announced => "announced",
             Action::Applied => "applied",
+            Action::Switched => "switched",
+            Action::Retired => "retired",
         }
     }
 }

@@ -5,6 +5,8 @@
 //! watches. The number of a binding's generation outlives the process, in
 //! state.rs, and is stored there before anybody hears of it.
 
+mod generations;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -14,14 +16,14 @@ use neon_api::types::Branch;
 use rpc::clock::Clock;
 use tokio::sync::watch;
 
-use crate::audit::{Action, Event};
 use crate::config::{BindingSpec, Config};
-use crate::connection;
-use crate::leases::{self, RequestId};
 use crate::names::BindingName;
 use crate::neon::OwnerUris;
 use crate::reconcile::Outcome;
-use crate::state::{self, Draft, Generation, State};
+use crate::state::{Generation, State};
+
+pub(crate) use generations::end_pause;
+pub use generations::{Found, Switched};
 
 /// A binding, as declared and as it is.
 #[derive(Debug, Clone)]
@@ -32,6 +34,10 @@ pub struct Binding {
     pub status: Status,
     /// What it leads to. Once there, it stays until there is another.
     pub target: Option<Arc<Target>>,
+    /// What it is to lead to next, if all its consumers can.
+    pub pending: Option<Arc<Target>>,
+    /// Whether its consumers are held back.
+    pub pause: Option<Pause>,
     /// Why what broker.toml says now could not be made so, while the binding
     /// goes on with what it said before.
     pub trouble: Option<String>,
@@ -47,6 +53,21 @@ pub enum Status {
     Ready,
     /// Making it ready failed, and will not be tried again by itself.
     Failed(String),
+    /// It was retired.
+    Retired,
+}
+
+/// Consumers hold back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pause {
+    /// What they acknowledge.
+    pub generation: i64,
+    /// When they go on at the latest.
+    pub deadline: Timestamp,
+    /// Whether those go on that do not write.
+    pub writes_only: bool,
+    /// Why, for people.
+    pub reason: String,
 }
 
 /// What a binding leads to.
@@ -121,6 +142,8 @@ impl Bindings {
                         spec: spec.clone(),
                         status: Status::Preparing("its branch is being prepared".to_owned()),
                         target: None,
+                        pending: None,
+                        pause: None,
                         trouble: None,
                     };
                     all.insert(spec.name.clone(), watch::Sender::new(Arc::new(binding)));
@@ -153,61 +176,10 @@ impl Bindings {
     /// Whether leases are given on each.
     pub fn are_ready(&self) -> bool {
         let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
-        all.values()
-            .all(|binding| binding.borrow().status == Status::Ready)
-    }
-
-    /// The binding's branch is as declared. Its generation goes up when it
-    /// leads elsewhere than before, or to other data, and is stored before this is
-    /// told. `renewed`: why it has other data, where that is known.
-    /// `in_background`: nobody asked for it.
-    pub async fn ready(
-        &self,
-        spec: &BindingSpec,
-        outcome: Outcome,
-        renewed: Option<String>,
-        in_background: bool,
-    ) -> Result<(), state::Error> {
-        let generation = self
-            .generation(&spec.name, &outcome, renewed, in_background)
-            .await?;
-        self.announce(spec, generation, outcome.uris);
-        Ok(())
-    }
-
-    /// Gives the holders of a binding other roles: those that they have are given no
-    /// more, and its generation goes up. The same request does so once.
-    pub async fn rotate(
-        &self,
-        name: &BindingName,
-        target: &Target,
-        by: String,
-        request_id: Option<RequestId>,
-    ) -> Result<(), leases::Error> {
-        let now = Timestamp::try_from(self.clock.now()).unwrap_or(Timestamp::MAX);
-        let (binding, branch) = (name.clone(), target.branch.clone());
-        let change = move |draft: &mut Draft<'_>| {
-            if leases::is_repeated(draft, request_id.as_ref(), now)? {
-                return Ok(None);
-            }
-            let Some(last) = draft.generation(&binding).cloned() else {
-                return Ok(None);
-            };
-            let generation = Generation {
-                number: last.number + 1,
-                since: now,
-                reason: format!("credentials were rotated by {by}"),
-                ..last
-            };
-            leases::retire_roles(draft, &branch, &binding, &by, now);
-            draft.generation_put(binding.clone(), generation.clone());
-            draft.audit(announced(&binding, &generation));
-            Ok::<_, leases::Error>(Some(generation))
-        };
-        if let Some(generation) = self.state.change(change).await?? {
-            self.follow(&target.spec, generation, target.uris.clone());
-        }
-        Ok(())
+        all.values().all(|binding| {
+            let status = &binding.borrow().status;
+            matches!(status, Status::Ready | Status::Retired)
+        })
     }
 
     /// Another broker has given the binding that generation. One that is here
@@ -242,8 +214,31 @@ impl Bindings {
             let changed = !same || binding.status != Status::Ready || binding.trouble.is_some();
             binding.status = Status::Ready;
             binding.trouble = None;
+            let is_over = |pending: &Arc<Target>| pending.generation <= target.generation;
+            binding.pending.take_if(|pending| is_over(pending));
             // The owner's password may have changed all the same.
             binding.target = Some(Arc::new(target));
+            changed
+        });
+    }
+
+    /// What the binding is to lead to next, and whether its consumers are held back.
+    pub fn moving(&self, name: &BindingName, pending: Option<Arc<Target>>, pause: Option<Pause>) {
+        let number = |target: &Option<Arc<Target>>| target.as_ref().map(|one| one.generation);
+        self.modify(name, |binding| {
+            let changed = number(&binding.pending) != number(&pending) || binding.pause != pause;
+            binding.pending = pending;
+            binding.pause = pause;
+            changed
+        });
+    }
+
+    /// The binding was retired: it leads nowhere.
+    pub fn retired(&self, name: &BindingName) {
+        self.modify(name, |binding| {
+            let changed = binding.status != Status::Retired;
+            binding.status = Status::Retired;
+            binding.trouble = None;
             changed
         });
     }
@@ -261,10 +256,21 @@ impl Bindings {
 
     /// Bindings that point at that branch, or are declared to live on it.
     pub fn on_branch(&self, branch: &Branch) -> Vec<BindingName> {
+        // One that departs from what is declared leaves the declared branch alone.
+        let departs = |binding: &Binding| {
+            self.state.read(|data| {
+                let last = data.generations.get(&binding.spec.name);
+                last.is_some_and(|last| last.departs(&binding.spec.branch).is_some())
+            })
+        };
         let all = self.list().into_iter().filter(|binding| {
             let target = binding.target.as_deref();
-            target.is_some_and(|target| target.branch == branch.id)
-                || binding.spec.branch.as_str() == branch.name
+            let leads_there = target.is_some_and(|target| target.branch == branch.id);
+            let is_declared = || binding.spec.branch.as_str() == branch.name;
+            match binding.status {
+                Status::Retired => false,
+                _ => leads_there || (is_declared() && !departs(binding)),
+            }
         });
         all.map(|binding| binding.spec.name.clone()).collect()
     }
@@ -300,89 +306,6 @@ impl Bindings {
         if let Some(binding) = all.get(name) {
             binding.send_if_modified(|binding| change(Arc::make_mut(binding)));
         }
-    }
-
-    async fn generation(
-        &self,
-        binding: &BindingName,
-        outcome: &Outcome,
-        renewed: Option<String>,
-        in_background: bool,
-    ) -> Result<Generation, state::Error> {
-        let now = Timestamp::try_from(self.clock.now()).unwrap_or(Timestamp::MAX);
-        let name = binding.clone();
-        let (branch, address) = (outcome.branch.clone(), address(&outcome.uris));
-        let (revision, reset_at) = (outcome.revision.clone(), outcome.reset_at);
-        let change = move |draft: &mut Draft<'_>| {
-            let last = draft.generation(&name).cloned();
-            let (number, reason) = match &last {
-                None => (1, format!("the branch {branch} is ready")),
-                Some(last) if last.branch != branch => {
-                    (last.number + 1, format!("moved to the branch {branch}"))
-                }
-                Some(last) if last.address != address => {
-                    let reason = format!("the branch {branch} has another address");
-                    (last.number + 1, reason)
-                }
-                Some(last) => match &renewed {
-                    Some(reason) => (last.number + 1, reason.clone()),
-                    None => (last.number, last.reason.clone()),
-                },
-            };
-            let is_new = last.as_ref().is_none_or(|last| last.number != number);
-            let since = last.as_ref().map_or(now, |last| last.since);
-            let generation = Generation {
-                number,
-                branch: branch.clone(),
-                address: address.clone(),
-                revision: revision.clone(),
-                reset_at,
-                since: if is_new { now } else { since },
-                reason,
-            };
-            if last.as_ref() != Some(&generation) {
-                draft.generation_put(name.clone(), generation.clone());
-            }
-            if is_new {
-                draft.audit(announced(&name, &generation));
-            }
-            (generation, is_new)
-        };
-        let (generation, is_new) = match in_background {
-            true => self.state.change_in_background(change).await?,
-            false => self.state.change(change).await?,
-        };
-        if is_new {
-            let Generation { number, reason, .. } = &generation;
-            tracing::info!(binding = %binding, generation = number, %reason, "ready");
-        }
-        Ok(generation)
-    }
-}
-
-fn announced(binding: &BindingName, generation: &Generation) -> Event {
-    Event {
-        id: 0,
-        time: generation.since,
-        action: Action::Announced,
-        service: Some(binding.service.clone()),
-        binding: Some(binding.clone()),
-        branch: Some(generation.branch.clone()),
-        lease: None,
-        holder: String::new(),
-        message: format!("generation {}: {}", generation.number, generation.reason),
-    }
-}
-
-/// Where both URIs lead, without who connects and how.
-fn address(uris: &OwnerUris) -> String {
-    let (direct, pooled) = (
-        connection::address_of(&uris.direct),
-        connection::address_of(&uris.pooled),
-    );
-    match direct == pooled {
-        true => direct,
-        false => format!("{direct} {pooled}"),
     }
 }
 

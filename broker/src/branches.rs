@@ -10,6 +10,7 @@ mod checks;
 mod diff;
 mod error;
 mod restore;
+mod retire;
 mod schemas;
 mod settle;
 
@@ -27,9 +28,11 @@ use crate::neon::{self, Found, Neon, NewBranch, Point, Purpose};
 use crate::operations::Work;
 use crate::state::{self, Data, Draft};
 use crate::text::one_line;
-use checks::{Users, View};
+use checks::View;
 
+pub use checks::Users;
 pub use error::Error;
+pub use retire::End;
 
 /// Changes branches.
 #[derive(Debug, Clone)]
@@ -119,7 +122,15 @@ impl Branches {
 
     /// All branches of the project, by name, and which of them are ours.
     pub async fn all(&self) -> Result<Vec<Found>, neon::Error> {
-        let mut all = self.neon().branches().await?;
+        self.all_by(self.neon()).await
+    }
+
+    async fn all_in_background(&self) -> Result<Vec<Found>, neon::Error> {
+        self.all_by(&self.neon().background()).await
+    }
+
+    async fn all_by(&self, neon: &Neon) -> Result<Vec<Found>, neon::Error> {
+        let mut all = neon.branches().await?;
         let own = self.ledger.own();
         for found in &mut all {
             found.managed |= own.contains(&found.branch.id);

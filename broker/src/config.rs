@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `leases.default_ttl` | what a lease gets when its holder names no ttl, like `"10m"` | 10 minutes |
 //! | `leases.max_ttl` | the most a lease gets | 1 hour |
+//! | `leases.ack_grace` | how long an acknowledging watch may be away before it has no say any more | 10s |
 //! | `leases.roles_per_branch_max` | how many login roles a branch has at most; Neon takes 500 roles in all | 400 |
 //! | `services.S.database` | the database that holds the service's schema | required |
 //! | `services.S.schema` | the service's own Postgres schema: tables and migration history | required |
@@ -58,6 +59,8 @@ pub struct LeaseSettings {
     pub max_ttl: Duration,
     /// How many login roles a branch may have.
     pub roles_per_branch_max: usize,
+    /// How long an acknowledging watch may be away and still have a say.
+    pub ack_grace: Duration,
 }
 
 /// One declared version of one service.

@@ -3,6 +3,8 @@
 
 mod announcer;
 mod follow;
+mod in_force;
+mod moves;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -70,6 +72,14 @@ pub enum Error {
         #[source]
         source: Arc<roles::Error>,
     },
+    /// The binding is on its way to another branch.
+    #[error("{binding} is being switched to the branch {target}; wait until it is, or cancel that")]
+    Moving {
+        /// The binding.
+        binding: BindingName,
+        /// Where to.
+        target: BranchId,
+    },
     /// The task that applied is gone.
     #[error("the apply ended early")]
     Interrupted(#[source] tokio::task::JoinError),
@@ -79,7 +89,7 @@ impl Error {
     /// Whether the same may work in a moment.
     pub fn is_transient(&self) -> bool {
         match self {
-            Error::Config(_) => false,
+            Error::Config(_) | Error::Moving { .. } => false,
             Error::Running | Error::State(_) | Error::Interrupted(_) => true,
             Error::Reconcile(error) => error.is_transient(),
             Error::Binding { source, .. } => source.is_transient(),
@@ -219,6 +229,11 @@ impl Keeper {
         }
     }
 
+    /// Has the world made to match, soon and in the background.
+    pub fn apply_again(&self) {
+        self.unsettled.notify_one();
+    }
+
     /// Why a binding's branch has other data than when it was announced last; none
     /// when it has not.
     fn why_renewed(&self, spec: &BindingSpec, outcome: &Outcome) -> Option<String> {
@@ -263,9 +278,11 @@ impl Keeper {
     /// Reads broker.toml again and says what an apply would do, and what is
     /// otherwise than declared and stays so.
     pub async fn plan(&self) -> Result<(Vec<Step>, Vec<Remark>), Error> {
-        let config = Config::load(&self.path)?;
-        let world = reconcile::look(&self.neon, &self.ledger, &config).await?;
-        let steps = reconcile::plan(&config, &world)?;
+        let config = Arc::new(Config::load(&self.path)?);
+        let in_force = self.in_force(&self.neon, config).await?;
+        let mut world = reconcile::look(&self.neon, &self.ledger, &in_force.config).await?;
+        let steps = reconcile::plan(&in_force.config, &world)?;
+        world.remarks.splice(0..0, in_force.remarks);
         Ok((steps, world.remarks))
     }
 
@@ -280,11 +297,15 @@ impl Keeper {
             let all = data.generations.iter();
             let others = all.filter(|(name, generation)| {
                 let is_declared = || self.bindings.get(name).is_some();
-                generation.branch == branch.id && (generation.since > read_at || is_declared())
+                generation.branch == branch.id
+                    && !generation.is_retired()
+                    && (generation.since > read_at || is_declared())
             });
             others.map(|(name, _)| name.clone()).collect()
         });
         names.extend(others);
+        let now = self.leases.now();
+        names.extend(self.state.read(|data| data.moving_to(&branch.id, now)));
         names.sort();
         names.dedup();
         names
@@ -310,6 +331,7 @@ impl Keeper {
             let message = format!("its branch is being {what}");
             self.bindings.hold(name, message);
         }
+        self.pause(&on_branch, &branch.id, what).await?;
         let changed = change.await;
         if on_branch.is_empty() {
             changed?;
@@ -324,6 +346,7 @@ impl Keeper {
         let unsettled = self.may_mend(&applied);
         held.unsettled = unsettled.then_some(&self.unsettled);
         drop(held);
+        self.resume(&on_branch).await?;
         changed?;
         let mut failures = applied?.failures.into_iter();
         match failures.find(|(name, _)| on_branch.contains(name)) {
@@ -374,17 +397,20 @@ impl Keeper {
         in_background: bool,
         _alone: &MutexGuard<'_, ()>,
     ) -> Result<Applied, Error> {
-        let mut announcer = Announcer {
-            keeper: self,
-            in_background,
-            renewed: Vec::new(),
-            trouble: None,
-        };
         let neon = match in_background {
             true => &self.background,
             false => &self.neon,
         };
-        let applied = reconcile::apply(neon, &self.ledger, &config, &mut announcer).await?;
+        let in_force = self.in_force(neon, config).await?;
+        let mut announcer = Announcer {
+            keeper: self,
+            in_background,
+            seen: in_force.seen,
+            renewed: Vec::new(),
+            trouble: None,
+        };
+        let config = &in_force.config;
+        let applied = reconcile::apply(neon, &self.ledger, config, &mut announcer).await?;
         self.tell(&applied.steps).await;
         let Announcer {
             renewed, trouble, ..

@@ -27,12 +27,12 @@ use crate::config::LeaseSettings;
 use crate::credentials::KeyId;
 use crate::names::{BindingName, LeaseId, ServiceName};
 use crate::roles::Access;
-use crate::state::{self, Draft, RoleKey, State, Turn};
+use crate::state::{self, Draft, Generation, RoleKey, State, Turn};
 pub use ephemeral::Making;
 pub(crate) use ephemeral::branch_name;
 pub use requests::{RequestId, is_repeated};
 pub use revoke::{RevokeRequest, Which};
-pub use roles::{Made, RoleFor, retire_roles};
+pub use roles::{Made, RoleFor, drained, retire_roles};
 
 /// How many leases may be alive. Each is some hundreds of bytes, in memory and in
 /// a row.
@@ -254,6 +254,9 @@ pub enum Error {
     /// Some broker gives the branch other data, or deletes it.
     #[error("the branch {0} is being reset, restored or deleted; ask again")]
     BranchHeld(BranchId),
+    /// Its binding was retired.
+    #[error("{0} is retired; declare another branch for it in broker.toml")]
+    BindingRetired(BindingName),
     /// The branch that was made for it is being deleted: making it took too long.
     #[error("the branch of the lease is gone already: making it took too long; ask again")]
     BranchGone,
@@ -283,6 +286,11 @@ impl Leases {
     /// The most that a lease gets.
     pub fn max_ttl(&self) -> Duration {
         self.settings().max_ttl
+    }
+
+    /// How long an acknowledging watch may be away and still have a say.
+    pub fn ack_grace(&self) -> Duration {
+        self.settings().ack_grace
     }
 
     /// Takes new settings, for what is asked from now on.
@@ -326,6 +334,13 @@ impl Leases {
             let branch = &new.role.role.branch;
             if draft.is_held(branch) {
                 return Err(Error::BranchHeld(branch.clone()));
+            }
+            if let Some(binding) = new.request.target.binding()
+                && draft
+                    .generation(binding)
+                    .is_some_and(Generation::is_retired)
+            {
+                return Err(Error::BindingRetired(binding.clone()));
             }
             let Some(valid_until) = roles::given(draft, &new.role, now) else {
                 return Ok(None);
@@ -483,7 +498,7 @@ impl Leases {
             };
             let grant = role.grant(generation);
             if lease.grant != grant {
-                roles::left(draft, &lease.grant.role_key(), now);
+                roles::left(draft, &lease, now);
                 let message = match lease.grant.generation == generation {
                     true => format!("to the role {}", grant.role),
                     false => format!("to generation {generation} of its binding"),

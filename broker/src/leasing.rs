@@ -77,6 +77,12 @@ pub enum Error {
         /// Why.
         message: String,
     },
+    /// The binding was retired.
+    #[error("{name} is retired; declare another branch for it in broker.toml")]
+    BindingRetired {
+        /// The binding.
+        name: BindingName,
+    },
     /// A branch.
     #[error(transparent)]
     Branch(Box<branches::Error>),
@@ -104,6 +110,16 @@ pub enum Error {
         /// The branch.
         branch: BranchId,
     },
+}
+
+impl Error {
+    /// Whether it passes by what goes on here already: who follows a binding waits.
+    pub fn passes(&self) -> bool {
+        matches!(
+            self,
+            Error::BindingNotReady { .. } | Error::RoleClosing { .. }
+        )
+    }
 }
 
 impl From<branches::Error> for Error {
@@ -224,6 +240,33 @@ impl Leasing {
         Err(Error::RoleClosing {
             branch: place.branch,
         })
+    }
+
+    /// The connection that a lease has by what its binding leads to, without a look at
+    /// whether it may have another; none if it is of a generation before.
+    pub fn as_it_is(&self, lease: Lease, target: &crate::bindings::Target) -> Option<Connected> {
+        let place = place::at(target);
+        let is_there = self.is_settled(&lease, &place);
+        // Neon's URI took a role before.
+        is_there.then(|| self.with_uri(lease, place).ok()).flatten()
+    }
+
+    /// The connection that a lease is to have next, by a role that is there until then
+    /// and that the lease gets when its binding leads there.
+    pub async fn pending(
+        self: &Arc<Self>,
+        lease: Lease,
+        target: &crate::bindings::Target,
+        until: jiff::Timestamp,
+    ) -> Result<Connected, Error> {
+        let place = place::at(target);
+        let made = self.role(&place, &lease.request).await?;
+        self.leases.role_reserve(made.role.clone(), until).await?;
+        let lease = Lease {
+            grant: made.grant(place.generation),
+            ..lease
+        };
+        Ok(self.with_uri(lease, place)?)
     }
 
     /// Gives the lease that is asked for, at that place.

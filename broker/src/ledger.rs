@@ -66,7 +66,7 @@ impl Ledger {
             let mut rows = data.branches.values().filter(|row| has_id(row, id));
             rows.find_map(|row| match row.intent {
                 Intent::Preserve => Some(true),
-                Intent::Own => Some(false),
+                Intent::Own | Intent::Retired => Some(false),
                 Intent::Create | Intent::Delete | Intent::Gone => None,
             })
         })
@@ -87,6 +87,21 @@ impl Ledger {
     /// The branch keeps what a restore has replaced, and is ours.
     pub async fn kept(&self, name: &BranchName, id: &BranchId) -> Result<(), state::Error> {
         self.is_now(name, Some(id), Intent::Preserve).await
+    }
+
+    /// The branch is ours, and goes with the last of its children.
+    pub async fn retired(&self, name: &BranchName, id: &BranchId) -> Result<(), state::Error> {
+        self.is_now(name, Some(id), Intent::Retired).await
+    }
+
+    /// The branches that go with the last of their children.
+    pub fn going(&self) -> Vec<(BranchName, BranchId)> {
+        self.state.read(|data| {
+            let rows = data.branches.iter();
+            let going = rows.filter(|(_, row)| row.intent == Intent::Retired);
+            let going = going.filter_map(|(name, row)| Some((name.clone(), row.branch.clone()?)));
+            going.collect()
+        })
     }
 
     /// The branch is about to be deleted.
@@ -160,14 +175,14 @@ impl Ledger {
         self.rows(since, |row| match row.intent {
             Intent::Create | Intent::Delete => true,
             Intent::Preserve => row.branch.is_none(),
-            Intent::Own | Intent::Gone => false,
+            Intent::Own | Intent::Retired | Intent::Gone => false,
         })
     }
 
     /// The branches that are there and ours, since before then.
     pub fn owned(&self, since: Timestamp) -> Vec<(BranchName, OwnBranch)> {
         self.rows(since, |row| match row.intent {
-            Intent::Own | Intent::Preserve => row.branch.is_some(),
+            Intent::Own | Intent::Preserve | Intent::Retired => row.branch.is_some(),
             Intent::Create | Intent::Delete | Intent::Gone => false,
         })
     }

@@ -8,7 +8,8 @@
 //! [`leasing`] leads from the one to the other, [`closer`] and [`reaper`] end what
 //! leases leave, [`branches`] changes branches for callers, as
 //! [`operations`] that go on when they have left, and the [`ledger`] says which
-//! branches are our own; [`request_ids`] tells what was asked before;
+//! branches are our own; [`switches`] moves a binding to another branch by the votes
+//! of those whose [`watches`] acknowledge, [`retire`] ends a version; [`request_ids`] tells what was asked before;
 //! [`grants`] says who may do what,
 //! [`state`] is what outlives the process, and [`audit`] tells of it.
 
@@ -35,9 +36,12 @@ pub mod postgres;
 pub mod reaper;
 pub mod reconcile;
 pub mod request_ids;
+pub mod retire;
 pub mod roles;
 pub mod seed;
 pub mod server;
 pub mod state;
+pub mod switches;
 pub mod text;
 mod tries;
+pub mod watches;

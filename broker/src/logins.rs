@@ -25,6 +25,9 @@ use sessions::Sessions;
 /// branch that wakes included.
 const ROLE_SECONDS_MAX: u64 = 20;
 
+/// How long taking the writes away from a branch may take, in seconds.
+const FENCE_SECONDS_MAX: u64 = 25;
+
 /// Where a lease leads: a service's tables on a branch.
 #[derive(Debug, Clone)]
 pub struct Place {
@@ -141,6 +144,18 @@ impl Logins {
         });
         let what = format!("prepare the branch {} for leases", place.branch);
         postgres::bounded(Duration::from_secs(ROLE_SECONDS_MAX), what, preparing).await
+    }
+
+    /// Takes a service's writes away from a branch, and returns when they have ended.
+    /// [`Logins::prepare`] gives the rights back.
+    pub async fn fence(&self, place: &Place) -> Result<(), roles::Error> {
+        let owner = &place.uris.direct;
+        let fencing = self.sessions.work(owner, |mut client| async move {
+            roles::fence(&mut client, &place.service).await?;
+            Ok((client, ()))
+        });
+        let what = format!("take the writes away from the branch {}", place.branch);
+        postgres::bounded(Duration::from_secs(FENCE_SECONDS_MAX), what, fencing).await
     }
 
     /// Makes the lease roles that a new branch inherited harmless: nobody who has one

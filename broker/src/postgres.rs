@@ -101,6 +101,17 @@ impl Error {
     }
 }
 
+impl Error {
+    /// Whether a lock was not to be had in time.
+    pub fn is_lock_timeout(&self) -> bool {
+        use tokio_postgres::error::SqlState;
+        let Error::FailedStatement { source, .. } = self else {
+            return false;
+        };
+        source.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
+    }
+}
+
 impl OwnerUri {
     /// Takes what Neon gave.
     pub fn new(uri: impl Into<SecretString>) -> OwnerUri {

@@ -18,7 +18,7 @@ use std::fmt;
 use crate::names::{BindingName, BranchName};
 use crate::{migrate, neon, postgres, roles, seed, state};
 
-pub use apply::{Applied, Outcome, Report, apply};
+pub use apply::{Applied, Outcome, Report, apply, prepare};
 pub use budget::{CONNECTIONS_RESERVED, Limits};
 pub use lineage::Remark;
 pub use look::{check_parents, look};
@@ -159,6 +159,12 @@ pub enum Error {
         /// Its parent.
         parent: BranchName,
     },
+    /// A branch that is to be there.
+    #[error("the branch {branch} is there no more")]
+    BranchNotFound {
+        /// The branch.
+        branch: BranchName,
+    },
     /// A branch has a revision that its binding does not declare.
     #[error(
         "the branch {branch} has the revision {revision}, which broker.toml does not \
@@ -213,9 +219,10 @@ impl Error {
             Error::FailedSeed { source, .. } => source.is_transient(),
             Error::FailedGrant { source, .. } => source.is_transient(),
             Error::ParentNotReady { transient, .. } => *transient,
-            Error::ParentNotFound { .. } | Error::Ahead { .. } | Error::BudgetExceeded { .. } => {
-                false
-            }
+            Error::ParentNotFound { .. }
+            | Error::BranchNotFound { .. }
+            | Error::Ahead { .. }
+            | Error::BudgetExceeded { .. } => false,
         }
     }
 }

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::state::{Answered, Draft, RequestKey};
 
 /// The methods that take ids.
-pub const METHODS: [&str; 11] = [
+pub const METHODS: [&str; 13] = [
     "AcquireLease",
     "RenewLease",
     "ReleaseLease",
@@ -18,6 +18,8 @@ pub const METHODS: [&str; 11] = [
     "ResetBranch",
     "RestoreBranch",
     "SetDefaultBranch",
+    "SwitchBinding",
+    "RetireVersion",
 ];
 
 /// How long a request is remembered, in hours.

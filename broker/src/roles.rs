@@ -14,6 +14,7 @@
 //! do, every lease could: it is taken from PUBLIC where the owner can.
 
 mod ddl;
+mod fence;
 mod login;
 mod password;
 mod rights;
@@ -27,6 +28,7 @@ use crate::config::ServiceSpec;
 use crate::migrate;
 use crate::names::ServiceName;
 use crate::postgres::{self, Attempted as _, escape_identifier, escape_literal};
+pub use fence::fence;
 pub use login::{FoundLogin, Login, login_close, login_ensure, logins_of, retire_inherited};
 pub use password::set as password_set;
 pub use rights::are_granted;

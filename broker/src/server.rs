@@ -12,7 +12,9 @@ mod leases;
 mod operations;
 mod perform;
 mod request;
+mod retire;
 mod rights;
+mod switch;
 mod watch;
 
 use std::sync::Arc;
@@ -36,7 +38,10 @@ use crate::keeper::Keeper;
 use crate::leases::Leases;
 use crate::leasing::Leasing;
 use crate::operations::Operations;
+use crate::retire::Retirement;
 use crate::state::State;
+use crate::switches::Switches;
+use crate::watches::Watches;
 
 /// Services that take calls before the world is as declared.
 pub const READY_AT_ONCE: [&str; 5] = [
@@ -67,6 +72,12 @@ pub struct Broker {
     pub leases: Arc<Leases>,
     /// As whom, and where.
     pub leasing: Arc<Leasing>,
+    /// Moves bindings to other branches.
+    pub switches: Arc<Switches>,
+    /// Ends versions.
+    pub retirement: Arc<Retirement>,
+    /// Who has a say in switches.
+    pub watches: Arc<Watches>,
     /// For lists.
     pub page_tokens: PageTokens,
     /// What time it is.

@@ -19,6 +19,8 @@ mod database;
 mod endings;
 mod leader;
 mod ledgers;
+mod move_rows;
+mod moves;
 mod rows;
 mod schema;
 mod writer;
@@ -46,6 +48,7 @@ pub use data::{Answered, Data, Draft, Generation, RequestKey, Role, RoleKey, Rol
 pub use database::Error as DatabaseError;
 pub use endings::{Endings, Turn};
 pub use ledgers::{ForLease, Intent, Operation, OwnBranch};
+pub use moves::{Departure, Move, Phase, Watching};
 
 /// Sessions that may read audit events at once: what is looked up seldom is not
 /// kept in memory.
@@ -139,6 +142,8 @@ struct Shared {
     generations: watch::Sender<()>,
     /// Told that operations begin, go on or end.
     operations: watch::Sender<()>,
+    /// Told that bindings move, or that those say something who have a say in it.
+    moves: watch::Sender<()>,
     gate: watch::Sender<Gate>,
     clock_skew_max: Duration,
 }
@@ -249,6 +254,11 @@ impl State {
     /// Told when operations begin, go on or end, whoever runs them.
     pub fn operations(&self) -> watch::Receiver<()> {
         self.shared.operations.subscribe()
+    }
+
+    /// Told when bindings move, and when those say something who have a say in it.
+    pub fn moves(&self) -> watch::Receiver<()> {
+        self.shared.moves.subscribe()
     }
 
     /// Reads.
@@ -369,6 +379,24 @@ impl State {
     }
 }
 
+/// What there is to tell of a change.
+struct News {
+    generations: bool,
+    operations: bool,
+    moves: bool,
+}
+
+impl News {
+    fn of(changes: &Changes) -> News {
+        let has_moves = !changes.moves.is_empty();
+        News {
+            generations: has_moves || !changes.generations.is_empty(),
+            operations: !changes.operations.is_empty(),
+            moves: has_moves || !changes.watches.is_empty() || !changes.leases.is_empty(),
+        }
+    }
+}
+
 impl Gate {
     fn is_open(&self) -> bool {
         self.is_read && self.apart_ms.is_none()
@@ -384,6 +412,7 @@ impl Shared {
             leader: watch::Sender::new(None),
             generations: watch::Sender::new(()),
             operations: watch::Sender::new(()),
+            moves: watch::Sender::new(()),
             gate: watch::Sender::new(Gate::default()),
             clock_skew_max,
         }
@@ -398,42 +427,46 @@ impl Shared {
 
     /// What is stored, as that version, is so in memory too.
     fn apply(&self, changes: Changes, version: i64) {
-        let has_generations = !changes.generations.is_empty();
-        let has_operations = !changes.operations.is_empty();
+        let news = News::of(&changes);
         let turns = {
             let mut data = self.data();
             self.seen.store(version, Ordering::Relaxed);
             changes.apply(&mut data)
         };
-        self.tell(turns);
-        if has_generations {
-            self.generations.send_replace(());
-        }
-        if has_operations {
-            self.operations.send_replace(());
-        }
+        self.tell(turns, news);
     }
 
     fn change_now<T>(&self, mut change: impl FnMut(&mut Draft<'_>) -> T) -> T {
-        let (made, turns, has_operations) = {
+        let (made, turns, news) = {
             let mut data = self.data();
             let mut changes = Changes::default();
             let version = self.seen.fetch_add(1, Ordering::Relaxed) + 1;
             let made = change(&mut Draft::new(&data, &mut changes, version));
             data.events_keep(&mut changes.events);
-            let has_operations = !changes.operations.is_empty();
-            (made, changes.apply(&mut data), has_operations)
+            let news = News::of(&changes);
+            (made, changes.apply(&mut data), news)
         };
-        self.tell(turns);
-        if has_operations {
-            self.operations.send_replace(());
-        }
+        self.tell(turns, news);
         made
     }
 
-    fn tell(&self, turns: Vec<(LeaseId, Turn)>) {
+    fn tell(&self, turns: Vec<(LeaseId, Turn)>, news: News) {
         for (id, turn) in turns {
             self.endings.tell(id, turn);
+        }
+        let News {
+            generations,
+            operations,
+            moves,
+        } = news;
+        for (is_new, told) in [
+            (generations, &self.generations),
+            (operations, &self.operations),
+            (moves, &self.moves),
+        ] {
+            if is_new {
+                told.send_replace(());
+            }
         }
     }
 

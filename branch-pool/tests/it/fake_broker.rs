@@ -407,7 +407,7 @@ impl World {
         };
         let mut answer = WatchBindingResponse {
             binding: lease.binding.clone(),
-            current: None,
+            ..WatchBindingResponse::default()
         };
         if self.ready {
             lease.generation = generation;

@@ -30,8 +30,19 @@ fn bindings(state: &Arc<State>) -> (Bindings, BindingSpec) {
     (bindings, config.bindings[0].clone())
 }
 
+fn found(bindings: &Bindings, spec: &BindingSpec, outcome: Outcome) -> Found {
+    let last = |data: &crate::state::Data| data.generations.get(&spec.name).map(|one| one.number);
+    Found {
+        outcome,
+        seen: bindings.state.read(last),
+        renewed: None,
+        in_background: true,
+    }
+}
+
 async fn generation(bindings: &Bindings, spec: &BindingSpec, outcome: Outcome) -> i64 {
-    bindings.ready(spec, outcome, None, true).await.unwrap();
+    let found = found(bindings, spec, outcome);
+    bindings.ready(spec, found).await.unwrap();
     let binding = bindings.get(&spec.name).unwrap();
     binding.target.as_ref().unwrap().generation
 }
@@ -65,13 +76,13 @@ async fn a_watcher_hears_of_changes_and_of_nothing_else() {
     assert_eq!(watch.borrow_and_update().status, failed);
 
     bindings
-        .ready(&spec, outcome("br-a", 1), None, true)
+        .ready(&spec, found(&bindings, &spec, outcome("br-a", 1)))
         .await
         .unwrap();
     assert!(watch.has_changed().unwrap());
     assert_eq!(watch.borrow_and_update().status, Status::Ready);
     bindings
-        .ready(&spec, outcome("br-a", 1), None, true)
+        .ready(&spec, found(&bindings, &spec, outcome("br-a", 1)))
         .await
         .unwrap();
     assert!(!watch.has_changed().unwrap());
@@ -96,7 +107,7 @@ async fn a_binding_that_cannot_move_stays_what_it_was() {
     let state = Arc::new(State::in_memory());
     let (bindings, spec) = bindings(&state);
     bindings
-        .ready(&spec, outcome("br-a", 1), None, true)
+        .ready(&spec, found(&bindings, &spec, outcome("br-a", 1)))
         .await
         .unwrap();
     let mut moved = config();
@@ -110,7 +121,7 @@ async fn a_binding_that_cannot_move_stays_what_it_was() {
 
     let moved = &moved.bindings[0];
     bindings
-        .ready(moved, outcome("br-b", 1), None, true)
+        .ready(moved, found(&bindings, moved, outcome("br-b", 1)))
         .await
         .unwrap();
     let binding = bindings.get(&spec.name).unwrap();
@@ -129,8 +140,11 @@ async fn a_generation_goes_up_when_the_branch_has_other_data() {
         ..outcome("br-a", 1)
     };
     assert!(bindings.has_other_data(&spec.name, &reset()));
-    let reason = Some("reset".to_owned());
-    bindings.ready(&spec, reset(), reason, true).await.unwrap();
+    let found = Found {
+        renewed: Some("reset".to_owned()),
+        ..found(&bindings, &spec, reset())
+    };
+    bindings.ready(&spec, found).await.unwrap();
     assert!(!bindings.has_other_data(&spec.name, &reset()));
     let binding = bindings.get(&spec.name).unwrap();
     let target = binding.target.as_ref().unwrap();

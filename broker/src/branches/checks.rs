@@ -12,11 +12,11 @@ pub(super) struct View(pub(super) Vec<Found>);
 
 /// Who needs a branch.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Users {
+pub struct Users {
     /// Bindings that live on it.
-    pub(super) bindings: Vec<BindingName>,
+    pub bindings: Vec<BindingName>,
     /// A live lease on it.
-    pub(super) lease: Option<LeaseId>,
+    pub lease: Option<LeaseId>,
 }
 
 /// The branch, if that request made it.
@@ -204,7 +204,7 @@ impl View {
 
 /// Nothing but what the broker made, by its annotation or its ledger, and no default
 /// or protected branch.
-fn is_ours(found: &Found, protected: bool) -> Result<(), Error> {
+pub(super) fn is_ours(found: &Found, protected: bool) -> Result<(), Error> {
     let name = || found.branch.name.clone();
     if found.branch.default {
         return Err(Error::Default { name: name() });
@@ -229,7 +229,7 @@ pub(super) fn is_unleased(branch: &Branch, lease: Option<LeaseId>) -> Result<(),
     }
 }
 
-fn is_free(branch: &Branch, users: &Users) -> Result<(), Error> {
+pub(super) fn is_free(branch: &Branch, users: &Users) -> Result<(), Error> {
     match users.bindings.first() {
         None => Ok(()),
         Some(binding) => Err(Error::InUse {

@@ -16,6 +16,9 @@ const LOOK_MS: u64 = 1_000;
 /// How old what is settled is at least, in seconds. Whoever is at work with it may
 /// take longer, and then says what became of it all the same.
 const SETTLED_SECONDS: i64 = 15;
+/// How often to look whether a retired branch has no children any more, in seconds:
+/// while there is one, that costs Neon a list.
+const CHILDLESS_SECONDS: u64 = 5;
 /// How often to look for branches that went by themselves, in seconds: it costs
 /// Neon a list.
 const LOOK_FOR_GONE_SECONDS: u64 = 600;
@@ -29,6 +32,7 @@ impl Branches {
         let mut interval = tokio::time::interval(Duration::from_millis(LOOK_MS));
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut look_for_gone = Instant::now();
+        let mut look_for_childless = Instant::now();
         loop {
             interval.tick().await;
             if look_for_gone <= Instant::now() {
@@ -36,6 +40,10 @@ impl Branches {
                 if let Err(error) = self.settle_gone().await {
                     tracing::debug!(error = %one_line(&error), "cannot look for what went");
                 }
+            }
+            if look_for_childless <= Instant::now() {
+                look_for_childless = Instant::now() + Duration::from_secs(CHILDLESS_SECONDS);
+                self.delete_childless().await;
             }
             let since = self.ledger.now() - SignedDuration::from_secs(SETTLED_SECONDS);
             for (name, row) in self.ledger.unsettled(since) {
@@ -78,7 +86,7 @@ impl Branches {
             Intent::Create => &["CreateBranch"],
             Intent::Preserve => &["ResetBranch", "RestoreBranch"],
             Intent::Delete => &["DeleteBranch"],
-            Intent::Own | Intent::Gone => &[],
+            Intent::Own | Intent::Retired | Intent::Gone => &[],
         };
         let at_work = |data: &Data| {
             let mut running = data.running();

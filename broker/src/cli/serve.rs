@@ -32,9 +32,12 @@ use crate::operations::Operations;
 use crate::postgres::OwnerUri;
 use crate::reaper::Reaper;
 use crate::reconcile;
+use crate::retire::Retirement;
 use crate::server::{self, Broker};
 use crate::state::{Database, DatabaseError, State};
+use crate::switches::Switches;
 use crate::text::one_line;
+use crate::watches::Watches;
 
 /// Pauses between attempts to reach Neon for the first time, in milliseconds.
 const REACH_MS_MIN: u64 = 200;
@@ -200,8 +203,16 @@ pub(super) async fn serve(arguments: Arguments) -> Result<(), Error> {
         Arc::clone(&keeper),
         Arc::clone(&bindings),
         Arc::clone(&leases),
-        logins,
+        Arc::clone(&logins),
     ));
+    let watches = Arc::new(Watches::new(Arc::clone(&state), clock.clone()));
+    let switches = Switches::new(
+        Arc::clone(&state),
+        Arc::clone(&keeper),
+        Arc::clone(&bindings),
+        Arc::clone(&leases),
+        logins,
+    );
     let background = keeper.neon().background();
     let closer = Closer::new(
         Arc::clone(&state),
@@ -210,15 +221,27 @@ pub(super) async fn serve(arguments: Arguments) -> Result<(), Error> {
         background.clone(),
     );
     let reaper = Reaper::new(Arc::clone(&leases), Arc::clone(&leasing), background);
+    let branches = Branches::new(Arc::clone(&keeper), ledger);
+    let retirement = Retirement {
+        state: Arc::clone(&state),
+        keeper: Arc::clone(&keeper),
+        branches: branches.clone(),
+        bindings: Arc::clone(&bindings),
+        leases: Arc::clone(&leases),
+        leasing: Arc::clone(&leasing),
+    };
     let operations = Operations::new(Arc::clone(&state), clock.clone(), server::ends());
     let broker = Broker {
         state: Arc::clone(&state),
         keeper: Arc::clone(&keeper),
-        branches: Branches::new(Arc::clone(&keeper), ledger),
+        branches,
         operations: Arc::new(operations),
         bindings,
         leases: Arc::clone(&leases),
         leasing,
+        switches: Arc::new(switches),
+        retirement: Arc::new(retirement),
+        watches: Arc::clone(&watches),
         page_tokens,
         clock,
     };
@@ -232,6 +255,7 @@ pub(super) async fn serve(arguments: Arguments) -> Result<(), Error> {
         let keeper = Arc::clone(&keeper);
         async move { keeper.follow().await }
     });
+    tokio::spawn(async move { watches.beat().await });
     announce(&listener);
     let serving = server::add_services(server, &broker).serve(listener, stop);
     tokio::select! {

@@ -20,6 +20,8 @@ use crate::text::one_line;
 
 const DEFAULT_TTL: Duration = Duration::from_secs(10 * 60);
 const MAX_TTL: Duration = Duration::from_secs(60 * 60);
+/// How long an acknowledging watch may be away and still have a say.
+const ACK_GRACE: Duration = Duration::from_secs(10);
 const ROLES_PER_BRANCH: usize = 400;
 /// Neon's limit of roles on a branch.
 const ROLES_PER_BRANCH_MAX: usize = 500;
@@ -88,6 +90,7 @@ impl<'a> Check<'a> {
             default_ttl,
             max_ttl,
             roles_per_branch_max: roles.map_or(ROLES_PER_BRANCH, |given| *given.get_ref()),
+            ack_grace: self.duration("leases.ack_grace", &table.ack_grace, ACK_GRACE)?,
         })
     }
 

@@ -23,6 +23,7 @@ pub(super) struct LeasesTable {
     pub(super) default_ttl: Option<Spanned<String>>,
     pub(super) max_ttl: Option<Spanned<String>>,
     pub(super) roles_per_branch_max: Option<Spanned<usize>>,
+    pub(super) ack_grace: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]

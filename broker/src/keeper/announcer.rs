@@ -1,12 +1,15 @@
 //! Telling of an apply as it goes on.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use neon_api::BranchId;
 
 use super::{Error, Keeper};
+use crate::bindings::Found;
 use crate::config::BindingSpec;
 use crate::logins::{Place, Wanted};
+use crate::names::BindingName;
 use crate::neon;
 use crate::reconcile::{self, Outcome, Report};
 use crate::roles::FoundLogin;
@@ -18,6 +21,8 @@ pub(super) struct Announcer<'a> {
     pub(super) keeper: &'a Keeper,
     /// Whether nobody asked for it.
     pub(super) in_background: bool,
+    /// The bindings' generations when it began.
+    pub(super) seen: BTreeMap<BindingName, i64>,
     /// Branches with other data whose bindings were told of it.
     pub(super) renewed: Vec<BranchId>,
     /// Why a binding that is ready could not be announced.
@@ -39,10 +44,13 @@ impl Announcer<'_> {
             generation: 0,
         };
         keeper.roles_right(&place, renewed.is_some()).await?;
-        Ok(keeper
-            .bindings
-            .ready(spec, outcome, renewed, self.in_background)
-            .await?)
+        let found = Found {
+            outcome,
+            seen: self.seen.get(&spec.name).copied(),
+            renewed,
+            in_background: self.in_background,
+        };
+        Ok(keeper.bindings.ready(spec, found).await?)
     }
 }
 

@@ -1,11 +1,16 @@
-//! Going along with what other brokers on the same state have announced.
+//! Going along with what is announced on the state, by this broker or another.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use neon_api::BranchId;
+
 use super::Keeper;
+use super::in_force::as_switched;
+use crate::bindings::{Pause, Target};
 use crate::config::BindingSpec;
-use crate::neon;
-use crate::state::{Data, Generation};
+use crate::neon::{self, OwnerUris};
+use crate::state::{Data, Generation, Phase};
 use crate::text::one_line;
 
 /// How often to look whether another broker has announced what could not be gone
@@ -13,9 +18,11 @@ use crate::text::one_line;
 const FOLLOW_MS: u64 = 1_000;
 
 impl Keeper {
-    /// Goes along with what other brokers have announced, for ever.
+    /// Goes along with what is announced, by this broker or others, for ever.
     pub async fn follow(&self) {
         let mut told = self.state.generations();
+        // A switch ends with its operation.
+        let mut operations = self.state.operations();
         let mut interval = tokio::time::interval(Duration::from_millis(FOLLOW_MS));
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -23,6 +30,7 @@ impl Keeper {
                 _ = interval.tick() => {}
                 // The state lives as long as we do.
                 _ = told.changed() => {}
+                _ = operations.changed() => {}
             }
             let leads = self.state.leader().borrow().is_some();
             // Who leads looks at the world first: what is stored may be true no more.
@@ -31,9 +39,13 @@ impl Keeper {
             }
             self.reread_if_behind();
             for spec in &self.config().bindings {
-                if let Err(error) = self.follow_one(spec).await {
+                let following = async {
+                    self.follow_one(spec).await?;
+                    self.follow_move(spec).await
+                };
+                if let Err(error) = following.await {
                     let (binding, error) = (&spec.name, one_line(&error));
-                    tracing::warn!(%binding, error, "cannot go along with another broker yet");
+                    tracing::warn!(%binding, error, "cannot go along with what is announced yet");
                 }
             }
             self.note_ready();
@@ -72,11 +84,70 @@ impl Keeper {
     }
 
     async fn follow_one(&self, spec: &BindingSpec) -> Result<(), neon::Error> {
+        let stored = self
+            .state
+            .read(|data| data.generations.get(&spec.name).cloned());
+        let departure = stored.as_ref().and_then(|one| one.departs(&spec.branch));
+        if departure.is_some_and(|departure| departure.switched_to.is_none()) {
+            self.bindings.retired(&spec.name);
+            return Ok(());
+        }
         if let Some(generation) = self.newer(spec) {
-            let database = &spec.service.database;
-            let uris = self.neon.owner_uris(&generation.branch, database).await?;
-            self.bindings.follow(spec, generation, uris);
+            let uris = self.uris_of(spec, &generation.branch).await?;
+            let spec = as_switched(spec, &generation);
+            self.bindings.follow(&spec, generation, uris);
         }
         Ok(())
+    }
+
+    /// What the binding is to lead to next, and whether its consumers hold back.
+    async fn follow_move(&self, spec: &BindingSpec) -> Result<(), neon::Error> {
+        let now = self.leases.now();
+        let one = self
+            .state
+            .read(|data| data.move_of(&spec.name, now).cloned());
+        let Some(one) = one else {
+            self.bindings.moving(&spec.name, None, None);
+            return Ok(());
+        };
+        let pause = one.holds_back(now).then(|| Pause {
+            generation: one.pause_generation(),
+            deadline: one.deadline,
+            writes_only: one.phase == Phase::Fencing,
+            reason: one.message.clone(),
+        });
+        let known = self
+            .bindings
+            .get(&spec.name)
+            .and_then(|binding| binding.pending.clone());
+        let known = known.filter(|pending| pending.generation == one.generation);
+        let pending = match (one.phase.is_pending(), known) {
+            (false, _) => None,
+            (true, Some(known)) => Some(known),
+            (true, None) => Some(Arc::new(Target {
+                spec: spec.clone(),
+                generation: one.generation,
+                uris: self.uris_of(spec, &one.target).await?,
+                branch: one.target,
+                revision: None,
+                reason: one.message,
+            })),
+        };
+        self.bindings.moving(&spec.name, pending, pause);
+        Ok(())
+    }
+
+    /// How the owner connects to the branch that the binding leads to, or is to.
+    async fn uris_of(
+        &self,
+        spec: &BindingSpec,
+        branch: &BranchId,
+    ) -> Result<OwnerUris, neon::Error> {
+        let known = self.bindings.get(&spec.name);
+        let pending = known.and_then(|binding| binding.pending.clone());
+        match pending.filter(|pending| pending.branch == *branch) {
+            Some(pending) => Ok(pending.uris.clone()),
+            None => self.neon.owner_uris(branch, &spec.service.database).await,
+        }
     }
 }

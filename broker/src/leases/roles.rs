@@ -10,7 +10,7 @@ use crate::audit::{Action, Event};
 use crate::credentials::KeyId;
 use crate::names::{BindingName, ServiceName};
 use crate::roles::{Access, login_name};
-use crate::state::{self, Draft, Role, RoleKey, RoleStatus};
+use crate::state::{self, Draft, Phase, Role, RoleKey, RoleStatus};
 
 /// How long a role that was written down is left alone although no lease has it
 /// yet, in seconds: longer than making it may take.
@@ -49,7 +49,8 @@ pub struct Made {
 }
 
 impl Made {
-    pub(super) fn grant(&self, generation: i64) -> Grant {
+    /// What a lease has that gets it.
+    pub(crate) fn grant(&self, generation: i64) -> Grant {
         Grant {
             branch: self.role.branch.clone(),
             generation,
@@ -142,6 +143,19 @@ impl Leases {
             Ok(key)
         };
         self.state.change(change).await?
+    }
+
+    /// Leaves a role alone until then, though no lease has it yet.
+    pub async fn role_reserve(&self, key: RoleKey, until: Timestamp) -> Result<(), state::Error> {
+        let change = move |draft: &mut Draft<'_>| {
+            let role = draft.role(&key);
+            let role = role.filter(|role| role.status.is_usable() && role.reserved_until < until);
+            if let Some(mut role) = role.cloned() {
+                role.reserved_until = until;
+                draft.role_put(key.clone(), role);
+            }
+        };
+        self.state.change(change).await
     }
 
     /// Notes until when a role's password is good by now.
@@ -315,13 +329,39 @@ pub fn retire_roles(
     });
 }
 
-/// Notes that a lease has left a role.
-pub(super) fn left(draft: &mut Draft<'_>, key: &RoleKey, now: Timestamp) {
+/// Notes that a lease has left its role: it stays for as long as what runs on it may
+/// take, which a switch of the binding may know better.
+pub(super) fn left(draft: &mut Draft<'_>, lease: &super::Lease, now: Timestamp) {
+    let key = lease.grant.role_key();
     let until = now.checked_add(SignedDuration::from_secs(DRAIN_SECONDS));
-    if let Some(mut role) = draft.role(key).cloned()
+    let until = until.unwrap_or(Timestamp::MAX);
+    let moved = lease.request.target.binding();
+    let moved = moved.and_then(|binding| draft.move_of(binding, now));
+    let moved = moved.filter(|one| one.phase == Phase::Committed && one.source == key.branch);
+    let until = moved.map_or(until, |one| one.deadline.max(until));
+    if let Some(mut role) = draft.role(&key).cloned()
         && role.status.is_usable()
     {
-        role.reserved_until = until.unwrap_or(Timestamp::MAX);
-        draft.role_put(key.clone(), role);
+        role.reserved_until = until;
+        draft.role_put(key, role);
+    }
+}
+
+/// Lets go of the roles of a service on a branch that no lease has any more: nothing
+/// runs on them.
+pub fn drained(draft: &mut Draft<'_>, branch: &BranchId, service: &ServiceName, now: Timestamp) {
+    let roles = draft.roles_on(branch);
+    let left = roles.filter(|(key, role)| {
+        role.service == *service
+            && role.status.is_usable()
+            && role.reserved_until > now
+            && !draft.is_used(key, now)
+    });
+    let left: Vec<(RoleKey, Role)> = left
+        .map(|(key, role)| (key.clone(), role.clone()))
+        .collect();
+    for (key, mut role) in left {
+        role.reserved_until = now;
+        draft.role_put(key, role);
     }
 }

@@ -22,6 +22,7 @@ impl Bench {
             default_ttl: TTL,
             max_ttl: TTL * 10,
             roles_per_branch_max: 3,
+            ack_grace: std::time::Duration::from_secs(10),
         };
         Bench {
             leases: Leases::new(Arc::new(State::in_memory()), clock, settings),

@@ -32,6 +32,7 @@ impl Leasing {
                 })
             }
             (Status::Ready, Some(target)) => Ok(Arc::clone(target)),
+            (Status::Retired, _) => Err(Error::BindingRetired { name }),
             (Status::Failed(message), _) => Err(Error::BindingFailed {
                 name,
                 message: message.clone(),
@@ -143,7 +144,7 @@ impl Leasing {
 }
 
 /// Where a binding leads.
-fn at(target: &BindingTarget) -> Place {
+pub(super) fn at(target: &BindingTarget) -> Place {
     Place {
         branch: target.branch.clone(),
         service: Arc::clone(&target.spec.service),

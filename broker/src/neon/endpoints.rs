@@ -7,7 +7,7 @@ use neon_api::BranchId;
 use neon_api::types::{EndpointCreateRequest, EndpointState, EndpointType, Operation};
 
 use super::retry::Asked;
-use super::{Error, Neon};
+use super::{Error, Neon, Turn};
 
 /// How long an operation is followed, in seconds. A compute starts in one or
 /// two; Neon's own tools give up after 300.
@@ -77,6 +77,39 @@ impl Neon {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Deletes the endpoints of a branch, whatever they are. One that is gone meanwhile is
+    /// none any more.
+    pub async fn endpoints_delete(&self, branch: &BranchId, _turn: &Turn) -> Result<(), Error> {
+        let what = format!("list the endpoints of the branch {branch}");
+        let asked = Asked {
+            route: "GET branch endpoints",
+            what: &what,
+        };
+        let (client, project) = self.place();
+        let list = || client.list_branch_endpoints(project, branch);
+        for endpoint in self.read_of_new(asked, list).await?.endpoints {
+            let id = &endpoint.id;
+            let what = format!("delete the endpoint {id} of the branch {branch}");
+            let asked = Asked {
+                route: "DELETE endpoint",
+                what: &what,
+            };
+            let deleting = self.mutate(asked, || client.delete_endpoint(project, id));
+            let deleted = match deleting.await {
+                // Deleted twice it is as gone as once.
+                Err(error) if error.outcome_is_unknown() => {
+                    self.mutate(asked, || client.delete_endpoint(project, id))
+                        .await
+                }
+                answered => answered,
+            };
+            if let Some(begun) = deleted? {
+                self.operations_follow(branch, &begun.operations).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Waits until each operation has ended well.

@@ -77,6 +77,30 @@ impl Work {
         self.state.change(change).await?
     }
 
+    /// The operation's id.
+    pub fn id(&self) -> Uuid {
+        self.name.uuid()
+    }
+
+    /// Writes what belongs to the work, while the operation may still be cancelled.
+    /// `also` as with [`Work::commit`].
+    pub async fn step<T, E>(
+        &self,
+        mut also: impl FnMut(&mut Draft<'_>) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<Stopped> + From<state::Error> + Send + 'static,
+    {
+        let (id, runner) = (self.id(), self.runner);
+        let change = move |draft: &mut Draft<'_>| {
+            let ours = draft.operation(id).filter(|one| one.is_run_by(runner));
+            ours.ok_or(Stopped)?;
+            also(draft)
+        };
+        self.state.change(change).await?
+    }
+
     /// Says what is worked on. Told with the operation's end.
     pub fn describe(&self, branch: String) {
         // Once is all that it is said.

@@ -83,6 +83,30 @@ pub async fn apply(
     Ok(applied)
 }
 
+/// Makes a branch that is there what one binding declares.
+pub async fn prepare(
+    neon: &Neon,
+    ledger: &Ledger,
+    config: &Config,
+    spec: &BindingSpec,
+) -> Result<Outcome, Error> {
+    let mut known = look::branches_by_name(neon).await?;
+    if !known.contains_key(&spec.branch) {
+        return Err(Error::BranchNotFound {
+            branch: spec.branch.clone(),
+        });
+    }
+    let mut applied = Applied::default();
+    let run = Run {
+        neon,
+        ledger,
+        config,
+        spec,
+        applied: &mut applied,
+    };
+    run.binding(&mut known).await
+}
+
 /// One binding's part of an apply.
 struct Run<'a> {
     neon: &'a Neon,

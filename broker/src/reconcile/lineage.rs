@@ -8,12 +8,14 @@ use crate::config::BindingSpec;
 use crate::names::{BindingName, BranchName};
 use crate::neon::Found;
 
-/// A branch that is no child of its declared parent. It is used as it is.
+/// What is otherwise than declared, and stays so: a branch that is no child of its
+/// declared parent, or a binding that lives on another branch, or on none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remark {
     /// The binding on it.
     pub binding: BindingName,
     branch: BranchName,
+    /// The parent that is declared, or where the binding was switched to.
     declared: String,
     why: Why,
 }
@@ -24,6 +26,38 @@ enum Why {
     History(String),
     /// Somebody made it so.
     Drift,
+    /// It was switched to that branch.
+    Switched,
+    /// It was switched to a branch that is there no more.
+    SwitchedAway,
+    /// It was retired.
+    Retired,
+}
+
+impl Remark {
+    /// The binding lives on that branch.
+    pub fn switched(spec: &BindingSpec, branch: &BranchName) -> Remark {
+        Remark::departed(spec, branch.to_string(), Why::Switched)
+    }
+
+    /// The branch that the binding lives on is there no more.
+    pub fn switched_away(spec: &BindingSpec, branch: &BranchId) -> Remark {
+        Remark::departed(spec, branch.to_string(), Why::SwitchedAway)
+    }
+
+    /// The binding was retired.
+    pub fn retired(spec: &BindingSpec) -> Remark {
+        Remark::departed(spec, String::new(), Why::Retired)
+    }
+
+    fn departed(spec: &BindingSpec, branch: String, why: Why) -> Remark {
+        Remark {
+            binding: spec.name.clone(),
+            branch: spec.branch.clone(),
+            declared: branch,
+            why,
+        }
+    }
 }
 
 impl fmt::Display for Remark {
@@ -38,6 +72,18 @@ impl fmt::Display for Remark {
             Why::History(parent) => write!(
                 f,
                 "{branch} is a child of {parent}, which is history of {declared}: what a restore kept"
+            ),
+            Why::Switched => write!(
+                f,
+                "it was switched to {declared}, and stays there until another branch than {branch} is declared"
+            ),
+            Why::SwitchedAway => write!(
+                f,
+                "it was switched to {declared}, which is there no more; switch it to another"
+            ),
+            Why::Retired => write!(
+                f,
+                "it is retired, and stays so until another branch than {branch} is declared"
             ),
             Why::Drift => write!(
                 f,

@@ -102,6 +102,8 @@ fn wire(event: Event) -> pb::AuditEvent {
         Action::Rotated => pb::AuditAction::Rotated,
         Action::Announced => pb::AuditAction::Announced,
         Action::Applied => pb::AuditAction::Applied,
+        Action::Switched => pb::AuditAction::Switched,
+        Action::Retired => pb::AuditAction::Retired,
     };
     let text = |named: Option<String>| named.unwrap_or_default();
     pb::AuditEvent {

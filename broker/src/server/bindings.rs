@@ -2,11 +2,12 @@
 
 use proto::broker::v1 as pb;
 use proto::broker::v1::binding_service_server::BindingService;
+use proto::google::longrunning::Operation;
 use rpc::status::FieldViolations;
 use tonic::{Request, Response, Status};
 
 use super::request::{self, Page};
-use super::{Broker, Error};
+use super::{Broker, Error, switch};
 use crate::bindings::{Binding, Status as BindingStatus};
 use crate::leasing;
 use crate::names::{BindingName, BranchResource};
@@ -15,6 +16,8 @@ const LIST: &str = "broker.v1.BindingService/ListBindings";
 
 #[tonic::async_trait]
 impl BindingService for Broker {
+    type SwitchBindingStream = switch::Progress;
+
     async fn list_bindings(
         &self,
         request: Request<pb::ListBindingsRequest>,
@@ -29,7 +32,7 @@ impl BindingService for Broker {
             &request.page_token,
         )?;
         let all = self.bindings.list();
-        let all = all.iter().map(|binding| wire(binding));
+        let all = all.iter().map(|binding| self.binding_wire(binding));
         let (bindings, next_page_token) =
             page.cut(&self.page_tokens, all, |item| item.name.clone());
         Ok(Response::new(pb::ListBindingsResponse {
@@ -48,7 +51,7 @@ impl BindingService for Broker {
         rights.may_see(&name)?;
         let binding = self.bindings.get(&name).ok_or_else(|| not_found(name))?;
         Ok(Response::new(pb::GetBindingResponse {
-            binding: Some(wire(&binding)),
+            binding: Some(self.binding_wire(&binding)),
         }))
     }
 
@@ -71,8 +74,36 @@ impl BindingService for Broker {
         rotated.map_err(Error::from)?;
         let binding = self.bindings.get(&name).ok_or_else(|| not_found(name))?;
         Ok(Response::new(pb::RotateCredentialsResponse {
-            binding: Some(wire(&binding)),
+            binding: Some(self.binding_wire(&binding)),
         }))
+    }
+
+    async fn switch_binding(
+        &self,
+        request: Request<pb::SwitchBindingRequest>,
+    ) -> Result<Response<switch::Progress>, Status> {
+        let rights = self.rights(&request)?;
+        rights.may_administer()?;
+        let progress = Box::pin(self.switch(&rights, request.into_inner())).await?;
+        Ok(Response::new(progress))
+    }
+
+    async fn retire_version(
+        &self,
+        request: Request<pb::RetireVersionRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        let rights = self.rights(&request)?;
+        rights.may_administer()?;
+        Box::pin(self.retire(&rights, request.into_inner())).await
+    }
+}
+
+impl Broker {
+    fn binding_wire(&self, binding: &Binding) -> pb::Binding {
+        pb::Binding {
+            last_switch: self.last_switch(&binding.spec.name),
+            ..wire(binding)
+        }
     }
 }
 
@@ -94,6 +125,7 @@ fn wire(binding: &Binding) -> pb::Binding {
             binding.trouble.as_deref().unwrap_or_default(),
         ),
         BindingStatus::Failed(message) => (pb::BindingState::Failed, message.as_str()),
+        BindingStatus::Retired => (pb::BindingState::Retired, "it was retired"),
     };
     pb::Binding {
         name: spec.name.to_string(),
@@ -109,5 +141,6 @@ fn wire(binding: &Binding) -> pb::Binding {
         generation: target.map_or(0, |target| target.generation),
         state: state.into(),
         state_message: message.to_owned(),
+        last_switch: None,
     }
 }

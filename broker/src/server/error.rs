@@ -8,7 +8,8 @@ use tonic::{Code, Status};
 use crate::names::{BranchResource, LeaseId};
 use crate::text::one_line;
 use crate::{
-    branches, keeper, leases, leasing, neon, operations, reconcile, request_ids, roles, state,
+    branches, keeper, leases, leasing, neon, operations, reconcile, request_ids, retire, roles,
+    state, switches,
 };
 
 /// What a caller waits who came too early, in milliseconds.
@@ -57,6 +58,12 @@ pub enum Error {
     /// A plan or an apply.
     #[error(transparent)]
     Keeper(Box<keeper::Error>),
+    /// A switch of a binding.
+    #[error(transparent)]
+    Switch(Box<switches::Error>),
+    /// The end of a version.
+    #[error(transparent)]
+    Retire(Box<retire::Error>),
 }
 
 impl From<FieldViolations> for Error {
@@ -90,6 +97,30 @@ impl From<leasing::Error> for Error {
     }
 }
 
+impl From<switches::Error> for Error {
+    fn from(error: switches::Error) -> Self {
+        match error {
+            switches::Error::Branch(error) => Error::Branch(error),
+            switches::Error::Keeper(error) => Error::Keeper(error),
+            switches::Error::Neon(error) => Error::Neon(error),
+            switches::Error::State(error) => Error::State(error),
+            error => Error::Switch(Box::new(error)),
+        }
+    }
+}
+
+impl From<retire::Error> for Error {
+    fn from(error: retire::Error) -> Self {
+        match error {
+            retire::Error::Branch(error) => Error::Branch(error),
+            retire::Error::Leasing(error) => (*error).into(),
+            retire::Error::Neon(error) => Error::Neon(error),
+            retire::Error::State(error) => Error::State(error),
+            error => Error::Retire(Box::new(error)),
+        }
+    }
+}
+
 impl From<keeper::Error> for Error {
     fn from(error: keeper::Error) -> Self {
         Error::Keeper(Box::new(error))
@@ -118,6 +149,8 @@ impl From<Error> for Status {
             Error::Neon(error) => neon(&error, message),
             Error::State(error) => state(&error, message),
             Error::Keeper(error) => keeper(*error, message),
+            Error::Switch(error) => switch(*error, message),
+            Error::Retire(error) => retire(*error, message),
         };
         refusal.into()
     }
@@ -141,6 +174,9 @@ fn lease(error: leases::Error, message: String) -> Refusal {
         ),
         leases::Error::BranchHeld(branch) => step(true, "BRANCH_HELD", message)
             .resource("broker.v1.Branch", BranchResource(branch).to_string()),
+        leases::Error::BindingRetired(name) => {
+            step(false, "BINDING_RETIRED", message).resource("broker.v1.Binding", name.to_string())
+        }
         leases::Error::BranchGone => step(true, "EPHEMERAL_BRANCH_GONE", message),
         leases::Error::State(error) => state(&error, message),
     }
@@ -166,6 +202,9 @@ fn leasing(error: leasing::Error, message: String) -> Refusal {
         E::BindingFailed { name, .. } => {
             Refusal::new(Code::FailedPrecondition, "BINDING_FAILED", message)
                 .resource("broker.v1.Binding", name.to_string())
+        }
+        E::BindingRetired { name } => {
+            step(false, "BINDING_RETIRED", message).resource("broker.v1.Binding", name.to_string())
         }
         E::Branch(error) => branch(*error, message),
         E::Neon(error) => neon(&error, message),
@@ -302,7 +341,88 @@ fn keeper(error: keeper::Error, message: String) -> Refusal {
         }
         .resource("broker.v1.Branch", BranchResource(branch).to_string()),
         keeper::Error::State(error) => state(&error, message),
+        keeper::Error::Moving { binding, .. } => step(false, "SWITCH_RUNNING", message)
+            .resource("broker.v1.Binding", binding.to_string()),
         keeper::Error::Interrupted(_) => Refusal::new(Code::Internal, "APPLY_INTERRUPTED", message),
+    }
+}
+
+fn switch(error: switches::Error, message: String) -> Refusal {
+    use switches::Error as E;
+    let aborted = |reason| Refusal::new(Code::Aborted, reason, message.clone());
+    match error {
+        E::BindingNotFound(name) => Refusal::new(Code::NotFound, "BINDING_NOT_FOUND", message)
+            .resource("broker.v1.Binding", name.to_string())
+            .violation(FieldViolation::new(
+                "name",
+                "is not declared in broker.toml",
+            )),
+        E::NotReady(name) => {
+            step(true, "BINDING_NOT_READY", message).resource("broker.v1.Binding", name.to_string())
+        }
+        E::LivesThere { .. } => step(false, "BINDING_LIVES_THERE", message)
+            .violation(FieldViolation::new("branch", "is where the binding lives")),
+        E::BranchExpires(_) => step(false, "BRANCH_EXPIRES", message)
+            .violation(FieldViolation::new("branch", "is a branch that expires")),
+        E::BranchNotNameable(_) => step(false, "BRANCH_NOT_NAMEABLE", message).violation(
+            FieldViolation::new("branch", "has a name that broker.toml cannot have"),
+        ),
+        E::Unwatched { leases, .. } => {
+            let refusal = step(false, "LEASES_UNWATCHED", message);
+            match leases.first() {
+                Some(lease) => refusal.resource("broker.v1.Lease", lease.to_string()),
+                None => refusal,
+            }
+        }
+        E::Moving { binding, .. } => {
+            aborted("SWITCH_RUNNING").resource("broker.v1.Binding", binding.to_string())
+        }
+        E::Paused(binding) => step(true, "BINDING_NOT_READY", message)
+            .resource("broker.v1.Binding", binding.to_string()),
+        E::Overtaken(_) => aborted("SWITCH_OVERTAKEN"),
+        E::Refused { lease, .. } => {
+            aborted("SWITCH_REFUSED").resource("broker.v1.Lease", lease.to_string())
+        }
+        E::TimedOut(_) => aborted("SWITCH_TIMED_OUT"),
+        E::Fence(source) => match source {
+            roles::Error::NotOurs { .. } => step(false, "ROLE_NOT_OURS", message),
+            roles::Error::Postgres(error) => database(error.is_transient(), message),
+        },
+        E::Stopped => Refusal::new(Code::Cancelled, "OPERATION_CANCELLED", message),
+        E::Branch(error) => branch(*error, message),
+        E::Keeper(error) => keeper(*error, message),
+        E::Neon(error) => neon(&error, message),
+        E::State(error) => state(&error, message),
+    }
+}
+
+fn retire(error: retire::Error, message: String) -> Refusal {
+    use retire::Error as E;
+    match error {
+        E::BindingNotFound(name) => Refusal::new(Code::NotFound, "BINDING_NOT_FOUND", message)
+            .resource("broker.v1.Binding", name.to_string())
+            .violation(FieldViolation::new(
+                "name",
+                "is not declared in broker.toml",
+            )),
+        E::NotReady(name) => {
+            step(true, "BINDING_NOT_READY", message).resource("broker.v1.Binding", name.to_string())
+        }
+        E::LeasesLive { leases, .. } => {
+            let refusal = step(false, "LEASES_LIVE", message);
+            match leases.first() {
+                Some(lease) => refusal.resource("broker.v1.Lease", lease.to_string()),
+                None => refusal,
+            }
+        }
+        E::Moving(name) => {
+            step(false, "SWITCH_RUNNING", message).resource("broker.v1.Binding", name.to_string())
+        }
+        E::Stopped => Refusal::new(Code::Cancelled, "OPERATION_CANCELLED", message),
+        E::Branch(error) => branch(*error, message),
+        E::Leasing(error) => leasing(*error, message),
+        E::Neon(error) => neon(&error, message),
+        E::State(error) => state(&error, message),
     }
 }
 
@@ -318,6 +438,7 @@ fn reconcile(error: reconcile::Error, message: String) -> Refusal {
             roles::Error::NotOurs { .. } => step(false, "ROLE_NOT_OURS", message),
             roles::Error::Postgres(_) => database(transient, message),
         },
+        reconcile::Error::BranchNotFound { .. } => step(false, "BRANCH_NOT_FOUND", message),
         reconcile::Error::ParentNotFound { .. } => step(false, "PARENT_NOT_FOUND", message),
         reconcile::Error::ParentNotReady { .. } => step(transient, "PARENT_NOT_READY", message),
         reconcile::Error::Ahead { .. } => step(false, "BRANCH_AHEAD", message),

@@ -354,6 +354,7 @@ impl Broker {
             state: state.into(),
             state_message,
             create_time: Some(time(lease.create_time)),
+            acknowledged_generation: self.watches.acked(lease.id),
             role: lease.grant.role.clone(),
             branch_expire_time: lease.branch_expire_time.map(time),
         }

@@ -153,10 +153,10 @@ impl Broker {
 
     /// Begins an operation for a call, once for each request id, after `check`. What
     /// that refuses is not remembered.
-    pub(super) async fn operate(
+    pub(super) async fn operate<E: Into<Error>>(
         &self,
         asked: Asked,
-        check: impl Future<Output = Result<(), branches::Error>> + Send,
+        check: impl Future<Output = Result<(), E>> + Send,
     ) -> Result<Response<Operation>, Status> {
         let record = Box::pin(self.begin(asked, check)).await?;
         Ok(Response::new(wire(record)))
@@ -182,11 +182,7 @@ impl Broker {
             result = waited.map_err(Error::from)?.result;
         }
         match result {
-            Some(Ended::Error(status)) => Err(Status::with_details(
-                Code::from(status.code),
-                status.message.clone(),
-                status.encode_to_vec().into(),
-            )),
+            Some(Ended::Error(status)) => Err(refusal(&status)),
             Some(Ended::Response(any)) => {
                 // Written by us.
                 Ok(Some(pb::Branch::decode(&*any.value).unwrap_or_default()))
@@ -195,10 +191,11 @@ impl Broker {
         }
     }
 
-    async fn begin(
+    /// As [`Broker::operate`], as it is kept.
+    pub(super) async fn begin<E: Into<Error>>(
         &self,
         asked: Asked,
-        check: impl Future<Output = Result<(), branches::Error>> + Send,
+        check: impl Future<Output = Result<(), E>> + Send,
     ) -> Result<Record, Error> {
         if let Some(before) = self.operations.repeated(&asked)? {
             return Ok(before);
@@ -238,6 +235,12 @@ pub(super) fn refused(status: &Status) -> Ended {
         [] => whole,
         _ => details.unwrap_or(whole),
     })
+}
+
+/// The other way round.
+pub(super) fn refusal(status: &proto::google::rpc::Status) -> Status {
+    let details = status.encode_to_vec().into();
+    Status::with_details(Code::from(status.code), status.message.clone(), details)
 }
 
 fn wire(record: Record) -> Operation {

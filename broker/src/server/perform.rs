@@ -74,6 +74,14 @@ impl Broker {
                 let name: BranchResource = request::name("name", &request.name)?;
                 branches.set_default(&name.0, work).await?
             }
+            "SwitchBinding" => {
+                let request: pb::SwitchBindingRequest = decoded(encoded)?;
+                return self.perform_switch(caller(record), &request, work).await;
+            }
+            "RetireVersion" => {
+                let request: pb::RetireVersionRequest = decoded(encoded)?;
+                return self.perform_retire(caller(record), &request, work).await;
+            }
             _ => return Err(Error::OperationUnknown),
         };
         Ok(any(BRANCH, &self.branch_wire(found)))
@@ -81,6 +89,14 @@ impl Broker {
 
     async fn restored(&self, restore: &Restore, work: &Work) -> Result<Found, branches::Error> {
         Box::pin(self.branches.restore(restore, work)).await
+    }
+}
+
+/// Who asked, for people.
+fn caller(record: &Record) -> String {
+    match record.caller.as_str() {
+        "" => "somebody on this machine".to_owned(),
+        name => name.to_owned(),
     }
 }
 

@@ -333,6 +333,8 @@ repeatable! {
     ReleaseLeaseRequest, "ReleaseLease";
     RevokeLeasesRequest, "RevokeLeases";
     RotateCredentialsRequest, "RotateCredentials";
+    SwitchBindingRequest, "SwitchBinding";
+    RetireVersionRequest, "RetireVersion";
     CreateBranchRequest, "CreateBranch";
     UpdateBranchRequest, "UpdateBranch";
     DeleteBranchRequest, "DeleteBranch";

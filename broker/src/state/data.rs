@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::endings::Turn;
 use super::ledgers::{Operation, OwnBranch};
+use super::moves::{Departure, Move, Watching};
 use crate::audit::Event;
 use crate::credentials::KeyId;
 use crate::leases::{End, Lease};
@@ -34,6 +35,12 @@ pub struct Data {
     pub branches: BTreeMap<BranchName, OwnBranch>,
     /// Requests that may come again.
     pub requests: BTreeMap<RequestKey, Answered>,
+    /// The newest move of each binding that ever had one.
+    pub moves: BTreeMap<BindingName, Move>,
+    /// Leases whose watch acknowledges, or did.
+    pub watches: BTreeMap<LeaseId, Watching>,
+    /// When brokers with such watches last said that they are there.
+    pub brokers: BTreeMap<Uuid, Timestamp>,
     /// Without a database: the newest audit events, oldest first.
     pub events: VecDeque<Event>,
 }
@@ -56,6 +63,22 @@ pub struct Generation {
     pub since: Timestamp,
     /// Why it came to be, for people.
     pub reason: String,
+    /// What the binding does otherwise than broker.toml declares.
+    pub departure: Option<Departure>,
+}
+
+impl Generation {
+    /// What the binding does otherwise than declared, while that branch is declared.
+    pub fn departs(&self, declared: &BranchName) -> Option<&Departure> {
+        let departure = self.departure.as_ref();
+        departure.filter(|departure| departure.declared == *declared)
+    }
+
+    /// Whether the binding was retired, and leads nowhere since.
+    pub fn is_retired(&self) -> bool {
+        let departure = self.departure.as_ref();
+        departure.is_some_and(|departure| departure.switched_to.is_none())
+    }
 }
 
 /// A login role on a branch.
@@ -179,6 +202,9 @@ pub(super) struct Changes {
     pub(super) operations: BTreeMap<Uuid, Operation>,
     pub(super) branches: BTreeMap<BranchName, OwnBranch>,
     pub(super) requests: BTreeMap<RequestKey, Answered>,
+    pub(super) moves: BTreeMap<BindingName, Move>,
+    pub(super) watches: BTreeMap<LeaseId, Watching>,
+    pub(super) brokers: BTreeMap<Uuid, Timestamp>,
     pub(super) events: Vec<Event>,
 }
 
@@ -249,6 +275,33 @@ impl<'a> Draft<'a> {
     /// Gives a binding a generation.
     pub fn generation_put(&mut self, binding: BindingName, generation: Generation) {
         self.changes.generations.insert(binding, generation);
+    }
+
+    /// The newest move of a binding.
+    pub fn last_move(&self, binding: &BindingName) -> Option<&Move> {
+        let changed = self.changes.moves.get(binding);
+        changed.or_else(|| self.data.moves.get(binding))
+    }
+
+    /// Begins a move, or says how far it is.
+    pub fn move_put(&mut self, binding: BindingName, one: Move) {
+        self.changes.moves.insert(binding, one);
+    }
+
+    /// What the watch of a lease has said.
+    pub fn watch(&self, lease: LeaseId) -> Option<&Watching> {
+        let changed = self.changes.watches.get(&lease);
+        changed.or_else(|| self.data.watches.get(&lease))
+    }
+
+    /// Notes what the watch of a lease says.
+    pub fn watch_put(&mut self, lease: LeaseId, watching: Watching) {
+        self.changes.watches.insert(lease, watching);
+    }
+
+    /// Notes that a broker is there.
+    pub fn broker_put(&mut self, id: Uuid, seen: Timestamp) {
+        self.changes.brokers.insert(id, seen);
     }
 
     /// Whether a lease that lives then has that role.
@@ -381,6 +434,9 @@ impl Changes {
             operations,
             branches,
             requests,
+            moves,
+            watches,
+            brokers,
             events,
         } = self;
         leases.is_empty()
@@ -389,6 +445,9 @@ impl Changes {
             && operations.is_empty()
             && branches.is_empty()
             && requests.is_empty()
+            && moves.is_empty()
+            && watches.is_empty()
+            && brokers.is_empty()
             && events.is_empty()
     }
 
@@ -406,10 +465,23 @@ impl Changes {
                 turns.push((id, Turn::Moved));
             }
             match end {
-                None => data.leases.insert(id, lease),
-                Some(_) => data.leases.remove(&id),
-            };
+                None => {
+                    data.leases.insert(id, lease);
+                }
+                Some(_) => {
+                    data.leases.remove(&id);
+                    data.watches.remove(&id);
+                }
+            }
         }
+        for (id, watching) in self.watches {
+            // It may have ended at the same time.
+            if data.leases.contains_key(&id) {
+                data.watches.insert(id, watching);
+            }
+        }
+        data.moves.extend(self.moves);
+        data.brokers.extend(self.brokers);
         data.generations.extend(self.generations);
         data.roles.extend(self.roles);
         for (id, operation) in &self.operations {

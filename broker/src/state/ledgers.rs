@@ -80,6 +80,8 @@ pub enum Intent {
     /// It keeps what a restore replaces: it gets to be the parent of what was
     /// restored, and has no annotation of ours.
     Preserve,
+    /// It is there, ours, and goes with the last of its children.
+    Retired,
     /// It is being deleted.
     Delete,
     /// It was deleted, or never came to be.
@@ -87,10 +89,11 @@ pub enum Intent {
 }
 
 impl Intent {
-    const ALL: [Intent; 5] = [
+    const ALL: [Intent; 6] = [
         Intent::Create,
         Intent::Own,
         Intent::Preserve,
+        Intent::Retired,
         Intent::Delete,
         Intent::Gone,
     ];
@@ -101,6 +104,7 @@ impl Intent {
             Intent::Create => "create",
             Intent::Own => "own",
             Intent::Preserve => "preserve",
+            Intent::Retired => "retired",
             Intent::Delete => "delete",
             Intent::Gone => "gone",
         }

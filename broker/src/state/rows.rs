@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::data::{Answered, Generation, RequestKey, Role, RoleKey, RoleStatus};
 use super::ledgers::{ForLease, Intent, Operation, OwnBranch};
+use super::moves::Departure;
 use super::schema::{audit_events, branches, generations, leases, operations, request_ids, roles};
 use crate::audit::Event;
 use crate::leases::{End, EndReason, Grant, Lease, Request, Revoked, Target};
@@ -65,6 +66,8 @@ pub(super) struct GenerationRow {
     reset_at: Option<PgTimestamp>,
     since: PgTimestamp,
     reason: String,
+    declared: Option<String>,
+    switched_to: Option<String>,
 }
 
 #[derive(Debug, Queryable, Selectable, Insertable)]
@@ -248,6 +251,7 @@ impl LeaseRow {
 
 impl GenerationRow {
     pub(super) fn new(binding: &BindingName, generation: &Generation, version: i64) -> Self {
+        let departure = generation.departure.as_ref();
         GenerationRow {
             binding: binding.to_string(),
             version,
@@ -258,6 +262,10 @@ impl GenerationRow {
             reset_at: generation.reset_at.map(time_out),
             since: time_out(generation.since),
             reason: generation.reason.clone(),
+            declared: departure.map(|departure| departure.declared.to_string()),
+            switched_to: departure
+                .and_then(|departure| departure.switched_to.as_ref())
+                .map(ToString::to_string),
         }
     }
 
@@ -276,6 +284,17 @@ impl GenerationRow {
             reset_at,
             since,
             reason: self.reason,
+            departure: match optional("generations", "declared", self.declared.as_deref())? {
+                None => None,
+                Some(declared) => Some(Departure {
+                    declared,
+                    switched_to: optional(
+                        "generations",
+                        "switched_to",
+                        self.switched_to.as_deref(),
+                    )?,
+                }),
+            },
         };
         Ok((parsed("generations", "binding", &self.binding)?, generation))
     }
@@ -486,11 +505,15 @@ pub(super) fn time_in(time: PgTimestamp) -> Option<Timestamp> {
     Timestamp::from_microsecond(microseconds).ok()
 }
 
-fn time(table: &'static str, column: &'static str, time: PgTimestamp) -> Result<Timestamp, BadRow> {
+pub(super) fn time(
+    table: &'static str,
+    column: &'static str,
+    time: PgTimestamp,
+) -> Result<Timestamp, BadRow> {
     time_in(time).ok_or_else(|| bad(table, column, &format!("{time:?}")))
 }
 
-fn maybe_time(
+pub(super) fn maybe_time(
     table: &'static str,
     column: &'static str,
     at: Option<PgTimestamp>,
@@ -498,7 +521,7 @@ fn maybe_time(
     at.map(|at| time(table, column, at)).transpose()
 }
 
-fn parsed<T: std::str::FromStr>(
+pub(super) fn parsed<T: std::str::FromStr>(
     table: &'static str,
     column: &'static str,
     text: &str,
@@ -514,7 +537,7 @@ fn optional<T: std::str::FromStr>(
     text.map(|text| parsed(table, column, text)).transpose()
 }
 
-fn bad(table: &'static str, column: &'static str, value: &str) -> BadRow {
+pub(super) fn bad(table: &'static str, column: &'static str, value: &str) -> BadRow {
     BadRow {
         table,
         column,

@@ -45,6 +45,48 @@ diesel::table! {
         reset_at -> Nullable<Timestamptz>,
         since -> Timestamptz,
         reason -> Text,
+        declared -> Nullable<Text>,
+        switched_to -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    broker.moves (binding) {
+        binding -> Text,
+        version -> BigInt,
+        operation -> Nullable<Uuid>,
+        generation -> BigInt,
+        source -> Text,
+        target -> Text,
+        phase -> Text,
+        fence -> Bool,
+        voters -> Array<Uuid>,
+        deadline -> Timestamptz,
+        message -> Text,
+        create_time -> Timestamptz,
+        update_time -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    broker.watches (lease) {
+        lease -> Uuid,
+        version -> BigInt,
+        broker -> Uuid,
+        stream -> Uuid,
+        acked -> BigInt,
+        refused -> BigInt,
+        refusal -> Text,
+        drained -> BigInt,
+        gone_time -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
+    broker.brokers (id) {
+        id -> Uuid,
+        version -> BigInt,
+        seen_time -> Timestamptz,
     }
 }
 

@@ -88,6 +88,10 @@ pub enum AuditAction {
     Closed = 10,
     /// A binding's holders get other roles.
     Rotated = 11,
+    /// A switch of a binding began, was given up, or is done.
+    Switched = 12,
+    /// A version was retired.
+    Retired = 13,
 }
 impl AuditAction {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -108,6 +112,8 @@ impl AuditAction {
             Self::Stuck => "AUDIT_ACTION_STUCK",
             Self::Closed => "AUDIT_ACTION_CLOSED",
             Self::Rotated => "AUDIT_ACTION_ROTATED",
+            Self::Switched => "AUDIT_ACTION_SWITCHED",
+            Self::Retired => "AUDIT_ACTION_RETIRED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -125,6 +131,8 @@ impl AuditAction {
             "AUDIT_ACTION_STUCK" => Some(Self::Stuck),
             "AUDIT_ACTION_CLOSED" => Some(Self::Closed),
             "AUDIT_ACTION_ROTATED" => Some(Self::Rotated),
+            "AUDIT_ACTION_SWITCHED" => Some(Self::Switched),
+            "AUDIT_ACTION_RETIRED" => Some(Self::Retired),
             _ => None,
         }
     }
@@ -452,7 +460,7 @@ pub mod audit_service_server {
     }
 }
 /// What a consumer asks for: one version of one service. It points at a branch.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Binding {
     /// Resource name: services/{service}/versions/{version}.
     #[prost(string, tag = "1")]
@@ -481,6 +489,9 @@ pub struct Binding {
     /// is declared by now. For people.
     #[prost(string, tag = "9")]
     pub state_message: ::prost::alloc::string::String,
+    /// The switch that is under way, or the last one, for as long as it is kept.
+    #[prost(message, optional, tag = "10")]
+    pub last_switch: ::core::option::Option<Switch>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListBindingsRequest {
@@ -505,7 +516,7 @@ pub struct GetBindingRequest {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GetBindingResponse {
     #[prost(message, optional, tag = "1")]
     pub binding: ::core::option::Option<Binding>,
@@ -519,10 +530,112 @@ pub struct RotateCredentialsRequest {
     #[prost(string, tag = "2")]
     pub request_id: ::prost::alloc::string::String,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RotateCredentialsResponse {
     #[prost(message, optional, tag = "1")]
     pub binding: ::core::option::Option<Binding>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SwitchBindingRequest {
+    /// services/{service}/versions/{version}.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Where to: branches/{Neon's branch id}.
+    #[prost(string, tag = "2")]
+    pub branch: ::prost::alloc::string::String,
+    /// Whether the old branch is to take no writes any more before the new one does.
+    #[prost(bool, tag = "3")]
+    pub fence: bool,
+    /// What becomes of leases that have no say. Not said: REFUSE.
+    #[prost(enumeration = "UnwatchedPolicy", tag = "4")]
+    pub unwatched: i32,
+    /// How long consumers have to acknowledge, 1 s to 1 h. Not said: 60 s.
+    #[prost(message, optional, tag = "5")]
+    pub ack_timeout: ::core::option::Option<::prost_types::Duration>,
+    /// How long they have to drain, 0 s to 1 h: so long the roles of before stay. Not
+    /// said: 60 s.
+    #[prost(message, optional, tag = "6")]
+    pub drain_timeout: ::core::option::Option<::prost_types::Duration>,
+    /// A UUID that makes a retry safe, as everywhere.
+    #[prost(string, tag = "7")]
+    pub request_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SwitchBindingResponse {
+    /// operations/{id}: to wait for it or cancel it.
+    #[prost(string, tag = "1")]
+    pub operation: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub switch: ::core::option::Option<Switch>,
+}
+/// A switch, as it is.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Switch {
+    /// Where from, and where to.
+    #[prost(string, tag = "1")]
+    pub source: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub branch: ::prost::alloc::string::String,
+    /// The generation that was announced.
+    #[prost(int64, tag = "3")]
+    pub generation: i64,
+    #[prost(enumeration = "SwitchPhase", tag = "4")]
+    pub phase: i32,
+    /// Who votes, or voted.
+    #[prost(message, repeated, tag = "5")]
+    pub voters: ::prost::alloc::vec::Vec<SwitchVoter>,
+    /// Names of leases that live on the binding and do not vote.
+    #[prost(string, repeated, tag = "6")]
+    pub unwatched: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Why it was given up, for people.
+    #[prost(string, tag = "7")]
+    pub message: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "8")]
+    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
+    #[prost(message, optional, tag = "9")]
+    pub update_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// A lease that votes on a switch.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SwitchVoter {
+    #[prost(string, tag = "1")]
+    pub lease: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub holder: ::prost::alloc::string::String,
+    #[prost(enumeration = "SwitchVote", tag = "3")]
+    pub vote: i32,
+    /// With NACK: why.
+    #[prost(string, tag = "4")]
+    pub message: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RetireVersionRequest {
+    /// services/{service}/versions/{version}.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// How long leases have to end, up to 1 h. Not said: it is refused while one lives.
+    #[prost(message, optional, tag = "2")]
+    pub drain_timeout: ::core::option::Option<::prost_types::Duration>,
+    /// The branch that is made the default one before: branches/{Neon's branch id}.
+    #[prost(string, tag = "3")]
+    pub new_default_branch: ::prost::alloc::string::String,
+    /// A UUID that makes a retry safe, as everywhere.
+    #[prost(string, tag = "4")]
+    pub request_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RetireVersionResponse {
+    /// The branch that the version lived on.
+    #[prost(string, tag = "1")]
+    pub branch: ::prost::alloc::string::String,
+    /// Whether it is deleted already.
+    #[prost(bool, tag = "2")]
+    pub deleted: bool,
+    /// Otherwise: its name by now, and the branches that it waits for.
+    #[prost(string, tag = "3")]
+    pub branch_display_name: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "4")]
+    pub children: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -535,6 +648,8 @@ pub enum BindingState {
     Ready = 2,
     /// Making it ready failed; state_message says why. `broker apply` tries again.
     Failed = 3,
+    /// It was retired. No leases are given.
+    Retired = 4,
 }
 impl BindingState {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -547,6 +662,7 @@ impl BindingState {
             Self::Preparing => "BINDING_STATE_PREPARING",
             Self::Ready => "BINDING_STATE_READY",
             Self::Failed => "BINDING_STATE_FAILED",
+            Self::Retired => "BINDING_STATE_RETIRED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -556,6 +672,134 @@ impl BindingState {
             "BINDING_STATE_PREPARING" => Some(Self::Preparing),
             "BINDING_STATE_READY" => Some(Self::Ready),
             "BINDING_STATE_FAILED" => Some(Self::Failed),
+            "BINDING_STATE_RETIRED" => Some(Self::Retired),
+            _ => None,
+        }
+    }
+}
+/// What a switch does about leases on its binding that no acknowledging watch stands
+/// for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum UnwatchedPolicy {
+    Unspecified = 0,
+    /// There is no switch while there is one.
+    Refuse = 1,
+    /// The switch waits until they have ended or acknowledged it, as long as the
+    /// consumers have for that.
+    Wait = 2,
+    /// The switch goes on. They stay on the old branch until they are acquired anew, or
+    /// watched.
+    Proceed = 3,
+}
+impl UnwatchedPolicy {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "UNWATCHED_POLICY_UNSPECIFIED",
+            Self::Refuse => "UNWATCHED_POLICY_REFUSE",
+            Self::Wait => "UNWATCHED_POLICY_WAIT",
+            Self::Proceed => "UNWATCHED_POLICY_PROCEED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "UNWATCHED_POLICY_UNSPECIFIED" => Some(Self::Unspecified),
+            "UNWATCHED_POLICY_REFUSE" => Some(Self::Refuse),
+            "UNWATCHED_POLICY_WAIT" => Some(Self::Wait),
+            "UNWATCHED_POLICY_PROCEED" => Some(Self::Proceed),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum SwitchPhase {
+    Unspecified = 0,
+    /// The branch is made what the binding declares. Nobody was told yet.
+    Preparing = 1,
+    /// It is `pending`; consumers open it and acknowledge.
+    Announced = 2,
+    /// Writers wait, and the old branch takes no more writes.
+    Fencing = 3,
+    /// It is `current`; consumers drain what was before.
+    Committed = 4,
+    /// All have, or their time was up.
+    Done = 5,
+    /// It was given up: `current` is what it was.
+    Reverted = 6,
+}
+impl SwitchPhase {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "SWITCH_PHASE_UNSPECIFIED",
+            Self::Preparing => "SWITCH_PHASE_PREPARING",
+            Self::Announced => "SWITCH_PHASE_ANNOUNCED",
+            Self::Fencing => "SWITCH_PHASE_FENCING",
+            Self::Committed => "SWITCH_PHASE_COMMITTED",
+            Self::Done => "SWITCH_PHASE_DONE",
+            Self::Reverted => "SWITCH_PHASE_REVERTED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "SWITCH_PHASE_UNSPECIFIED" => Some(Self::Unspecified),
+            "SWITCH_PHASE_PREPARING" => Some(Self::Preparing),
+            "SWITCH_PHASE_ANNOUNCED" => Some(Self::Announced),
+            "SWITCH_PHASE_FENCING" => Some(Self::Fencing),
+            "SWITCH_PHASE_COMMITTED" => Some(Self::Committed),
+            "SWITCH_PHASE_DONE" => Some(Self::Done),
+            "SWITCH_PHASE_REVERTED" => Some(Self::Reverted),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum SwitchVote {
+    Unspecified = 0,
+    /// It has not answered yet.
+    Waiting = 1,
+    Ack = 2,
+    Nack = 3,
+    /// It took the new branch over, and has drained what was before.
+    Drained = 4,
+    /// It ended, or its watch was away for too long: it is not waited for.
+    Gone = 5,
+}
+impl SwitchVote {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "SWITCH_VOTE_UNSPECIFIED",
+            Self::Waiting => "SWITCH_VOTE_WAITING",
+            Self::Ack => "SWITCH_VOTE_ACK",
+            Self::Nack => "SWITCH_VOTE_NACK",
+            Self::Drained => "SWITCH_VOTE_DRAINED",
+            Self::Gone => "SWITCH_VOTE_GONE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "SWITCH_VOTE_UNSPECIFIED" => Some(Self::Unspecified),
+            "SWITCH_VOTE_WAITING" => Some(Self::Waiting),
+            "SWITCH_VOTE_ACK" => Some(Self::Ack),
+            "SWITCH_VOTE_NACK" => Some(Self::Nack),
+            "SWITCH_VOTE_DRAINED" => Some(Self::Drained),
+            "SWITCH_VOTE_GONE" => Some(Self::Gone),
             _ => None,
         }
     }
@@ -752,6 +996,103 @@ pub mod binding_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// Moves a binding to another branch, for all its consumers or for none. The branch
+        /// is made what the binding declares (its revisions, its rights) and announced as
+        /// `pending`; leases whose watch acknowledges (WatchBinding) vote: when all have
+        /// acknowledged it, it becomes `current` for everybody; one that refuses it has it
+        /// given up for everybody. Then the consumers drain what was before. Leases that are
+        /// not watched are counted, and `unwatched` says what becomes of it. A lease that
+        /// ends, and a watch that is away for longer than leases.ack_grace of broker.toml,
+        /// has no vote any more. Who comes in between gets `current`.
+        ///
+        /// No rows are copied: what was written to the branch before stays there. With
+        /// `fence`, writes to it have ended before the first one goes to the new branch; it
+        /// takes them no more until a binding lives on it again. Without, both branches may
+        /// take writes until each consumer has turned over.
+        ///
+        /// The binding stays on its new branch until broker.toml declares another than it
+        /// did. Each answer is the switch as it is then; the last one has `phase` DONE.
+        /// It goes on when the caller goes away, and after the broker that runs it is gone:
+        /// the same request, or one under the same request_id, is told of it again. Until
+        /// `committed` it can be cancelled by its operation (google.longrunning.Operations).
+        /// For callers with `admin`.
+        ///
+        /// Errors: INVALID_ARGUMENT for malformed fields; NOT_FOUND for a binding that
+        /// broker.toml does not declare, or a branch that is not there; FAILED_PRECONDITION
+        /// when the branch expires, is the binding's already, or cannot be what the binding
+        /// declares, and with unwatched leases that the policy refuses; ABORTED while
+        /// another switch of the binding is under way, and when the switch was given up: a
+        /// consumer refused it, or some did not answer in time; the message names them.
+        ///
+        ///   grpcurl -plaintext \
+        ///     -d '{"name": "services/users/versions/v1", "branch": "branches/br-…"}' \
+        ///     127.0.0.1:7431 broker.v1.BindingService/SwitchBinding
+        pub async fn switch_binding(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SwitchBindingRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::SwitchBindingResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/broker.v1.BindingService/SwitchBinding",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("broker.v1.BindingService", "SwitchBinding"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Ends a version: its binding gives no leases any more, and its branch goes. With
+        /// leases that live it is refused, or with `drain_timeout` they are given that long
+        /// to end; what is left then is revoked. A branch without children is deleted. One
+        /// with children cannot be: it loses its endpoints, is renamed to `retired/…`, and
+        /// is deleted with the last of them. The version stays retired until broker.toml
+        /// declares another branch for it. For callers with `admin`.
+        ///
+        /// The operation answers with RetireVersionResponse.
+        ///
+        /// Errors: INVALID_ARGUMENT for malformed fields; NOT_FOUND for a binding that
+        /// broker.toml does not declare, or a new default branch that is not there;
+        /// FAILED_PRECONDITION while leases live, for a branch that another binding lives
+        /// on, and for one that is not the broker's own, protected, or the default one
+        /// without a new one.
+        ///
+        ///   grpcurl -plaintext \
+        ///     -d '{"name": "services/users/versions/v1", "drain_timeout": "60s"}' \
+        ///     127.0.0.1:7431 broker.v1.BindingService/RetireVersion
+        pub async fn retire_version(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RetireVersionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::super::super::google::longrunning::Operation>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/broker.v1.BindingService/RetireVersion",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("broker.v1.BindingService", "RetireVersion"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -812,6 +1153,75 @@ pub mod binding_service_server {
             request: tonic::Request<super::RotateCredentialsRequest>,
         ) -> std::result::Result<
             tonic::Response<super::RotateCredentialsResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the SwitchBinding method.
+        type SwitchBindingStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::SwitchBindingResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Moves a binding to another branch, for all its consumers or for none. The branch
+        /// is made what the binding declares (its revisions, its rights) and announced as
+        /// `pending`; leases whose watch acknowledges (WatchBinding) vote: when all have
+        /// acknowledged it, it becomes `current` for everybody; one that refuses it has it
+        /// given up for everybody. Then the consumers drain what was before. Leases that are
+        /// not watched are counted, and `unwatched` says what becomes of it. A lease that
+        /// ends, and a watch that is away for longer than leases.ack_grace of broker.toml,
+        /// has no vote any more. Who comes in between gets `current`.
+        ///
+        /// No rows are copied: what was written to the branch before stays there. With
+        /// `fence`, writes to it have ended before the first one goes to the new branch; it
+        /// takes them no more until a binding lives on it again. Without, both branches may
+        /// take writes until each consumer has turned over.
+        ///
+        /// The binding stays on its new branch until broker.toml declares another than it
+        /// did. Each answer is the switch as it is then; the last one has `phase` DONE.
+        /// It goes on when the caller goes away, and after the broker that runs it is gone:
+        /// the same request, or one under the same request_id, is told of it again. Until
+        /// `committed` it can be cancelled by its operation (google.longrunning.Operations).
+        /// For callers with `admin`.
+        ///
+        /// Errors: INVALID_ARGUMENT for malformed fields; NOT_FOUND for a binding that
+        /// broker.toml does not declare, or a branch that is not there; FAILED_PRECONDITION
+        /// when the branch expires, is the binding's already, or cannot be what the binding
+        /// declares, and with unwatched leases that the policy refuses; ABORTED while
+        /// another switch of the binding is under way, and when the switch was given up: a
+        /// consumer refused it, or some did not answer in time; the message names them.
+        ///
+        ///   grpcurl -plaintext \
+        ///     -d '{"name": "services/users/versions/v1", "branch": "branches/br-…"}' \
+        ///     127.0.0.1:7431 broker.v1.BindingService/SwitchBinding
+        async fn switch_binding(
+            &self,
+            request: tonic::Request<super::SwitchBindingRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::SwitchBindingStream>,
+            tonic::Status,
+        >;
+        /// Ends a version: its binding gives no leases any more, and its branch goes. With
+        /// leases that live it is refused, or with `drain_timeout` they are given that long
+        /// to end; what is left then is revoked. A branch without children is deleted. One
+        /// with children cannot be: it loses its endpoints, is renamed to `retired/…`, and
+        /// is deleted with the last of them. The version stays retired until broker.toml
+        /// declares another branch for it. For callers with `admin`.
+        ///
+        /// The operation answers with RetireVersionResponse.
+        ///
+        /// Errors: INVALID_ARGUMENT for malformed fields; NOT_FOUND for a binding that
+        /// broker.toml does not declare, or a new default branch that is not there;
+        /// FAILED_PRECONDITION while leases live, for a branch that another binding lives
+        /// on, and for one that is not the broker's own, protected, or the default one
+        /// without a new one.
+        ///
+        ///   grpcurl -plaintext \
+        ///     -d '{"name": "services/users/versions/v1", "drain_timeout": "60s"}' \
+        ///     127.0.0.1:7431 broker.v1.BindingService/RetireVersion
+        async fn retire_version(
+            &self,
+            request: tonic::Request<super::RetireVersionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::super::super::google::longrunning::Operation>,
             tonic::Status,
         >;
     }
@@ -1013,6 +1423,97 @@ pub mod binding_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RotateCredentialsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/broker.v1.BindingService/SwitchBinding" => {
+                    #[allow(non_camel_case_types)]
+                    struct SwitchBindingSvc<T: BindingService>(pub Arc<T>);
+                    impl<
+                        T: BindingService,
+                    > tonic::server::ServerStreamingService<super::SwitchBindingRequest>
+                    for SwitchBindingSvc<T> {
+                        type Response = super::SwitchBindingResponse;
+                        type ResponseStream = T::SwitchBindingStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SwitchBindingRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as BindingService>::switch_binding(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SwitchBindingSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/broker.v1.BindingService/RetireVersion" => {
+                    #[allow(non_camel_case_types)]
+                    struct RetireVersionSvc<T: BindingService>(pub Arc<T>);
+                    impl<
+                        T: BindingService,
+                    > tonic::server::UnaryService<super::RetireVersionRequest>
+                    for RetireVersionSvc<T> {
+                        type Response = super::super::super::google::longrunning::Operation;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RetireVersionRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as BindingService>::retire_version(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RetireVersionSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -3239,6 +3740,10 @@ pub struct Lease {
     /// broker. Moved on by renewals.
     #[prost(message, optional, tag = "15")]
     pub branch_expire_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// The newest generation that its watch has acknowledged. 0: it has no watch that
+    /// acknowledges, or that is away.
+    #[prost(int64, tag = "16")]
+    pub acknowledged_generation: i64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AcquireLeaseRequest {
@@ -3422,7 +3927,7 @@ pub struct RevokeLeasesResponse {
     #[prost(message, repeated, tag = "1")]
     pub leases: ::prost::alloc::vec::Vec<Lease>,
 }
-/// The first one opens the watch.
+/// The first one opens the watch, later ones report.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchBindingRequest {
     /// services/{service}/versions/{version}: to observe.
@@ -3431,7 +3936,23 @@ pub struct WatchBindingRequest {
     /// leases/{id}: to follow its connection.
     #[prost(string, tag = "2")]
     pub lease: ::prost::alloc::string::String,
+    /// With the first request: the generation of `current` that the caller has from a
+    /// watch before and, with a lease, the role of its connection. While both are still
+    /// so, and nothing else is to be told, the first answer waits for a change.
+    #[prost(int64, tag = "3")]
+    pub known_generation: i64,
+    #[prost(string, tag = "7")]
+    pub known_role: ::prost::alloc::string::String,
+    /// What the caller reports of `generation`.
+    #[prost(enumeration = "WatchReport", tag = "4")]
+    pub report: i32,
+    #[prost(int64, tag = "5")]
+    pub generation: i64,
+    /// With NACK: why, for people.
+    #[prost(string, tag = "6")]
+    pub message: ::prost::alloc::string::String,
 }
+/// The whole state of what is watched.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchBindingResponse {
     /// services/{service}/versions/{version}. Empty for a lease on a branch.
@@ -3440,6 +3961,13 @@ pub struct WatchBindingResponse {
     /// What consumers are to use now. Absent while the binding is not ready.
     #[prost(message, optional, tag = "2")]
     pub current: ::core::option::Option<BindingTarget>,
+    /// What they are to use next, if all of them can: open it, warm it, ACK it, and send
+    /// nothing there before it is `current`. Gone again when it is given up.
+    #[prost(message, optional, tag = "3")]
+    pub pending: ::core::option::Option<BindingTarget>,
+    /// Present while consumers are to hold back.
+    #[prost(message, optional, tag = "4")]
+    pub pause: ::core::option::Option<Pause>,
 }
 /// One generation of a binding.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -3453,6 +3981,24 @@ pub struct BindingTarget {
     #[prost(message, optional, tag = "3")]
     pub connection: ::core::option::Option<Connection>,
     /// Why this generation came to be, for people.
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+}
+/// Consumers hold back what they would send to `current`: let what runs come to its
+/// end, start nothing, ACK this generation, and go on when the pause is gone, or at its
+/// deadline, whatever has become of the broker.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Pause {
+    /// To be acknowledged; no connection has it.
+    #[prost(int64, tag = "1")]
+    pub generation: i64,
+    /// When to go on at the latest.
+    #[prost(message, optional, tag = "2")]
+    pub deadline: ::core::option::Option<::prost_types::Timestamp>,
+    /// Whether only what writes is held back.
+    #[prost(bool, tag = "3")]
+    pub writes_only: bool,
+    /// Why, for people.
     #[prost(string, tag = "4")]
     pub reason: ::prost::alloc::string::String,
 }
@@ -3483,6 +4029,43 @@ impl LeaseState {
             "LEASE_STATE_UNSPECIFIED" => Some(Self::Unspecified),
             "LEASE_STATE_ACTIVE" => Some(Self::Active),
             "LEASE_STATE_REVOKING" => Some(Self::Revoking),
+            _ => None,
+        }
+    }
+}
+/// What a consumer says of a generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum WatchReport {
+    Unspecified = 0,
+    /// `pending`: its connection is open and works. `current`: it is used. `pause`:
+    /// nothing runs there any more, or nothing that writes.
+    Ack = 1,
+    /// `pending` cannot be used. It is given up for everybody.
+    Nack = 2,
+    /// Nothing uses what was before `current` any more.
+    Drained = 3,
+}
+impl WatchReport {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "WATCH_REPORT_UNSPECIFIED",
+            Self::Ack => "WATCH_REPORT_ACK",
+            Self::Nack => "WATCH_REPORT_NACK",
+            Self::Drained => "WATCH_REPORT_DRAINED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "WATCH_REPORT_UNSPECIFIED" => Some(Self::Unspecified),
+            "WATCH_REPORT_ACK" => Some(Self::Ack),
+            "WATCH_REPORT_NACK" => Some(Self::Nack),
+            "WATCH_REPORT_DRAINED" => Some(Self::Drained),
             _ => None,
         }
     }
@@ -3801,18 +4384,25 @@ pub mod lease_service_client {
                 .insert(GrpcMethod::new("broker.v1.LeaseService", "RevokeLeases"));
             self.inner.unary(req, path, codec).await
         }
-        /// Watches a binding. The first request names it, or a lease; the first
-        /// answer comes at once, and one more whenever the binding's state changes, or the
-        /// lease gets another role. Each answer is the whole state. A slow reader gets the newest state, not
-        /// every one between. Who names a lease gets its connection with each answer;
-        /// who names only the binding sees no credentials. A lease is for its caller, a
-        /// binding for those who may see it (GetBinding). It ends, with UNAUTHENTICATED
-        /// or PERMISSION_DENIED, soon after the caller's token or grant was taken back.
+        /// Watches a binding. The first request names it, or a lease; the first answer comes
+        /// at once, and one more whenever the state changes, or the lease gets another role.
+        /// Each answer is the whole state. A slow reader gets the newest one, not every one
+        /// between. Who names a lease gets its connection with each answer; who names only
+        /// the binding sees no credentials. A lease is for its caller, a binding for those
+        /// who may see it (GetBinding). It ends, with UNAUTHENTICATED or PERMISSION_DENIED,
+        /// soon after the caller's token or grant was taken back.
         ///
-        /// Errors: INVALID_ARGUMENT when the first request names neither or both, or
-        /// a later one changes the name; NOT_FOUND for a binding that is not declared
-        /// or a lease that is not live; DEADLINE_EXCEEDED when the first request does
-        /// not come.
+        /// Later requests report, for a lease: that a generation was taken over (ACK) or
+        /// cannot be (NACK), or that nothing uses the one before any more (DRAINED). From
+        /// its first ACK on, the lease has a say in what becomes of the binding
+        /// (SwitchBinding), until the caller says no more. Who half-closes, as grpcurl does,
+        /// observes: it goes on receiving and has no say. A report on a generation that is
+        /// neither `current` nor `pending` nor that of `pause` is late, and ignored.
+        ///
+        /// Errors: INVALID_ARGUMENT when the first request names neither or both, when
+        /// a later one changes the name, or reports without a lease or a generation;
+        /// NOT_FOUND for a binding that is not declared or a lease that is not live;
+        /// DEADLINE_EXCEEDED when the first request does not come.
         ///
         ///   grpcurl -plaintext -d '{"binding": "services/users/versions/v1"}' \
         ///     127.0.0.1:7431 broker.v1.LeaseService/WatchBinding
@@ -3978,18 +4568,25 @@ pub mod lease_service_server {
             >
             + std::marker::Send
             + 'static;
-        /// Watches a binding. The first request names it, or a lease; the first
-        /// answer comes at once, and one more whenever the binding's state changes, or the
-        /// lease gets another role. Each answer is the whole state. A slow reader gets the newest state, not
-        /// every one between. Who names a lease gets its connection with each answer;
-        /// who names only the binding sees no credentials. A lease is for its caller, a
-        /// binding for those who may see it (GetBinding). It ends, with UNAUTHENTICATED
-        /// or PERMISSION_DENIED, soon after the caller's token or grant was taken back.
+        /// Watches a binding. The first request names it, or a lease; the first answer comes
+        /// at once, and one more whenever the state changes, or the lease gets another role.
+        /// Each answer is the whole state. A slow reader gets the newest one, not every one
+        /// between. Who names a lease gets its connection with each answer; who names only
+        /// the binding sees no credentials. A lease is for its caller, a binding for those
+        /// who may see it (GetBinding). It ends, with UNAUTHENTICATED or PERMISSION_DENIED,
+        /// soon after the caller's token or grant was taken back.
         ///
-        /// Errors: INVALID_ARGUMENT when the first request names neither or both, or
-        /// a later one changes the name; NOT_FOUND for a binding that is not declared
-        /// or a lease that is not live; DEADLINE_EXCEEDED when the first request does
-        /// not come.
+        /// Later requests report, for a lease: that a generation was taken over (ACK) or
+        /// cannot be (NACK), or that nothing uses the one before any more (DRAINED). From
+        /// its first ACK on, the lease has a say in what becomes of the binding
+        /// (SwitchBinding), until the caller says no more. Who half-closes, as grpcurl does,
+        /// observes: it goes on receiving and has no say. A report on a generation that is
+        /// neither `current` nor `pending` nor that of `pause` is late, and ignored.
+        ///
+        /// Errors: INVALID_ARGUMENT when the first request names neither or both, when
+        /// a later one changes the name, or reports without a lease or a generation;
+        /// NOT_FOUND for a binding that is not declared or a lease that is not live;
+        /// DEADLINE_EXCEEDED when the first request does not come.
         ///
         ///   grpcurl -plaintext -d '{"binding": "services/users/versions/v1"}' \
         ///     127.0.0.1:7431 broker.v1.LeaseService/WatchBinding

@@ -42,6 +42,7 @@ fn config(bindings: Vec<BindingSpec>) -> Config {
         default_ttl: Duration::from_secs(600),
         max_ttl: Duration::from_secs(3600),
         roles_per_branch_max: 400,
+        ack_grace: std::time::Duration::from_secs(10),
     };
     Config {
         leases,

@@ -4,11 +4,13 @@ use diesel::{ExpressionMethods as _, QueryDsl as _, SelectableHelper as _};
 use diesel_async::{RunQueryDsl as _, SimpleAsyncConnection as _};
 
 use super::super::data::Changes;
+use super::super::move_rows::{BrokerRow, MoveRow, WatchRow};
 use super::super::rows::{
     BranchRow, EventRow, GenerationRow, LeaseRow, OperationRow, RequestRow, RoleRow, time_out,
 };
 use super::super::schema::{
-    audit_events, branches, generations, leases, operations, request_ids, roles,
+    audit_events, branches, brokers, generations, leases, moves, operations, request_ids, roles,
+    watches,
 };
 use super::{Attempted as _, Error, Head, Session};
 use crate::audit::{Event, Query};
@@ -92,6 +94,36 @@ impl Session {
         for row in rows {
             let (key, answered) = row.read()?;
             changes.requests.insert(key, answered);
+        }
+        let rows: Vec<MoveRow> = moves::table
+            .filter(moves::version.gt(version))
+            .select(MoveRow::as_select())
+            .load(connection)
+            .await
+            .attempted(WHAT)?;
+        for row in rows {
+            let (binding, one) = row.read()?;
+            changes.moves.insert(binding, one);
+        }
+        let rows: Vec<WatchRow> = watches::table
+            .filter(watches::version.gt(version))
+            .select(WatchRow::as_select())
+            .load(connection)
+            .await
+            .attempted(WHAT)?;
+        for row in rows {
+            let (lease, watching) = row.read()?;
+            changes.watches.insert(lease, watching);
+        }
+        let rows: Vec<BrokerRow> = brokers::table
+            .filter(brokers::version.gt(version))
+            .select(BrokerRow::as_select())
+            .load(connection)
+            .await
+            .attempted(WHAT)?;
+        for row in rows {
+            let (id, seen) = row.read()?;
+            changes.brokers.insert(id, seen);
         }
         Ok(changes)
     }

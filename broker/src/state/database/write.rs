@@ -8,11 +8,13 @@ use futures_util::{future, try_join};
 use jiff::Timestamp;
 
 use super::super::data::Changes;
+use super::super::move_rows::{BrokerRow, MoveRow, WatchRow};
 use super::super::rows::{
     BranchRow, GenerationRow, LeaseRow, NewEventRow, OperationRow, RequestRow, RoleRow, time_out,
 };
 use super::super::schema::{
-    audit_events, branches, generations, leases, operations, request_ids, roles,
+    audit_events, branches, brokers, generations, leases, moves, operations, request_ids, roles,
+    watches,
 };
 use super::prepared::Prepared;
 use super::{Attempted as _, Error, Session};
@@ -62,6 +64,21 @@ impl Session {
             .map(|(key, answered)| RequestRow::new(key, answered, version))
             .collect();
         let requests = self.write_requests(rows);
+        let rows = changes.moves.iter();
+        let rows: Vec<MoveRow> = rows
+            .map(|(binding, one)| MoveRow::new(binding, one, version))
+            .collect();
+        let moves = self.write_moves(rows);
+        let rows = changes.watches.iter();
+        let rows: Vec<WatchRow> = rows
+            .map(|(lease, watching)| WatchRow::new(*lease, watching, version))
+            .collect();
+        let watches = self.write_watches(rows);
+        let rows = changes.brokers.iter();
+        let rows: Vec<BrokerRow> = rows
+            .map(|(id, seen)| BrokerRow::new(*id, *seen, version))
+            .collect();
+        let brokers = self.write_brokers(rows);
         let rows = changes.events.iter().map(NewEventRow::new).collect();
         let events = self.write_events(rows);
         try_join!(
@@ -71,6 +88,9 @@ impl Session {
             operations,
             branches,
             requests,
+            moves,
+            watches,
+            brokers,
             events
         )?;
         Ok(())
@@ -117,6 +137,8 @@ impl Session {
                     generations::reset_at.eq(excluded(generations::reset_at)),
                     generations::since.eq(excluded(generations::since)),
                     generations::reason.eq(excluded(generations::reason)),
+                    generations::declared.eq(excluded(generations::declared)),
+                    generations::switched_to.eq(excluded(generations::switched_to)),
                 ));
             Prepared(upsert).execute(&mut &self.connection).await
         });
@@ -207,6 +229,70 @@ impl Session {
         written.map(drop).attempted("write request ids")
     }
 
+    async fn write_moves(&self, rows: Vec<MoveRow>) -> Result<(), Error> {
+        let writes = rows.into_iter().map(async |row| {
+            let upsert = diesel::insert_into(moves::table)
+                .values(row)
+                .on_conflict(moves::binding)
+                .do_update()
+                .set((
+                    moves::version.eq(excluded(moves::version)),
+                    moves::operation.eq(excluded(moves::operation)),
+                    moves::generation.eq(excluded(moves::generation)),
+                    moves::source.eq(excluded(moves::source)),
+                    moves::target.eq(excluded(moves::target)),
+                    moves::phase.eq(excluded(moves::phase)),
+                    moves::fence.eq(excluded(moves::fence)),
+                    moves::voters.eq(excluded(moves::voters)),
+                    moves::deadline.eq(excluded(moves::deadline)),
+                    moves::message.eq(excluded(moves::message)),
+                    moves::create_time.eq(excluded(moves::create_time)),
+                    moves::update_time.eq(excluded(moves::update_time)),
+                ));
+            Prepared(upsert).execute(&mut &self.connection).await
+        });
+        let written = future::try_join_all(writes).await;
+        written.map(drop).attempted("write moves")
+    }
+
+    async fn write_watches(&self, rows: Vec<WatchRow>) -> Result<(), Error> {
+        let writes = rows.into_iter().map(async |row| {
+            let upsert = diesel::insert_into(watches::table)
+                .values(row)
+                .on_conflict(watches::lease)
+                .do_update()
+                .set((
+                    watches::version.eq(excluded(watches::version)),
+                    watches::broker.eq(excluded(watches::broker)),
+                    watches::stream.eq(excluded(watches::stream)),
+                    watches::acked.eq(excluded(watches::acked)),
+                    watches::refused.eq(excluded(watches::refused)),
+                    watches::refusal.eq(excluded(watches::refusal)),
+                    watches::drained.eq(excluded(watches::drained)),
+                    watches::gone_time.eq(excluded(watches::gone_time)),
+                ));
+            Prepared(upsert).execute(&mut &self.connection).await
+        });
+        let written = future::try_join_all(writes).await;
+        written.map(drop).attempted("write watches")
+    }
+
+    async fn write_brokers(&self, rows: Vec<BrokerRow>) -> Result<(), Error> {
+        let writes = rows.into_iter().map(async |row| {
+            let upsert = diesel::insert_into(brokers::table)
+                .values(row)
+                .on_conflict(brokers::id)
+                .do_update()
+                .set((
+                    brokers::version.eq(excluded(brokers::version)),
+                    brokers::seen_time.eq(excluded(brokers::seen_time)),
+                ));
+            Prepared(upsert).execute(&mut &self.connection).await
+        });
+        let written = future::try_join_all(writes).await;
+        written.map(drop).attempted("write brokers")
+    }
+
     /// Several are one statement: the database numbers them in their order.
     async fn write_events(&self, rows: Vec<NewEventRow>) -> Result<(), Error> {
         let connection = &mut &self.connection;
@@ -256,6 +342,11 @@ impl Session {
                  (SELECT caller, method, id FROM request_ids
                  WHERE expire_time < $1 LIMIT $2)",
                 now,
+            ),
+            (
+                "DELETE FROM brokers WHERE id IN (SELECT id FROM brokers
+                 WHERE seen_time < $1 LIMIT $2)",
+                ended,
             ),
             (
                 "DELETE FROM audit_events WHERE id IN (SELECT id FROM audit_events

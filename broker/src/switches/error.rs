@@ -1,0 +1,128 @@
+//! Why a binding is not switched.
+
+use neon_api::BranchId;
+
+use crate::names::{BindingName, LeaseId};
+use crate::operations::Stopped;
+use crate::{branches, keeper, neon, roles, state};
+
+/// How many leases an error names.
+const NAMED_MAX: usize = 5;
+
+/// Why a binding is not switched.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// broker.toml declares no such binding.
+    #[error("broker.toml does not declare {0}")]
+    BindingNotFound(BindingName),
+    /// It leads nowhere yet.
+    #[error("{0} is not ready yet")]
+    NotReady(BindingName),
+    /// It is there already.
+    #[error("{binding} lives on the branch {branch} already")]
+    LivesThere {
+        /// The binding.
+        binding: BindingName,
+        /// The branch.
+        branch: BranchId,
+    },
+    /// The branch ends by itself.
+    #[error("the branch {0} expires, and no binding can live on it; take its end away")]
+    BranchExpires(String),
+    /// broker.toml could not name the branch.
+    #[error("the branch {0:?} has a name that broker.toml cannot have; rename it")]
+    BranchNotNameable(String),
+    /// Another switch is under way.
+    #[error("{binding} is being switched to the branch {target} already")]
+    Moving {
+        /// The binding.
+        binding: BindingName,
+        /// Where to.
+        target: BranchId,
+    },
+    /// Its branch is given other data.
+    #[error("the branch of {0} is being reset or restored")]
+    Paused(BindingName),
+    /// It leads elsewhere by now, or to other data.
+    #[error("{0} was changed while it was being switched")]
+    Overtaken(BindingName),
+    /// Leases have no say, and that is not wanted.
+    #[error(
+        "{} live on {binding} without a watch that acknowledges: {}; say with `unwatched` what \
+         becomes of them",
+        count(.leases.len()), names(.leases)
+    )]
+    Unwatched {
+        /// The binding.
+        binding: BindingName,
+        /// The leases.
+        leases: Vec<LeaseId>,
+    },
+    /// A consumer refused.
+    #[error("{holder} cannot use the new branch ({lease}): {message}")]
+    Refused {
+        /// Its lease.
+        lease: LeaseId,
+        /// Who.
+        holder: String,
+        /// Why.
+        message: String,
+    },
+    /// Some did not answer.
+    #[error("{} did not acknowledge in time: {}", count(.0.len()), names(.0))]
+    TimedOut(Vec<LeaseId>),
+    /// The old branch could not be closed to writes.
+    #[error("close the old branch to writes")]
+    Fence(#[source] roles::Error),
+    /// The operation was cancelled, or is another broker's by now.
+    #[error("the switch was cancelled, or another broker has taken it up")]
+    Stopped,
+    /// A branch.
+    #[error(transparent)]
+    Branch(Box<branches::Error>),
+    /// The branch could not be made what the binding declares.
+    #[error(transparent)]
+    Keeper(Box<keeper::Error>),
+    /// Neon.
+    #[error(transparent)]
+    Neon(#[from] neon::Error),
+    /// It could not be stored.
+    #[error(transparent)]
+    State(#[from] state::Error),
+}
+
+impl From<Stopped> for Error {
+    fn from(_: Stopped) -> Error {
+        Error::Stopped
+    }
+}
+
+impl From<branches::Error> for Error {
+    fn from(error: branches::Error) -> Error {
+        Error::Branch(Box::new(error))
+    }
+}
+
+impl From<keeper::Error> for Error {
+    fn from(error: keeper::Error) -> Error {
+        Error::Keeper(Box::new(error))
+    }
+}
+
+fn count(leases: usize) -> String {
+    match leases {
+        1 => "1 lease".to_owned(),
+        more => format!("{more} leases"),
+    }
+}
+
+fn names(leases: &[LeaseId]) -> String {
+    let named = leases.iter().take(NAMED_MAX).map(ToString::to_string);
+    let named: Vec<String> = named.collect();
+    let others = if leases.len() > NAMED_MAX {
+        ", …"
+    } else {
+        ""
+    };
+    format!("{}{others}", named.join(", "))
+}

@@ -1,0 +1,181 @@
+//! Counting who has acknowledged a switch.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{Error, Switch};
+use crate::leases::Lease;
+use crate::names::{BindingName, LeaseId};
+use crate::state::{Data, Draft, Move, Phase, Watching};
+use crate::watches::{self, Standing};
+
+/// What becomes of leases on a binding that have no say in its switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unwatched {
+    /// There is no switch while there is one.
+    Refuse,
+    /// It waits for their ends, or their acknowledgements.
+    Wait,
+    /// It goes on without them.
+    Proceed,
+}
+
+/// By what votes are counted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Counting<'a> {
+    pub(super) binding: &'a BindingName,
+    pub(super) one: &'a Move,
+    pub(super) alive: &'a Alive,
+    pub(super) now: Timestamp,
+    pub(super) grace: Duration,
+}
+
+/// What those say who have a say.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    /// Somebody has refused, who and why.
+    pub(super) refused: Option<Error>,
+    /// Those who have not answered yet.
+    pub(super) waiting: Vec<LeaseId>,
+    /// Those who have not said that they hold back.
+    pub(super) holding_back: Vec<LeaseId>,
+    /// Those who have not drained yet.
+    pub(super) draining: Vec<LeaseId>,
+    /// Leases that lived when it was announced, have no say, and have not acknowledged.
+    pub(super) unwatched: Vec<LeaseId>,
+}
+
+impl Counting<'_> {
+    pub(super) fn of(&self, data: &Data) -> Tally {
+        let mut tally = Tally::default();
+        for id in &self.one.voters {
+            self.count(&mut tally, *id, data.leases.get(id), data.watches.get(id));
+        }
+        let leases = watches::leases_of(data.leases.values(), self.binding, self.now);
+        let others = leases.filter(|lease| {
+            let watching = data.watches.get(&lease.id);
+            is_of_before(lease, self.one)
+                && watching.is_none_or(|watching| watching.acked < self.one.generation)
+        });
+        tally.unwatched = others.map(|lease| lease.id).collect();
+        tally
+    }
+
+    /// As [`Counting::of`], inside a transaction; without those who have no say.
+    pub(super) fn of_draft(&self, draft: &Draft<'_>) -> Tally {
+        let mut tally = Tally::default();
+        for id in &self.one.voters {
+            self.count(&mut tally, *id, draft.lease(*id), draft.watch(*id));
+        }
+        tally
+    }
+
+    fn count(
+        &self,
+        tally: &mut Tally,
+        id: LeaseId,
+        lease: Option<&Lease>,
+        watching: Option<&Watching>,
+    ) {
+        let Counting {
+            one, now, grace, ..
+        } = *self;
+        // One whose broker is gone is away too, though nobody could say so.
+        let is_away = watching.is_some_and(|watching| {
+            self.alive.is_gone(watching.broker) || watches::is_away(watching, now, grace)
+        });
+        let standing = |generation| {
+            let standing = watches::standing(lease, watching, generation, now, grace);
+            match standing {
+                Standing::Waiting if is_away => Standing::Gone,
+                standing => standing,
+            }
+        };
+        match standing(one.generation) {
+            Standing::Gone | Standing::Drained => {}
+            // Nobody waits for what one does who is away.
+            Standing::Acked if is_away => {}
+            Standing::Acked => tally.draining.push(id),
+            Standing::Waiting => {
+                tally.waiting.push(id);
+                tally.draining.push(id);
+            }
+            Standing::Refused(message) => {
+                tally.refused = Some(Error::Refused {
+                    lease: id,
+                    holder: lease.map_or(String::new(), |lease| lease.request.holder.clone()),
+                    message,
+                });
+            }
+        }
+        if one.phase == Phase::Fencing && standing(one.pause_generation()) == Standing::Waiting {
+            tally.holding_back.push(id);
+        }
+    }
+}
+
+/// Which brokers are gone that watches lead to: they say that they are there while a
+/// binding moves. By how long this process has heard nothing, whatever clocks say.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Alive {
+    heard: BTreeMap<Uuid, (Option<Timestamp>, Instant)>,
+    gone: BTreeSet<Uuid>,
+}
+
+impl Alive {
+    pub(super) fn look(&mut self, data: &Data, grace: Duration) {
+        let now = Instant::now();
+        let brokers: BTreeSet<Uuid> = data.watches.values().map(|one| one.broker).collect();
+        for broker in &brokers {
+            let said = data.brokers.get(broker).copied();
+            let (last, since) = self.heard.entry(*broker).or_insert((said, now));
+            if *last != said {
+                (*last, *since) = (said, now);
+            }
+        }
+        self.gone = brokers;
+        self.gone.retain(|broker| {
+            let heard = self.heard.get(broker);
+            heard.is_some_and(|(_, since)| now.duration_since(*since) >= grace)
+        });
+    }
+
+    fn is_gone(&self, broker: Uuid) -> bool {
+        self.gone.contains(&broker)
+    }
+}
+
+/// Refuses a switch that leases have no say in, if that is wanted.
+pub(super) fn check_unwatched<'a, 'b>(
+    leases: impl Iterator<Item = &'a Lease>,
+    watch: impl Fn(LeaseId) -> Option<&'b Watching>,
+    switch: &Switch,
+    now: Timestamp,
+) -> Result<(), Error> {
+    if switch.unwatched != Unwatched::Refuse {
+        return Ok(());
+    }
+    let leases = watches::leases_of(leases, &switch.binding, now);
+    let unwatched = leases.filter(|lease| {
+        let watching = watch(lease.id);
+        watching.is_none_or(|watching| watching.gone_time.is_some())
+    });
+    let leases: Vec<LeaseId> = unwatched.map(|lease| lease.id).collect();
+    match leases.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Unwatched {
+            binding: switch.binding.clone(),
+            leases,
+        }),
+    }
+}
+
+/// Whether a lease lived when a move was announced, and has no say in it. Those that
+/// came later begin with what is current.
+pub fn is_of_before(lease: &Lease, one: &Move) -> bool {
+    lease.create_time <= one.create_time && !one.voters.contains(&lease.id)
+}
