@@ -341,6 +341,7 @@ async fn a_watch_tells_the_state_at_once() -> anyhow::Result<()> {
         WatchBindingRequest {
             binding: V1.to_owned(),
             lease: lease.name.clone(),
+            ..Default::default()
         },
         WatchBindingRequest {
             binding: "users/v1".to_owned(),

@@ -19,25 +19,25 @@ use proto::broker::v1::{
 use suite::{Broker, Clock, Config, EmulatorProcess, Folder, eventually};
 use tokio_postgres::error::SqlState;
 
-const V1: &str = "services/users/versions/v1";
-const V2: &str = "services/users/versions/v2";
+pub(crate) const V1: &str = "services/users/versions/v1";
+pub(crate) const V2: &str = "services/users/versions/v2";
 
 /// An emulator and a broker with one clock, which the test moves.
-struct Bench {
-    folder: Folder,
-    clock: Clock,
-    config: Config,
-    emulator: EmulatorProcess,
-    broker: Broker,
+pub(crate) struct Bench {
+    pub(crate) folder: Folder,
+    pub(crate) clock: Clock,
+    pub(crate) config: Config,
+    pub(crate) emulator: EmulatorProcess,
+    pub(crate) broker: Broker,
 }
 
 impl Bench {
-    async fn start() -> anyhow::Result<Self> {
+    pub(crate) async fn start() -> anyhow::Result<Self> {
         Self::start_with(|_| Ok(())).await
     }
 
     /// `change` makes broker.toml what the test needs.
-    async fn start_with(
+    pub(crate) async fn start_with(
         change: impl FnOnce(&Config) -> anyhow::Result<()>,
     ) -> anyhow::Result<Self> {
         let folder = Folder::new()?;
@@ -60,12 +60,12 @@ impl Bench {
         })
     }
 
-    async fn acquire(&self, request: AcquireLeaseRequest) -> anyhow::Result<Given> {
+    pub(crate) async fn acquire(&self, request: AcquireLeaseRequest) -> anyhow::Result<Given> {
         let mut leases = self.broker.leases().await?;
         given(leases.acquire_lease(request).await?.into_inner())
     }
 
-    async fn release(&self, lease: &Lease) -> anyhow::Result<()> {
+    pub(crate) async fn release(&self, lease: &Lease) -> anyhow::Result<()> {
         let request = ReleaseLeaseRequest {
             name: lease.name.clone(),
             ..Default::default()
@@ -74,7 +74,7 @@ impl Bench {
         Ok(())
     }
 
-    async fn revoke(&self, which: Which) -> anyhow::Result<Vec<Lease>> {
+    pub(crate) async fn revoke(&self, which: Which) -> anyhow::Result<Vec<Lease>> {
         let request = RevokeLeasesRequest {
             which: Some(which),
             reason: "a test".to_owned(),
@@ -84,7 +84,7 @@ impl Bench {
         Ok(leases.revoke_leases(request).await?.into_inner().leases)
     }
 
-    async fn get(&self, name: &str) -> Result<Lease, tonic::Status> {
+    pub(crate) async fn get(&self, name: &str) -> Result<Lease, tonic::Status> {
         let request = GetLeaseRequest {
             name: name.to_owned(),
         };
@@ -99,7 +99,7 @@ impl Bench {
             .ok_or_else(|| tonic::Status::unknown("no lease"))
     }
 
-    async fn list(&self, filter: &str) -> anyhow::Result<Vec<Lease>> {
+    pub(crate) async fn list(&self, filter: &str) -> anyhow::Result<Vec<Lease>> {
         let request = ListLeasesRequest {
             filter: filter.to_owned(),
             ..Default::default()
@@ -108,23 +108,23 @@ impl Bench {
         Ok(leases.list_leases(request).await?.into_inner().leases)
     }
 
-    async fn session(&self, uri: &str) -> anyhow::Result<tokio_postgres::Client> {
+    pub(crate) async fn session(&self, uri: &str) -> anyhow::Result<tokio_postgres::Client> {
         suite::connect(uri, self.emulator.data()).await
     }
 
-    async fn branches(&self) -> anyhow::Result<Vec<Branch>> {
+    pub(crate) async fn branches(&self) -> anyhow::Result<Vec<Branch>> {
         let (client, project) = (self.emulator.client(), self.emulator.project());
         Ok(client.list_all_branches(project, None).await?.branches)
     }
 
-    async fn branch_named(&self, name: &str) -> anyhow::Result<BranchId> {
+    pub(crate) async fn branch_named(&self, name: &str) -> anyhow::Result<BranchId> {
         let mut all = self.branches().await?.into_iter();
         let found = all.find(|branch| branch.name == name);
         Ok(found.with_context(|| format!("the branch {name}"))?.id)
     }
 
     /// Waits until a branch is gone.
-    async fn is_gone(&self, branch: &str) -> anyhow::Result<()> {
+    pub(crate) async fn is_gone(&self, branch: &str) -> anyhow::Result<()> {
         eventually("the branch is gone", async || {
             let there = self.branches().await?;
             let is_it = |one: &Branch| branch == format!("branches/{}", one.id);
@@ -134,7 +134,7 @@ impl Bench {
         .await
     }
 
-    async fn stop(self) -> anyhow::Result<()> {
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
         self.broker.process.stop().await?;
         self.emulator.stop().await?;
         drop(self.folder);
@@ -143,10 +143,10 @@ impl Bench {
 }
 
 /// A lease as it was given.
-struct Given {
-    lease: Lease,
-    uri: String,
-    role: String,
+pub(crate) struct Given {
+    pub(crate) lease: Lease,
+    pub(crate) uri: String,
+    pub(crate) role: String,
 }
 
 fn given(answer: AcquireLeaseResponse) -> anyhow::Result<Given> {
@@ -167,7 +167,7 @@ async fn broker(
     Broker::start_clocked(folder, emulator, &config.path(), clock).await
 }
 
-fn on_binding(binding: &str, access: Access) -> AcquireLeaseRequest {
+pub(crate) fn on_binding(binding: &str, access: Access) -> AcquireLeaseRequest {
     AcquireLeaseRequest {
         target: Some(Target::Binding(binding.to_owned())),
         access: access.into(),
@@ -176,14 +176,14 @@ fn on_binding(binding: &str, access: Access) -> AcquireLeaseRequest {
     }
 }
 
-fn on_branch(branch: &BranchId, access: Access) -> AcquireLeaseRequest {
+pub(crate) fn on_branch(branch: &BranchId, access: Access) -> AcquireLeaseRequest {
     AcquireLeaseRequest {
         target: Some(Target::Branch(format!("branches/{branch}"))),
         ..on_binding("", access)
     }
 }
 
-fn ephemeral(parent: &str, access: Access) -> AcquireLeaseRequest {
+pub(crate) fn ephemeral(parent: &str, access: Access) -> AcquireLeaseRequest {
     AcquireLeaseRequest {
         target: Some(Target::Ephemeral(EphemeralBranch {
             parent: parent.to_owned(),
@@ -195,12 +195,12 @@ fn ephemeral(parent: &str, access: Access) -> AcquireLeaseRequest {
     }
 }
 
-fn seconds(seconds: i64) -> prost_types::Duration {
+pub(crate) fn seconds(seconds: i64) -> prost_types::Duration {
     prost_types::Duration { seconds, nanos: 0 }
 }
 
 /// What Postgres says to a statement.
-async fn code(session: &tokio_postgres::Client, statement: &str) -> Option<SqlState> {
+pub(crate) async fn code(session: &tokio_postgres::Client, statement: &str) -> Option<SqlState> {
     let error = session.batch_execute(statement).await.err();
     error.and_then(|error| error.code().cloned())
 }

@@ -66,6 +66,7 @@ impl Bench {
             default_ttl: ttl,
             max_ttl: ttl,
             roles_per_branch_max: 400,
+            ack_grace: std::time::Duration::from_secs(10),
         };
         Ok(Member {
             leases: Leases::new(Arc::clone(&state), Clock::system(), settings),

@@ -104,6 +104,24 @@ async fn call(system: &System, method: &str) -> anyhow::Result<()> {
                 .len()
                 == 2
         }
+        "broker.v1.BindingService/SwitchBinding" => {
+            let request = broker::SwitchBindingRequest {
+                name: V1.to_owned(),
+                branch: "branches/br-not-there-12345678".to_owned(),
+                ..Default::default()
+            };
+            let answer = bindings.switch_binding(request).await;
+            answer.is_err_and(|status| status.code() == tonic::Code::NotFound)
+        }
+        "broker.v1.BindingService/RetireVersion" => {
+            leases.acquire_lease(acquire).await?;
+            let request = broker::RetireVersionRequest {
+                name: V1.to_owned(),
+                ..Default::default()
+            };
+            let answer = bindings.retire_version(request).await;
+            answer.is_err_and(|status| status.code() == tonic::Code::FailedPrecondition)
+        }
         "broker.v1.BranchService/GetBranch" => {
             let request = broker::ListBranchesRequest::default();
             let list = branches.list_branches(request).await?.into_inner().branches;

@@ -1,0 +1,112 @@
+//! A switch that closes the old branch to writes first, and one that does not.
+
+use anyhow::Context;
+use proto::broker::v1::{SwitchBindingRequest, SwitchPhase};
+use tokio_postgres::error::SqlState;
+
+use super::{Bench, Consumer, current, next_branch, switch, to};
+use crate::broker_leasing::code;
+
+const WRITE: &str = "INSERT INTO users (name, email) VALUES ('Late', 'late@example.org')";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fence_ends_writes_before_the_binding_moves() -> anyhow::Result<()> {
+    let bench = Bench::start().await?;
+    let mut one = Consumer::join(&bench.broker, "one").await?;
+    let old = one.session(&bench, false).await?;
+    let stuck = one.session(&bench, false).await?;
+    stuck.batch_execute(&format!("BEGIN; {WRITE}")).await?;
+    let next = next_branch(&bench, "next").await?;
+    let request = SwitchBindingRequest {
+        fence: true,
+        ..to(&next)
+    };
+    let mut switching = switch(&bench.broker, request).await?;
+    let generation = one.pending().await?;
+    one.ack(generation).await?;
+    one.until("writers are to wait", |state| state.pause.is_some())
+        .await?;
+    let pause = one.state.pause.clone().context("a pause")?;
+    assert!(pause.writes_only && pause.deadline.is_some());
+    assert!(pause.generation > generation);
+    assert_eq!(current(&one.state) + 1, generation, "nothing has moved yet");
+    one.ack(pause.generation).await?;
+    switching.until(SwitchPhase::Committed).await?;
+    one.taken_over(generation).await?;
+    assert!(one.state.pause.is_none());
+    // Who wrote for too long was thrown out, and nothing was kept of it.
+    assert!(stuck.batch_execute("COMMIT").await.is_err());
+    assert_eq!(
+        code(&old, WRITE).await,
+        Some(SqlState::INSUFFICIENT_PRIVILEGE)
+    );
+    old.batch_execute("SELECT count(*) FROM users").await?;
+    let new = one.session(&bench, false).await?;
+    new.batch_execute(WRITE).await?;
+    one.drained(generation).await?;
+    assert_eq!(switching.end().await?.phase(), SwitchPhase::Done);
+
+    // A binding that comes back has its writes back.
+    let source = super::binding(&bench.broker)
+        .await?
+        .last_switch
+        .context("the switch")?
+        .source;
+    let mut switching = switch(&bench.broker, to(&source)).await?;
+    let generation = one.pending().await?;
+    one.ack(generation).await?;
+    switching.until(SwitchPhase::Committed).await?;
+    one.taken_over(generation).await?;
+    let back = one.session(&bench, false).await?;
+    back.batch_execute(WRITE).await?;
+    bench.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_fence_both_branches_take_writes_until_all_have_turned_over() -> anyhow::Result<()>
+{
+    let bench = Bench::start().await?;
+    let mut one = Consumer::join(&bench.broker, "one").await?;
+    let old = one.session(&bench, false).await?;
+    let next = next_branch(&bench, "next").await?;
+    let mut switching = switch(&bench.broker, to(&next)).await?;
+    let generation = one.pending().await?;
+    one.ack(generation).await?;
+    switching.until(SwitchPhase::Committed).await?;
+    one.taken_over(generation).await?;
+    old.batch_execute(WRITE).await?;
+    let new = one.session(&bench, false).await?;
+    let rows = new
+        .query("SELECT FROM users WHERE email = 'late@example.org'", &[])
+        .await?;
+    assert!(rows.is_empty(), "no rows are copied");
+    bench.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fence_that_is_given_up_gives_the_writes_back() -> anyhow::Result<()> {
+    let bench = Bench::start().await?;
+    let mut one = Consumer::join(&bench.broker, "one").await?;
+    let mut other = Consumer::join(&bench.broker, "other").await?;
+    let old = one.session(&bench, false).await?;
+    let next = next_branch(&bench, "next").await?;
+    let request = SwitchBindingRequest {
+        fence: true,
+        ..to(&next)
+    };
+    let mut switching = switch(&bench.broker, request).await?;
+    let generation = one.pending().await?;
+    other.pending().await?;
+    one.ack(generation).await?;
+    other.ack(generation).await?;
+    one.until("writers are to wait", |state| state.pause.is_some())
+        .await?;
+    other.nack(generation, "too busy to wait").await?;
+    assert!(switching.end().await.is_err());
+    one.until("they need not", |state| {
+        state.pause.is_none() && state.pending.is_none()
+    })
+    .await?;
+    old.batch_execute(WRITE).await?;
+    bench.stop().await
+}

@@ -1,0 +1,93 @@
+//! Consumers hold back while their branch gets other data.
+
+use anyhow::Context;
+use proto::broker::v1::{ResetBranchRequest, SwitchPhase};
+
+use super::{Bench, Consumer, binding, current, next_branch, switch, to};
+
+async fn reset(bench: &Bench) -> anyhow::Result<proto::google::longrunning::Operation> {
+    let request = ResetBranchRequest {
+        name: binding(&bench.broker).await?.branch,
+        preserve_under_name: format!("before_{}", uuid::Uuid::new_v4().simple()),
+        ..Default::default()
+    };
+    let mut branches = bench.broker.branches().await?;
+    Ok(branches.reset_branch(request).await?.into_inner())
+}
+
+async fn done(
+    bench: &Bench,
+    operation: proto::google::longrunning::Operation,
+) -> anyhow::Result<proto::google::longrunning::Operation> {
+    let request = proto::google::longrunning::WaitOperationRequest {
+        name: operation.name,
+        timeout: None,
+    };
+    let mut operations = bench.broker.operations().await?;
+    Ok(operations.wait_operation(request).await?.into_inner())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reset_waits_until_consumers_hold_back() -> anyhow::Result<()> {
+    let bench = Bench::start().await?;
+    let mut one = Consumer::join(&bench.broker, "one").await?;
+    let before = current(&one.state);
+    let old = one.session(&bench, false).await?;
+    let operation = reset(&bench).await?;
+    one.until("it is to hold back", |state| state.pause.is_some())
+        .await?;
+    let pause = one.state.pause.clone().context("a pause")?;
+    assert!(!pause.writes_only && pause.deadline.is_some());
+    assert!(pause.reason.contains("reset"), "{pause:?}");
+    // Nothing has happened to the branch yet.
+    old.batch_execute("SELECT count(*) FROM users").await?;
+    assert_eq!(current(&one.state), before);
+    one.ack(pause.generation).await?;
+    let after = done(&bench, operation).await?;
+    assert!(after.done, "{after:?}");
+    one.until("it goes on", |state| {
+        state.pause.is_none() && current(state) > before
+    })
+    .await?;
+    assert!(current(&one.state) > pause.generation);
+    one.session(&bench, false).await?;
+    bench.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_that_says_nothing_holds_a_reset_up_no_longer_than_the_grace()
+-> anyhow::Result<()> {
+    let bench = Bench::start_with(|config| {
+        let text = config.text()?;
+        config.write(&text.replace("[leases]", "[leases]\nack_grace = \"1s\""))
+    })
+    .await?;
+    let mut one = Consumer::join(&bench.broker, "one").await?;
+    let before = current(&one.state);
+    let operation = reset(&bench).await?;
+    let after = done(&bench, operation).await?;
+    assert!(after.done, "{after:?}");
+    one.until("it has the new data", |state| current(state) > before)
+        .await?;
+    assert!(one.state.pause.is_none());
+    bench.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_branch_is_not_reset_beneath_a_switch() -> anyhow::Result<()> {
+    let bench = Bench::start().await?;
+    let mut one = Consumer::join(&bench.broker, "one").await?;
+    let next = next_branch(&bench, "next").await?;
+    let mut switching = switch(&bench.broker, to(&next)).await?;
+    let generation = one.pending().await?;
+    let operation = reset(&bench).await?;
+    let failed = done(&bench, operation).await?;
+    let Some(proto::google::longrunning::operation::Result::Error(status)) = failed.result else {
+        anyhow::bail!("it is not refused: {failed:?}");
+    };
+    assert!(status.message.contains("is being switched"), "{status:?}");
+    one.ack(generation).await?;
+    switching.until(SwitchPhase::Committed).await?;
+    one.taken_over(generation).await?;
+    bench.stop().await
+}
