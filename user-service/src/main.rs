@@ -99,7 +99,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: ServeArgs) -> anyhow::Result<()> {
-    rpc::telemetry::init();
+    let _ = rpc::telemetry::init("x");
     let stop = rpc::shutdown::signal();
     let tokens = match &args.page_token_key_file {
         Some(path) => PageTokens::from_key_file(path)?,

@@ -151,7 +151,7 @@ pub(super) enum Error {
 
 /// Runs until SIGTERM or Ctrl-C.
 pub(super) async fn serve(arguments: Arguments) -> Result<(), Error> {
-    rpc::telemetry::init();
+    let _ = rpc::telemetry::init("x");
     let stop = rpc::shutdown::signal();
     let clock = arguments.clock.clock().map_err(Error::Clock)?;
     // What can be wrong is found in this order, so that a start that cannot
