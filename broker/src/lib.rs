@@ -10,7 +10,8 @@
 //! [`operations`] that go on when they have left, and the [`ledger`] says which
 //! branches are our own; [`request_ids`] tells what was asked before;
 //! [`grants`] says who may do what,
-//! [`state`] is what outlives the process, and [`audit`] tells of it.
+//! [`state`] is what outlives the process, [`audit`] tells of it, and [`metrics`] of
+//! what goes on.
 
 pub mod audit;
 pub mod bindings;
@@ -27,6 +28,7 @@ pub mod leases;
 pub mod leasing;
 pub mod ledger;
 pub mod logins;
+pub mod metrics;
 pub mod migrate;
 pub mod names;
 pub mod neon;

@@ -35,6 +35,7 @@ use crate::branches::Branches;
 use crate::keeper::Keeper;
 use crate::leases::Leases;
 use crate::leasing::Leasing;
+use crate::metrics::Metrics;
 use crate::operations::Operations;
 use crate::state::State;
 
@@ -71,6 +72,8 @@ pub struct Broker {
     pub page_tokens: PageTokens,
     /// What time it is.
     pub clock: Clock,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 /// Adds the broker's services to a server.

@@ -220,6 +220,9 @@ mod tests {
     fn every_code_has_its_name_and_its_place() {
         let codes: Vec<Code> = (0..CODES as i32).map(Code::from_i32).collect();
         let names = codes.iter().map(|code| code_name(*code));
-        assert_eq!(names.collect::<std::collections::BTreeSet<_>>().len(), CODES);
+        assert_eq!(
+            names.collect::<std::collections::BTreeSet<_>>().len(),
+            CODES
+        );
     }
 }

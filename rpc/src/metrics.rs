@@ -8,16 +8,15 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-pub use prometheus_client::encoding::EncodeLabelSet;
+pub use crate::call_metrics::code_name;
+pub use prometheus_client::metrics::{
+    counter::Counter, family::Family, gauge::Gauge, histogram::Histogram,
+};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeGaugeValue, prometheus_text},
     metrics::MetricType,
     registry::{Metric, Registry},
-};
-pub use prometheus_client::{
-    self,
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
 };
 
 /// What [`Metrics::text`] is written in.
@@ -28,6 +27,9 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const SECONDS: [f64; 15] = [
     0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0,
 ];
+
+/// Labels that are known beforehand: a look at a family makes nothing new.
+pub type Labels<const N: usize> = [(&'static str, &'static str); N];
 
 /// All metrics of a process. Clones are the same.
 #[derive(Debug, Clone, Default)]
@@ -75,7 +77,7 @@ impl Scrape<'_> {
         help: &str,
         values: impl IntoIterator<Item = ([(&'l str, &'l str); N], V)>,
     ) {
-        let mut write = || {
+        let write = || {
             let gauge = MetricType::Gauge;
             let mut metric = self.0.encode_descriptor(name, help, None, gauge)?;
             values.into_iter().try_for_each(|(labels, value)| match N {

@@ -25,11 +25,21 @@ pub struct Telemetry(Option<SdkTracerProvider>);
 /// stderr is a terminal. Traces go to OTEL_EXPORTER_OTLP_ENDPOINT, if that is set, as
 /// those of `service`. Calling it again changes nothing. Needs a tokio runtime.
 pub fn init(service: &'static str) -> Telemetry {
+    start(service, true)
+}
+
+/// As [`init`], without log lines: for a command, whose stderr is for its user.
+pub fn init_traces(service: &'static str) -> Telemetry {
+    start(service, false)
+}
+
+fn start(service: &'static str, logs: bool) -> Telemetry {
     let (filter, refused) = filter(std::env::var("RUST_LOG").ok());
     let log = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_filter(filter.and(filter_fn(|about| about.target() != traces::TARGET)));
+    let log = logs.then_some(log);
     let (provider, failed) = match traces::provider(service) {
         Ok(provider) => (provider, None),
         Err(error) => (None, Some(error)),

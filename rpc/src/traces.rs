@@ -98,6 +98,19 @@ pub fn behind(name: &'static str) -> Span {
     span
 }
 
+/// The span of a command: of the trace that TRACEPARENT names, if it does.
+pub fn of_command(name: &str) -> Span {
+    let kind = "client";
+    let span = tracing::info_span!(target: TARGET, parent: None, "command", otel.name = name, otel.kind = kind);
+    if let (false, Some(parent)) = (span.is_disabled(), variable("TRACEPARENT")) {
+        let mut headers = HeaderMap::new();
+        Headers(&mut headers).set("traceparent", parent);
+        // The only error: nobody listens.
+        let _ = span.set_parent(TraceContextPropagator::new().extract(&Shown(&headers)));
+    }
+    span
+}
+
 /// The span of a call that has arrived.
 pub(crate) fn of_call(method: &MethodMetrics, headers: &HeaderMap) -> Span {
     let (service, name) = (method.service(), method.name());

@@ -21,6 +21,7 @@ use super::{Broker, Error};
 use crate::bindings::Binding;
 use crate::leases;
 use crate::leasing;
+use crate::metrics::Watching;
 use crate::names::{BindingName, BranchResource, LeaseId};
 use crate::state::Turn;
 
@@ -66,6 +67,7 @@ pub(super) async fn open(
     let mut look = tokio::time::interval(Duration::from_millis(RIGHTS_LOOK_MS));
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut watch = Watch {
+        _counted: broker.metrics.watching(),
         broker,
         caller: rights.caller().clone(),
         look,
@@ -89,6 +91,7 @@ pub(super) async fn open(
 }
 
 struct Watch {
+    _counted: Watching,
     broker: Broker,
     caller: Caller,
     /// When to look whether the caller still may.
