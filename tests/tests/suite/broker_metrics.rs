@@ -6,7 +6,9 @@ use anyhow::Context;
 use proto::broker::v1 as pb;
 use proto::broker::v1::acquire_lease_request::Target;
 use serde_json::json;
-use suite::{API_KEY, Broker, EmulatorProcess, Faults, Folder, Probes, StateDatabase, eventually};
+use suite::{
+    API_KEY, Broker, EmulatorProcess, Faults, Folder, Probes, Proxy, StateDatabase, eventually,
+};
 use tonic::Code;
 
 const V1: &str = "services/users/versions/v1";
@@ -168,7 +170,7 @@ async fn watches_and_faults_of_neon_are_told() -> anyhow::Result<()> {
         binding: V1.to_owned(),
         ..Default::default()
     };
-    let asked = tokio_stream::StreamExt::chain(tokio_stream::once(first), tokio_stream::pending());
+    let asked = tokio_stream::once(first);
     let mut watch = leases.watch_binding(asked).await?.into_inner();
     watch.message().await?.context("the first answer")?;
     probes.says("broker_watchers", 1.0).await?;
@@ -208,24 +210,27 @@ async fn readiness_says_what_is_missing_and_liveness_does_not_care() -> anyhow::
     let folder = Folder::new()?;
     let emulator = EmulatorProcess::start_with_admin(&folder.join("data")).await?;
     let database = StateDatabase::of(&emulator).await?;
-    database.disable(&emulator, true).await?;
+    let uri = database.uri.expose();
+    let (server, away) = (Proxy::before(uri)?, suite::free_address()?);
+    let uri = uri.replace(server, &away);
     let effect = json!({"fault": "delay", "milliseconds": 2_000, "after": false});
     Faults::of(&emulator)
         .on_route("POST", BRANCHES, effect)
         .await?;
-    let (broker, probes) = start(&folder, &emulator, &[]).await?;
+    let variables = [("BROKER_DATABASE_URL", uri.as_str())];
+    let (broker, probes) = start(&folder, &emulator, &variables).await?;
     let (status, text) = probes.get("/readyz").await?;
     assert_eq!(status, 503, "{text}");
     assert_eq!(probes.get("/livez").await?, (200, "alive\n".to_owned()));
-    let away = async || {
+    let not_read = async || {
         let (status, text) = probes.get("/readyz").await?;
         anyhow::ensure!(status == 503 && text.contains("state database"), "{text}");
         Ok(())
     };
-    eventually("the state database is missing", away).await?;
+    eventually("the state database is missing", not_read).await?;
     probes.says("broker_state_open", 0.0).await?;
 
-    database.disable(&emulator, false).await?;
+    let _network = Proxy::start_at(&away, server).await?;
     let preparing = async || {
         let (status, text) = probes.get("/readyz").await?;
         let line = format!("not ready: {V1} is being prepared\n");
