@@ -29,7 +29,7 @@ struct CommandLine {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve until SIGTERM or Ctrl-C. Waits for the broker if it is not there.
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Ask a running server whether it serves; exit code 1 when not.
     Health(HealthArgs),
 }
@@ -91,7 +91,7 @@ struct HealthArgs {
 #[tokio::main]
 async fn main() -> ExitCode {
     let done = match CommandLine::parse().command {
-        Command::Serve(args) => run(args).await,
+        Command::Serve(args) => run(*args).await,
         Command::Health(args) => health(args).await,
     };
     match done {
