@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use tracing::Instrument as _;
 
 use crate::text::one_line;
 
@@ -57,7 +58,8 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };
-    let ended = runtime.block_on(async {
+    let is_server = matches!(arguments.command, Command::Serve(_));
+    let ended = runtime.block_on(traced(is_server, async {
         match arguments.command {
             Command::Serve(arguments) => Box::pin(serve::serve(arguments)).await.map_err(boxed),
             Command::Plan(arguments) => client::plan(arguments).await.map_err(boxed),
@@ -70,12 +72,26 @@ pub fn main() -> ExitCode {
             Command::Audit(arguments) => audit::audit(arguments).await.map_err(boxed),
             Command::Tokens(arguments) => tokens::run(&arguments).map_err(boxed),
         }
-    });
+    }));
     runtime.shutdown_timeout(Duration::from_millis(RUNTIME_SHUTDOWN_MS_MAX));
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&*error),
     }
+}
+
+/// Runs a command as one span, if traces are exported. A server sees to its own.
+async fn traced<T>(is_server: bool, command: impl Future<Output = T>) -> T {
+    if is_server {
+        return command.await;
+    }
+    let telemetry = rpc::telemetry::init_traces("broker-cli");
+    // clap has seen to it that this is the subcommand.
+    let name = std::env::args().nth(1).unwrap_or_default();
+    let span = rpc::traces::of_command(&format!("broker {name}"));
+    let ended = command.instrument(span).await;
+    telemetry.end().await;
+    ended
 }
 
 fn boxed(error: impl std::error::Error + 'static) -> Box<dyn std::error::Error> {

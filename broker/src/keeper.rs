@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use neon_api::BranchId;
 use neon_api::types::Branch;
 use tokio::sync::{Mutex, MutexGuard, Notify, watch};
+use tracing::Instrument as _;
 
 use crate::audit::{Action, Event};
 use crate::bindings::Bindings;
@@ -359,7 +360,8 @@ impl Keeper {
     /// caller goes away.
     pub async fn apply(self: &Arc<Self>) -> Result<Vec<Step>, Error> {
         let keeper = Arc::clone(self);
-        tokio::spawn(async move { keeper.apply_alone().await })
+        let applying = async move { keeper.apply_alone().await };
+        tokio::spawn(applying.instrument(rpc::traces::behind("apply")))
             .await
             .map_err(Error::Interrupted)?
     }

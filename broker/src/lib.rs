@@ -11,7 +11,8 @@
 //! branches are our own; [`switches`] moves a binding to another branch by the votes
 //! of those whose [`watches`] acknowledge, [`retire`] ends a version; [`request_ids`] tells what was asked before;
 //! [`grants`] says who may do what,
-//! [`state`] is what outlives the process, and [`audit`] tells of it.
+//! [`state`] is what outlives the process, [`audit`] tells of it, and [`metrics`] of
+//! what goes on.
 
 pub mod audit;
 pub mod bindings;
@@ -28,6 +29,7 @@ pub mod leases;
 pub mod leasing;
 pub mod ledger;
 pub mod logins;
+pub mod metrics;
 pub mod migrate;
 pub mod names;
 pub mod neon;

@@ -3,7 +3,7 @@
 //! What neon-api leaves to its caller is decided here. Every request counts
 //! against one budget of the account (`budget`), callers' before the
 //! background's (`turns`). Equal reads and creations that come together are one
-//! (`flights`). Mutations of the project go one after the other, each followed to
+//! (`flights`), and each is told of to metrics and traces (`told`). Mutations of the project go one after the other, each followed to
 //! the end of its operations before the next is sent. A refusal that changed
 //! nothing (423, 429, 503) is repeated with full jitter, Retry-After being
 //! honoured (`retry`); a mutation whose answer was lost is looked for before
@@ -16,6 +16,7 @@ mod endpoints;
 mod new;
 mod retry;
 mod schemas;
+mod told;
 mod turns;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use neon_api::{BranchId, NeonClient, OperationId, ProjectId};
 
 use self::budget::Budget;
 use self::retry::Asked;
+use self::told::Counts;
 use self::turns::Turns;
 use crate::flights::Flights;
 use crate::postgres::OwnerUri;
@@ -58,6 +60,7 @@ struct Shared {
     client: NeonClient,
     project: ProjectId,
     budget: Budget,
+    counts: Counts,
     /// Whose mutation is under way.
     turns: Arc<Turns>,
     /// How many mutations were made: a read joins an equal one only while this
@@ -250,6 +253,7 @@ impl Neon {
                 client,
                 project,
                 budget: Budget::new(limits),
+                counts: Counts::default(),
                 turns: Arc::default(),
                 mutations: AtomicU64::new(0),
                 lists: Flights::default(),
@@ -283,9 +287,10 @@ impl Neon {
         let Shared {
             client, project, ..
         } = &*self.shared;
-        let admitted = self.shared.budget.admit("GET project", self.priority);
+        let route = "GET /projects/{project_id}";
+        let admitted = self.shared.budget.admit(route, self.priority);
         admitted.await.map_err(|_| Error::Crowded)?;
-        match client.get_project(project).await {
+        match self.told(route, client.get_project(project)).await {
             Ok(_) => Ok(()),
             Err(error) if error.is_not_found() => Err(Error::NoProject {
                 project: project.clone(),
@@ -298,7 +303,7 @@ impl Neon {
     pub async fn owner_uris(&self, branch: &BranchId, database: &str) -> Result<OwnerUris, Error> {
         let what = format!("look for the database {database} on the branch {branch}");
         let asked = Asked {
-            route: "GET databases",
+            route: "GET /projects/{project_id}/branches/{branch_id}/databases",
             what: &what,
         };
         let (client, project) = self.place();
@@ -332,7 +337,7 @@ impl Neon {
             .pooled(pooled);
         let what = format!("ask how to connect to the branch {branch}");
         let asked = Asked {
-            route: "GET connection_uri",
+            route: "GET /projects/{project_id}/connection_uri",
             what: &what,
         };
         let (client, project) = self.place();

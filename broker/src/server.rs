@@ -37,6 +37,7 @@ use crate::branches::Branches;
 use crate::keeper::Keeper;
 use crate::leases::Leases;
 use crate::leasing::Leasing;
+use crate::metrics::Metrics;
 use crate::operations::Operations;
 use crate::retire::Retirement;
 use crate::state::State;
@@ -82,6 +83,8 @@ pub struct Broker {
     pub page_tokens: PageTokens,
     /// What time it is.
     pub clock: Clock,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 /// Adds the broker's services to a server.

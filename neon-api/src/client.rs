@@ -66,6 +66,7 @@ pub struct NeonClient {
     key: Secret,
     tls: rustls::ClientConfig,
     timeouts: Timeouts,
+    more_headers: fn(&mut HeaderMap),
 }
 
 impl NeonClient {
@@ -87,7 +88,19 @@ impl NeonClient {
     /// # Errors
     /// When the HTTP client cannot be made anew.
     pub fn with_timeouts(self, timeouts: Timeouts) -> Result<NeonClient, ClientSetupError> {
-        NeonClient::with_tls(self.base_url, self.key, self.tls, timeouts)
+        let more_headers = self.more_headers;
+        let client = NeonClient::with_tls(self.base_url, self.key, self.tls, timeouts)?;
+        Ok(client.with_headers(more_headers))
+    }
+
+    /// The same client, which has `more` add headers to each request when it is sent:
+    /// the trace that it is of, for example.
+    #[must_use]
+    pub fn with_headers(self, more: fn(&mut HeaderMap)) -> NeonClient {
+        NeonClient {
+            more_headers: more,
+            ..self
+        }
     }
 
     /// The address of the API.
@@ -125,6 +138,7 @@ impl NeonClient {
             key,
             tls,
             timeouts,
+            more_headers: |_| {},
         })
     }
 }

@@ -1,5 +1,5 @@
-//! What happens to every call of a server: it ends when its caller's deadline
-//! passes or when the server stops.
+//! What happens to every call of a server: it is counted and traced, and it ends when
+//! its caller's deadline passes or when the server stops.
 //!
 //! tonic drops a handler when grpc-timeout has passed, too, but answers
 //! CANCELLED, which tells a caller that somebody gave up rather than that time
@@ -9,6 +9,7 @@ use std::{
     convert::Infallible,
     future::poll_fn,
     pin::{Pin, pin},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -17,10 +18,14 @@ use http::{HeaderMap, Request, Response};
 use http_body::{Frame, SizeHint};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::{Status, body::Body, codegen::Bytes};
+use tonic::{Code, Status, body::Body, codegen::Bytes};
 use tower::{Layer, Service};
+use tracing::{Instrument as _, Span};
 
-use crate::status;
+use crate::{
+    call_metrics::{MethodMetrics, Methods},
+    status, traces,
+};
 
 /// What a caller of a stopping server waits before it tries the next: the time
 /// that a restart takes at best.
@@ -39,6 +44,7 @@ pub(crate) struct Stop {
 #[derive(Debug, Clone)]
 pub(crate) struct CallLayer {
     pub(crate) stop: Stop,
+    pub(crate) methods: Methods,
 }
 
 impl<S> Layer<S> for CallLayer {
@@ -48,6 +54,7 @@ impl<S> Layer<S> for CallLayer {
         Calls {
             inner,
             stop: self.stop.clone(),
+            methods: self.methods.clone(),
         }
     }
 }
@@ -57,6 +64,7 @@ impl<S> Layer<S> for CallLayer {
 pub(crate) struct Calls<S> {
     inner: S,
     stop: Stop,
+    methods: Methods,
 }
 
 impl<S> Service<Request<Body>> for Calls<S>
@@ -76,20 +84,65 @@ where
         // An instant past what the clock can show is no deadline.
         let deadline =
             grpc_timeout(request.headers()).and_then(|left| Instant::now().checked_add(left));
-        let answer = self.inner.call(request);
+        let mut call = Call::begin(&self.methods, &request);
+        let answer = self.inner.call(request).instrument(call.span.clone());
         let stop = self.stop.clone();
         Box::pin(async move {
             let refusal = tokio::select! {
                 biased;
-                answer = answer => return answer.map(|response| endable(response, &stop)),
+                answer = answer => return answer.map(|response| endable(response, &stop, call)),
                 () = passed(deadline) => status::deadline_exceeded(
                     "DEADLINE_EXCEEDED",
                     "the deadline passed before the answer was there",
                 ),
                 () = stop.forced.cancelled() => stopping(),
             };
+            call.end(refusal.code());
             Ok(refusal.into_http())
         })
+    }
+}
+
+/// One call, from its arrival to the end of its answer.
+struct Call {
+    method: Arc<MethodMetrics>,
+    begun: std::time::Instant,
+    span: Span,
+    /// Whether it was counted.
+    ended: bool,
+}
+
+impl Call {
+    fn begin(methods: &Methods, request: &Request<Body>) -> Self {
+        let method = methods.of(request.uri().path());
+        Self {
+            span: traces::of_call(&method, request.headers()),
+            method,
+            begun: std::time::Instant::now(),
+            ended: false,
+        }
+    }
+
+    fn end(&mut self, code: Code) {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.method.ended(self.begun, code);
+            traces::ended(&self.span, code);
+            self.span = Span::none();
+        }
+    }
+
+    /// Ends it if these headers, or trailers, say how.
+    fn end_as_said(&mut self, headers: &HeaderMap) {
+        if let Some(code) = headers.get("grpc-status") {
+            self.end(Code::from_bytes(code.as_bytes()));
+        }
+    }
+}
+
+impl Drop for Call {
+    /// Nobody waits for the rest of the answer.
+    fn drop(&mut self) {
+        self.end(Code::Cancelled);
     }
 }
 
@@ -100,6 +153,7 @@ struct Endable {
     inner: Option<Body>,
     stop: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     token: CancellationToken,
+    call: Call,
 }
 
 impl http_body::Body for Endable {
@@ -114,7 +168,16 @@ impl http_body::Body for Endable {
         let Some(inner) = &mut this.inner else {
             return Poll::Ready(None);
         };
-        if let Poll::Ready(frame) = Pin::new(inner).poll_frame(cx) {
+        let polled = {
+            let _inside = this.call.span.enter();
+            Pin::new(inner).poll_frame(cx)
+        };
+        if let Poll::Ready(frame) = polled {
+            if let Some(Ok(frame)) = &frame
+                && let Some(trailers) = frame.trailers_ref()
+            {
+                this.call.end_as_said(trailers);
+            }
             return Poll::Ready(frame);
         }
         let stop = this
@@ -125,8 +188,10 @@ impl http_body::Body for Endable {
         }
         this.inner = None;
         let mut trailers = HeaderMap::new();
+        let refusal = stopping();
+        this.call.end(refusal.code());
         Poll::Ready(Some(
-            stopping()
+            refusal
                 .add_header(&mut trailers)
                 .map(|()| Frame::trailers(trailers)),
         ))
@@ -143,12 +208,14 @@ impl http_body::Body for Endable {
     }
 }
 
-fn endable(response: Response<Body>, stop: &Stop) -> Response<Body> {
+fn endable(response: Response<Body>, stop: &Stop, mut call: Call) -> Response<Body> {
+    call.end_as_said(response.headers());
     response.map(|inner| {
         Body::new(Endable {
             inner: Some(inner),
             stop: None,
             token: stop.asked.clone(),
+            call,
         })
     })
 }

@@ -17,7 +17,7 @@ pub use crate::pem::FileError;
 pub use bearer::Bearer;
 use connect::Tls;
 
-/// A channel that says who calls.
+/// A channel that says who calls and, in a server, for which trace.
 pub type Channel = InterceptedService<tonic::transport::Channel, Bearer>;
 
 /// What a caller trusts, and what it shows.
@@ -66,17 +66,18 @@ impl Target {
         &self,
         configure: impl FnOnce(Endpoint) -> Endpoint,
     ) -> Result<Channel, TargetError> {
-        let Checked {
-            endpoint,
-            tls,
-            bearer,
-        } = self.checked()?;
-        let endpoint = configure(endpoint);
-        let channel = match tls {
-            Some(tls) => endpoint.connect_with_connector_lazy(connect::connector(tls)),
-            None => endpoint.connect_lazy(),
-        };
-        Ok(InterceptedService::new(channel, bearer))
+        let checked = self.checked()?;
+        let bearer = checked.bearer.clone();
+        Ok(InterceptedService::new(checked.lazy(configure), bearer))
+    }
+
+    /// As [`Target::channel`], and says nothing of who calls.
+    #[cfg(feature = "server")]
+    pub(crate) fn transport(
+        &self,
+        configure: impl FnOnce(Endpoint) -> Endpoint,
+    ) -> Result<tonic::transport::Channel, TargetError> {
+        Ok(self.checked()?.lazy(configure))
     }
 
     /// As [`Target::channel`], connected.
@@ -247,6 +248,16 @@ struct Checked {
     endpoint: Endpoint,
     tls: Option<Arc<Tls>>,
     bearer: Bearer,
+}
+
+impl Checked {
+    fn lazy(self, configure: impl FnOnce(Endpoint) -> Endpoint) -> tonic::transport::Channel {
+        let endpoint = configure(self.endpoint);
+        match self.tls {
+            Some(tls) => endpoint.connect_with_connector_lazy(connect::connector(tls)),
+            None => endpoint.connect_lazy(),
+        }
+    }
 }
 
 fn root_cause(error: &dyn std::error::Error) -> String {

@@ -1,6 +1,11 @@
 //! Health (grpc.health.v1): what a server says of its services, and asking it.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use tokio::{sync::Mutex, time::Instant};
 use tonic::{Code, Status};
@@ -41,12 +46,22 @@ pub enum Serving {
 pub struct Health {
     reporter: HealthReporter,
     said: Arc<Mutex<Said>>,
+    why: Arc<OnceLock<Why>>,
 }
 
 #[derive(Debug, Default)]
 struct Said {
-    names: BTreeSet<String>,
+    services: BTreeMap<String, Serving>,
     stopped: bool,
+}
+
+/// What keeps a server from serving, in words.
+struct Why(Box<dyn Fn() -> Vec<String> + Send + Sync>);
+
+impl fmt::Debug for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Why")
+    }
 }
 
 impl Health {
@@ -55,15 +70,44 @@ impl Health {
     pub async fn set(&self, service: &str, serving: Serving) {
         let mut said = self.said.lock().await;
         if !said.stopped {
-            said.names.insert(service.to_owned());
+            said.services.insert(service.to_owned(), serving);
             self.report(service, serving).await;
         }
+    }
+
+    /// Asks `why` whenever somebody wants to know what is not ready yet. The first
+    /// that is given counts.
+    pub fn explain(&self, why: impl Fn() -> Vec<String> + Send + Sync + 'static) {
+        let _ = self.why.set(Why(Box::new(why)));
+    }
+
+    /// What keeps the server as a whole from serving; `None`: it serves.
+    pub(crate) async fn what_is_not_ready(&self) -> Option<Vec<String>> {
+        let mut missing = {
+            let said = self.said.lock().await;
+            if said.stopped {
+                return Some(vec!["the server is stopping".to_owned()]);
+            }
+            match said.services.get(WHOLE_SERVER) {
+                Some(Serving::Serving) => return None,
+                None => vec!["the server is starting".to_owned()],
+                Some(Serving::NotServing) => {
+                    let services = said.services.iter().filter(|(name, serving)| {
+                        **serving == Serving::NotServing && name.as_str() != WHOLE_SERVER
+                    });
+                    services.map(|(name, _)| name.clone()).collect()
+                }
+            }
+        };
+        missing.extend(self.why.get().map(|why| (why.0)()).unwrap_or_default());
+        Some(missing)
     }
 
     pub(crate) fn new(reporter: HealthReporter) -> Self {
         Self {
             reporter,
             said: Arc::default(),
+            why: Arc::default(),
         }
     }
 
@@ -71,7 +115,8 @@ impl Health {
     pub(crate) async fn start(&self, services: &[&'static str]) {
         let mut said = self.said.lock().await;
         for &name in services.iter().chain([&WHOLE_SERVER]) {
-            if said.names.insert(name.to_owned()) {
+            if !said.services.contains_key(name) {
+                said.services.insert(name.to_owned(), Serving::NotServing);
                 self.report(name, Serving::NotServing).await;
             }
         }
@@ -81,7 +126,7 @@ impl Health {
     pub(crate) async fn stop(&self) {
         let mut said = self.said.lock().await;
         said.stopped = true;
-        for name in &said.names {
+        for name in said.services.keys() {
             self.report(name, Serving::NotServing).await;
         }
     }

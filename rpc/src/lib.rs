@@ -1,6 +1,6 @@
 //! gRPC manners that every server here shares: TLS and who calls, health,
-//! reflection, deadlines, status details, page tokens, a clock that tests can
-//! move, graceful stop. Nothing in here knows what a branch or a user is.
+//! reflection, deadlines, status details, page tokens, metrics and probes, traces, a
+//! clock that tests can move, graceful stop. Nothing in here knows what a branch or a user is.
 //!
 //! Without the feature `server` it is [`client`] alone: how to call such a
 //! server.
@@ -14,7 +14,11 @@ pub mod clock;
 #[cfg(feature = "server")]
 pub mod health;
 #[cfg(feature = "server")]
+pub mod metrics;
+#[cfg(feature = "server")]
 pub mod page;
+#[cfg(feature = "server")]
+pub mod probes;
 #[cfg(feature = "server")]
 pub mod reload;
 #[cfg(feature = "server")]
@@ -29,7 +33,11 @@ pub mod status;
 pub mod telemetry;
 #[cfg(feature = "server")]
 pub mod tokens;
+#[cfg(feature = "server")]
+pub mod traces;
 
+#[cfg(feature = "server")]
+mod call_metrics;
 #[cfg(feature = "server")]
 mod calls;
 #[cfg(feature = "server")]

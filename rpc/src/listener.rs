@@ -22,15 +22,7 @@ impl Listener {
     /// # Errors
     /// Each says in one sentence what is wrong and what to do.
     pub async fn bind(address: SocketAddr, security: Security) -> Result<Self, BindError> {
-        if !address.ip().to_canonical().is_loopback() && !security.is_for_others() {
-            return Err(BindError::NotLoopback { address });
-        }
-        let failed = |source: io::Error| match source.kind() {
-            io::ErrorKind::AddrInUse => BindError::PortTaken { address },
-            _ => BindError::FailedBind { address, source },
-        };
-        let inner = TcpListener::bind(address).await.map_err(failed)?;
-        let address = inner.local_addr().map_err(failed)?;
+        let (inner, address) = bind(address, &security, "--listen").await?;
         security.announce(address);
         Ok(Self {
             inner,
@@ -43,6 +35,24 @@ impl Listener {
     pub fn address(&self) -> SocketAddr {
         self.address
     }
+}
+
+/// Binds where a server with this security may, as that flag says.
+pub(crate) async fn bind(
+    address: SocketAddr,
+    security: &Security,
+    flag: &'static str,
+) -> Result<(TcpListener, SocketAddr), BindError> {
+    if !address.ip().to_canonical().is_loopback() && !security.is_for_others() {
+        return Err(BindError::NotLoopback { address });
+    }
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::AddrInUse => BindError::PortTaken { address, flag },
+        _ => BindError::FailedBind { address, source },
+    };
+    let inner = TcpListener::bind(address).await.map_err(failed)?;
+    let address = inner.local_addr().map_err(failed)?;
+    Ok((inner, address))
 }
 
 /// Why a server cannot listen.
@@ -61,11 +71,13 @@ pub enum BindError {
     /// Somebody else listens there.
     #[error(
         "cannot listen on {address}: the port is taken; stop what listens there or give \
-         another address with --listen"
+         another address with {flag}"
     )]
     PortTaken {
         /// As given.
         address: SocketAddr,
+        /// The flag that gave it.
+        flag: &'static str,
     },
     /// The system refuses.
     #[error("cannot listen on {address}")]

@@ -8,10 +8,12 @@ use tonic::{body::Body, server::NamedService, service::RoutesBuilder};
 use tower::Service;
 
 use crate::{
+    call_metrics::CallMetrics,
     caller::CallerLayer,
     calls::{CallLayer, Stop},
     connection,
     health::Health,
+    metrics::Metrics,
 };
 
 pub use crate::listener::{BindError, Listener};
@@ -43,7 +45,8 @@ pub enum ServeError {
 
 /// Services with what every server here has beside them: health, reflection (v1
 /// and v1alpha, naming the services added), deadlines that answer
-/// DEADLINE_EXCEEDED, who calls ([`Caller`](crate::caller::Caller)), keepalive, and a stop that lets calls finish. Messages
+/// DEADLINE_EXCEEDED, who calls ([`Caller`](crate::caller::Caller)), what is counted
+/// and traced of each call, keepalive, and a stop that lets calls finish. Messages
 /// are bounded by tonic's default: 4 MiB each.
 #[derive(Debug)]
 pub struct Server {
@@ -51,6 +54,7 @@ pub struct Server {
     names: Vec<&'static str>,
     descriptors: &'static [u8],
     health: Health,
+    calls: CallMetrics,
     drain: Duration,
 }
 
@@ -66,6 +70,7 @@ impl Server {
             names: Vec::new(),
             descriptors,
             health: Health::new(reporter),
+            calls: CallMetrics::default(),
             drain: Duration::from_secs(DRAIN_SECONDS_MAX),
         }
     }
@@ -93,6 +98,13 @@ impl Server {
     #[must_use]
     pub fn drain(mut self, drain: Duration) -> Self {
         self.drain = drain;
+        self
+    }
+
+    /// Counts calls there.
+    #[must_use]
+    pub fn metrics(self, metrics: &Metrics) -> Self {
+        self.calls.register(metrics);
         self
     }
 
@@ -135,8 +147,15 @@ impl Server {
                 state.asked.cancel();
             }
         };
+        let methods = self.calls.methods([
+            self.descriptors,
+            tonic_health::pb::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+        ]);
+        let stop = state;
         let serving = tonic::transport::Server::builder()
-            .layer(CallLayer { stop: state })
+            .layer(CallLayer { stop, methods })
             .layer(CallerLayer { security })
             .http2_keepalive_interval(Some(Duration::from_secs(KEEPALIVE_INTERVAL_SECONDS)))
             .http2_keepalive_timeout(Some(Duration::from_secs(KEEPALIVE_TIMEOUT_SECONDS)))

@@ -1,21 +1,88 @@
-//! What a server says about itself.
+//! What a server says about itself: log lines, and traces.
 
-use std::io::IsTerminal;
+use std::{io::IsTerminal, time::Duration};
 
-use tracing_subscriber::EnvFilter;
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing_subscriber::{
+    EnvFilter, Layer as _,
+    filter::{FilterExt as _, filter_fn},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
+
+use crate::traces;
+
+/// How long spans that were not exported yet may take, at the end, in seconds.
+const FLUSH_SECONDS_MAX: u64 = 3;
+
+/// What has to be told that the process ends.
+#[derive(Debug)]
+#[must_use = "spans that were not exported yet are lost without `Telemetry::end`"]
+pub struct Telemetry(Option<SdkTracerProvider>);
 
 /// Log lines go to stderr, down to `info` or as RUST_LOG says, in colour when
-/// stderr is a terminal. Calling it again changes nothing.
-pub fn init() {
+/// stderr is a terminal. Traces go to OTEL_EXPORTER_OTLP_ENDPOINT, if that is set, as
+/// those of `service`. Calling it again changes nothing. Needs a tokio runtime.
+pub fn init(service: &'static str) -> Telemetry {
+    start(service, true)
+}
+
+/// As [`init`], without log lines: for a command, whose stderr is for its user.
+pub fn init_traces(service: &'static str) -> Telemetry {
+    start(service, false)
+}
+
+fn start(service: &'static str, logs: bool) -> Telemetry {
     let (filter, refused) = filter(std::env::var("RUST_LOG").ok());
-    let first = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let log = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
+        .with_filter(filter.and(filter_fn(|about| about.target() != traces::TARGET)));
+    let log = logs.then_some(log);
+    let (provider, failed) = match traces::provider(service) {
+        Ok(provider) => (provider, None),
+        Err(error) => (None, Some(error)),
+    };
+    let spans = provider.as_ref().map(|provider| {
+        tracing_opentelemetry::layer()
+            .with_tracer(provider.tracer(service))
+            .with_location(false)
+            .with_threads(false)
+            .with_target(false)
+            .with_tracked_inactivity(false)
+            .with_filter(filter_fn(|about| {
+                about.is_span() && about.target() == traces::TARGET
+            }))
+    });
+    let first = tracing_subscriber::registry()
+        .with(log)
+        .with(spans)
         .try_init()
         .is_ok();
-    if let (true, Some(error)) = (first, refused) {
+    if !first {
+        return Telemetry(None);
+    }
+    if let Some(error) = refused {
         tracing::warn!(%error, "RUST_LOG is not a filter; logging at info");
+    }
+    if let Some(error) = failed {
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        tracing::warn!(%error, cause, "no traces are exported");
+    }
+    Telemetry(provider)
+}
+
+impl Telemetry {
+    /// Exports what was not exported yet.
+    pub async fn end(self) {
+        let Some(provider) = self.0 else { return };
+        let limit = Duration::from_secs(FLUSH_SECONDS_MAX);
+        // It waits for what this runtime has to send.
+        let ending = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(limit));
+        if let Ok(Err(error)) = ending.await {
+            tracing::warn!(%error, "the last spans are not exported");
+        }
     }
 }
 

@@ -21,7 +21,15 @@ impl Proxy {
     /// # Errors
     /// When there is no free port.
     pub async fn start(server: &str) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        Self::start_at("127.0.0.1:0", server).await
+    }
+
+    /// As [`Proxy::start`], at this address: until then nobody was there.
+    ///
+    /// # Errors
+    /// When the port is taken.
+    pub async fn start_at(listen: &str, server: &str) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind(listen).await?;
         let address = listener.local_addr()?;
         let cuts = watch::Sender::new(());
         let server = server.to_owned();

@@ -9,6 +9,7 @@ use rpc::{
     clock::Clock,
     health::{Serving, WHOLE_SERVER, probe, wait_until_serving},
     page::PageTokens,
+    probes::ProbeListener,
     security::SecurityArgs,
     server::Listener,
 };
@@ -28,7 +29,7 @@ struct CommandLine {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve until SIGTERM or Ctrl-C. Waits for the broker if it is not there.
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Ask a running server whether it serves; exit code 1 when not.
     Health(HealthArgs),
 }
@@ -38,6 +39,10 @@ struct ServeArgs {
     /// The address to listen on. Without TLS and caller identity: loopback only.
     #[arg(long, env = "USER_SERVICE_LISTEN", default_value = "127.0.0.1:7432")]
     listen: SocketAddr,
+    /// Where to serve metrics and probes over HTTP: /metrics, /livez, /readyz.
+    /// Without it: nowhere. Beyond loopback as --listen.
+    #[arg(long, value_name = "ADDRESS", env = "USER_SERVICE_HTTP_LISTEN")]
+    http_listen: Option<SocketAddr>,
     /// The broker's address.
     #[arg(long, env = "BROKER_URL", default_value = "http://127.0.0.1:7431")]
     broker: String,
@@ -86,7 +91,7 @@ struct HealthArgs {
 #[tokio::main]
 async fn main() -> ExitCode {
     let done = match CommandLine::parse().command {
-        Command::Serve(args) => run(args).await,
+        Command::Serve(args) => run(*args).await,
         Command::Health(args) => health(args).await,
     };
     match done {
@@ -99,13 +104,23 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: ServeArgs) -> anyhow::Result<()> {
-    rpc::telemetry::init();
+    let telemetry = rpc::telemetry::init("user-service");
+    let served = serve(args).await;
+    telemetry.end().await;
+    served
+}
+
+async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let stop = rpc::shutdown::signal();
     let tokens = match &args.page_token_key_file {
         Some(path) => PageTokens::from_key_file(path)?,
         None => PageTokens::random(),
     };
     let security = args.security.load(&Clock::system())?;
+    let probes = match args.http_listen {
+        Some(address) => Some(ProbeListener::bind(address, &security).await?),
+        None => None,
+    };
     let listener = Listener::bind(args.listen, security).await?;
     let server = UserServer::new(Settings {
         broker_url: args.broker,
@@ -125,7 +140,7 @@ async fn run(args: ServeArgs) -> anyhow::Result<()> {
              --page-token-key-file makes them last"
         );
     }
-    Ok(server.serve(listener, stop).await?)
+    Ok(server.serve(listener, probes, stop).await?)
 }
 
 async fn health(args: HealthArgs) -> anyhow::Result<()> {

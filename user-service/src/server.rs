@@ -7,7 +7,9 @@ use proto::users::{
 };
 use rpc::{
     health::{Health, Serving, WHOLE_SERVER},
+    metrics::Metrics,
     page::PageTokens,
+    probes::ProbeListener,
     server::{Listener, ServeError, Server},
 };
 use tokio::sync::watch;
@@ -72,18 +74,21 @@ impl UserServer {
     }
 
     /// Serves until `stop` resolves, then lets calls finish and gives the leases
-    /// back. The server as a whole is SERVING when both versions are.
+    /// back; metrics and probes too, if there is where. The server as a whole is SERVING when both versions are.
     ///
     /// # Errors
     /// [`Error::FailedServe`] for a transport that gave up.
     pub async fn serve(
         self,
         listener: Listener,
+        probes: Option<ProbeListener>,
         stop: impl Future<Output = ()>,
     ) -> Result<(), Error> {
         let v1 = Users::<V1>::new(self.v1.clone(), self.tokens.clone());
         let v2 = Users::<V2>::new(self.v2.clone(), self.tokens);
+        let metrics = Metrics::default();
         let server = Server::new(proto::DESCRIPTORS)
+            .metrics(&metrics)
             .add_service(V1Server::new(v1))
             .add_service(V2Server::new(v2));
         let follower = tokio::spawn(follow(
@@ -93,8 +98,15 @@ impl UserServer {
                 (V2::SERVICE, self.v2.state()),
             ],
         ));
+        let answering = probes.map(|probes| {
+            let answering = probes.serve(metrics, server.health());
+            tokio::spawn(answering).abort_handle()
+        });
         let served = server.serve(listener, stop).await;
         follower.abort();
+        if let Some(answering) = answering {
+            answering.abort();
+        }
         tokio::join!(self.v1.close(), self.v2.close());
         served.map_err(Error::FailedServe)
     }

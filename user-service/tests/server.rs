@@ -45,7 +45,7 @@ impl Running {
             tokens: PageTokens::random(),
         })?;
         let (stop, stopped) = oneshot::channel();
-        let serving = tokio::spawn(server.serve(listener, async {
+        let serving = tokio::spawn(server.serve(listener, None, async {
             let _ = stopped.await;
         }));
         let channel = Endpoint::from_shared(format!("http://{address}"))?

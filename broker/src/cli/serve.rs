@@ -10,11 +10,14 @@ use std::time::Duration;
 use neon_api::{ClientSetupError, IdError, NeonClient, ProjectId, Secret};
 use rpc::clock::{Clock, ClockArgs};
 use rpc::health::{Health, Serving, WHOLE_SERVER};
+use rpc::metrics::Metrics;
 use rpc::page::PageTokens;
+use rpc::probes::ProbeListener;
 use rpc::reload::reload;
 use rpc::security::{SecurityArgs, SecurityError};
 use rpc::server::{BindError, Listener, ServeError, Server};
 use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
 use crate::bindings::Bindings;
@@ -61,6 +64,10 @@ pub(super) struct Arguments {
         env = "BROKER_LISTEN"
     )]
     listen: SocketAddr,
+    /// Where to serve metrics and probes over HTTP: /metrics, /livez, /readyz.
+    /// Without it: nowhere. Beyond loopback as --listen.
+    #[arg(long, value_name = "ADDRESS", env = "BROKER_HTTP_LISTEN")]
+    http_listen: Option<SocketAddr>,
     /// The key that passwords are derived from: 32 bytes or more. Brokers that
     /// share a database have the same. Without a database it may be left out; it
     /// then ends with the process.
@@ -154,7 +161,13 @@ pub(super) enum Error {
 
 /// Runs until SIGTERM or Ctrl-C.
 pub(super) async fn serve(arguments: Arguments) -> Result<(), Error> {
-    rpc::telemetry::init();
+    let telemetry = rpc::telemetry::init("broker");
+    let served = Box::pin(run(arguments)).await;
+    telemetry.end().await;
+    served
+}
+
+async fn run(arguments: Arguments) -> Result<(), Error> {
     let stop = rpc::shutdown::signal();
     let clock = arguments.clock.clock().map_err(Error::Clock)?;
     // What can be wrong is found in this order, so that a start that cannot
@@ -167,7 +180,19 @@ pub(super) async fn serve(arguments: Arguments) -> Result<(), Error> {
     }
     let database = database_of(&arguments, &clock)?;
     let key = key_of(&arguments, database.is_some())?;
+    let probes = match arguments.http_listen {
+        Some(address) => Some(ProbeListener::bind(address, &security).await?),
+        None => None,
+    };
     let listener = Listener::bind(arguments.listen, security).await?;
+    let metrics = Metrics::default();
+    let server = Server::new(proto::DESCRIPTORS).metrics(&metrics);
+    let health = server.health();
+    let _probing = probes.map(|probes| {
+        tracing::info!(address = %probes.address(), "serving metrics and probes");
+        let answering = probes.serve(metrics.clone(), health.clone());
+        AbortOnDropHandle::new(tokio::spawn(answering))
+    });
     let reached = is_reached(neon.check().await)?;
     if reached {
         match reconcile::check_parents(&neon, &config).await {
@@ -179,8 +204,6 @@ pub(super) async fn serve(arguments: Arguments) -> Result<(), Error> {
     let state = Arc::new(state_of(database).await?);
     tracing::info!(key = %key.id(), "deriving passwords of lease roles");
 
-    let server = Server::new(proto::DESCRIPTORS);
-    let health = server.health();
     let leases = Arc::new(Leases::new(
         Arc::clone(&state),
         clock.clone(),
@@ -244,7 +267,14 @@ pub(super) async fn serve(arguments: Arguments) -> Result<(), Error> {
         watches: Arc::clone(&watches),
         page_tokens,
         clock,
+        metrics: crate::metrics::Metrics::new(&metrics),
     };
+    broker.keeper.neon().tell(&metrics);
+    crate::metrics::tell(&broker, &metrics);
+    health.explain({
+        let broker = broker.clone();
+        move || crate::metrics::not_ready(&broker)
+    });
     let _reloading = reload("grants in broker.toml", vec![arguments.config], {
         let keeper = Arc::clone(&keeper);
         move || keeper.reload_grants().map_err(|error| one_line(&error))
@@ -361,7 +391,7 @@ fn neon_of(arguments: &Arguments) -> Result<Neon, Error> {
         given: url.clone(),
         source,
     })?;
-    let client = NeonClient::new(url, Secret::from(key))?;
+    let client = NeonClient::new(url, Secret::from(key))?.with_headers(rpc::traces::inject);
     let limits = Limits {
         per_minute: arguments.neon_requests_per_minute,
         per_second_per_route: arguments.neon_requests_per_second_per_route,

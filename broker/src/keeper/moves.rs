@@ -38,10 +38,7 @@ impl Keeper {
             for binding in &names {
                 let moving = draft.move_of(binding, now);
                 if let Some(moving) = moving.filter(|one| one.phase != Phase::Paused) {
-                    return Err(Error::Moving {
-                        binding: binding.clone(),
-                        target: moving.target.clone(),
-                    });
+                    return Err((binding.clone(), moving.target.clone()));
                 }
                 let voters = watches::voters(draft, binding, now);
                 if voters.is_empty() {
@@ -65,7 +62,8 @@ impl Keeper {
             }
             Ok(paused)
         };
-        let paused = self.state.change(change).await??;
+        let paused = self.state.change(change).await?;
+        let paused = paused.map_err(|(binding, target)| Error::Moving { binding, target })?;
         let holding_back = async {
             for one in &paused {
                 self.until_held_back(one).await;

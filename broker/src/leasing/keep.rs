@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use neon_api::types::BranchUpdateRequest;
+use rpc::traces;
+use tracing::Instrument as _;
 
 use super::{Error, Leasing};
 use crate::leases::{Lease, Request};
@@ -73,14 +75,15 @@ impl Leasing {
         if self.leases.branch_runs_out(lease) {
             let (leasing, lease) = (Arc::clone(self), lease.clone());
             let until = self.leases.end_of(ttl).max(lease.expire_time);
-            tokio::spawn(async move {
+            let prolonged = async move {
                 // While Neon is away each renewal comes here.
                 let prolonging = Box::pin(leasing.prolong_branch(&lease, until));
                 if let Err(error) = leasing.prolonging.share(lease.id, prolonging).await {
                     let (lease, error) = (&lease.id, one_line(&*error));
                     tracing::warn!(%lease, error, "prolong a lease's branch");
                 }
-            });
+            };
+            tokio::spawn(prolonged.instrument(traces::behind("prolong a lease's branch")));
         }
     }
 

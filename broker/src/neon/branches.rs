@@ -44,7 +44,7 @@ impl Neon {
     pub async fn branch(&self, id: &BranchId) -> Result<Option<Found>, Error> {
         let what = format!("get the branch {id}");
         let asked = Asked {
-            route: "GET branch",
+            route: "GET /projects/{project_id}/branches/{branch_id}",
             what: &what,
         };
         let (client, project) = self.place();
@@ -81,7 +81,7 @@ impl Neon {
         what: &str,
     ) -> Result<Vec<Found>, Error> {
         let asked = Asked {
-            route: "GET branches",
+            route: "GET /projects/{project_id}/branches",
             what,
         };
         let (client, project) = self.place();
@@ -134,7 +134,7 @@ impl Neon {
         let request = new.request();
         let what = format!("create the branch {name}");
         let asked = Asked {
-            route: "POST branches",
+            route: "POST /projects/{project_id}/branches",
             what: &what,
         };
         let (client, project) = self.place();
@@ -205,7 +205,7 @@ impl Neon {
         let mut pause = Duration::from_millis(READY_POLL_MS_MIN);
         let what = format!("look at the branch {}", found.branch.name);
         let asked = Asked {
-            route: "GET branch",
+            route: "GET /projects/{project_id}/branches/{branch_id}",
             what: &what,
         };
         let (client, project) = self.place();

@@ -11,8 +11,10 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use governor::clock::Clock as _;
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use governor::clock::{Clock as _, DefaultClock};
+use governor::middleware::StateInformationMiddleware;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
 use tokio::time::Instant;
 
 use super::turns::{Crowded, Priority, Turns};
@@ -46,10 +48,15 @@ pub(super) struct Budget {
     routes: Mutex<HashMap<&'static str, Arc<Lane>>>,
 }
 
+type Limiter = RateLimiter<NotKeyed, InMemoryState, DefaultClock, StateInformationMiddleware>;
+
 /// One limit and who waits for it.
 #[derive(Debug)]
 struct Lane {
-    limiter: DefaultDirectRateLimiter,
+    limiter: Limiter,
+    quota: Quota,
+    /// What was left when somebody was last let through.
+    left: Mutex<(u32, std::time::Instant)>,
     turns: Arc<Turns>,
     /// Neon asked us to wait until then.
     closed_until: Mutex<Option<Instant>>,
@@ -82,6 +89,19 @@ impl Budget {
         *closed = Some(closed.map_or(until, |before| before.max(until)));
     }
 
+    /// How many requests would be let through at once now, over all routes.
+    pub(super) fn remaining(&self) -> u32 {
+        self.overall.remaining()
+    }
+
+    /// How many wait, callers and the background.
+    pub(super) fn waiting(&self) -> (usize, usize) {
+        let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = routes.values().map(|lane| lane.turns.waiting());
+        let all = all.chain([self.overall.turns.waiting()]);
+        all.fold((0, 0), |sum, lane| (sum.0 + lane.0, sum.1 + lane.1))
+    }
+
     fn lane(&self, route: &'static str) -> Arc<Lane> {
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         let lane = routes.entry(route).or_insert_with(|| {
@@ -94,8 +114,11 @@ impl Budget {
 
 impl Lane {
     fn new(limit: NonZeroU32, time: Duration) -> Lane {
+        let quota = quota(limit, time);
         Lane {
-            limiter: RateLimiter::direct(quota(limit, time)),
+            limiter: RateLimiter::direct(quota).with_middleware(),
+            quota,
+            left: Mutex::new((quota.burst_size().get(), std::time::Instant::now())),
             turns: Arc::default(),
             closed_until: Mutex::default(),
         }
@@ -109,10 +132,27 @@ impl Lane {
         }
         // Nobody else asks while this is our turn, so the second time it is let
         // through, or the third, if a timer was early.
-        while let Err(early) = self.limiter.check() {
-            tokio::time::sleep(early.wait_time_from(self.limiter.clock().now())).await;
-        }
+        let let_through = loop {
+            match self.limiter.check() {
+                Ok(let_through) => break let_through,
+                Err(early) => {
+                    let wait = early.wait_time_from(self.limiter.clock().now());
+                    tokio::time::sleep(wait).await;
+                }
+            }
+        };
+        let left = let_through.remaining_burst_capacity();
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner) =
+            (left, std::time::Instant::now());
         Ok(())
+    }
+
+    /// What was left, and what has come back since.
+    fn remaining(&self) -> u32 {
+        let (left, since) = *self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let back = since.elapsed().as_nanos() / self.quota.replenish_interval().as_nanos().max(1);
+        let back = u32::try_from(back).unwrap_or(u32::MAX);
+        left.saturating_add(back).min(self.quota.burst_size().get())
     }
 
     fn closed(&self) -> MutexGuard<'_, Option<Instant>> {
@@ -182,6 +222,22 @@ mod tests {
     fn neons_limits_are_what_neon_documents() {
         assert_eq!(Limits::NEON.per_minute.get(), 700);
         assert_eq!(Limits::NEON.per_second_per_route.get(), 40);
+    }
+
+    #[tokio::test]
+    async fn what_is_left_goes_down_with_each_request() {
+        let budget = Budget::new(Limits::NEON);
+        let begun = Instant::now();
+        let whole = budget.remaining();
+        assert_eq!(whole, 700 / AT_ONCE_PART);
+        for _ in 0..10 {
+            budget.admit("GET one", Priority::Caller).await.unwrap();
+        }
+        // Nine a second come back.
+        let back = 1 + u32::try_from(begun.elapsed().as_millis() / 100).unwrap();
+        let left = budget.remaining();
+        assert!((whole - 10..=whole - 10 + back).contains(&left), "{left}");
+        assert_eq!(budget.waiting(), (0, 0));
     }
 
     #[tokio::test]

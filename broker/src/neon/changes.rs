@@ -51,7 +51,7 @@ impl Neon {
     ) -> Result<(), Error> {
         let what = format!("change the branch {id}");
         let asked = Asked {
-            route: "PATCH branch",
+            route: "PATCH /projects/{project_id}/branches/{branch_id}",
             what: &what,
         };
         let (client, project) = self.place();
@@ -73,7 +73,7 @@ impl Neon {
     pub async fn branch_set_default(&self, id: &BranchId, _turn: &Turn) -> Result<(), Error> {
         let what = format!("make the branch {id} the default one");
         let asked = Asked {
-            route: "POST branch set_as_default",
+            route: "POST /projects/{project_id}/branches/{branch_id}/set_as_default",
             what: &what,
         };
         let (client, project) = self.place();
@@ -95,7 +95,7 @@ impl Neon {
     pub async fn branch_delete(&self, id: &BranchId, _turn: &Turn) -> Result<(), Error> {
         let what = format!("delete the branch {id}");
         let asked = Asked {
-            route: "DELETE branch",
+            route: "DELETE /projects/{project_id}/branches/{branch_id}",
             what: &what,
         };
         let (client, project) = self.place();
@@ -123,7 +123,7 @@ impl Neon {
         let id = &before.id;
         let what = format!("restore the branch {}", before.name);
         let asked = Asked {
-            route: "POST branch restore",
+            route: "POST /projects/{project_id}/branches/{branch_id}/restore",
             what: &what,
         };
         let (client, project) = self.place();

@@ -21,7 +21,7 @@ impl Neon {
     pub async fn endpoint_exists(&self, branch: &BranchId) -> Result<bool, Error> {
         let what = format!("list the endpoints of the branch {branch}");
         let asked = Asked {
-            route: "GET branch endpoints",
+            route: "GET /projects/{project_id}/branches/{branch_id}/endpoints",
             what: &what,
         };
         let (client, project) = self.place();
@@ -35,7 +35,7 @@ impl Neon {
     /// Branches with a read-write endpoint, and whether that is awake.
     pub async fn endpoints_awake(&self) -> Result<HashMap<BranchId, bool>, Error> {
         let asked = Asked {
-            route: "GET endpoints",
+            route: "GET /projects/{project_id}/endpoints",
             what: "list the endpoints of the project",
         };
         let (client, project) = self.place();
@@ -54,7 +54,7 @@ impl Neon {
         }
         let what = format!("create an endpoint for the branch {branch}");
         let asked = Asked {
-            route: "POST endpoints",
+            route: "POST /projects/{project_id}/endpoints",
             what: &what,
         };
         let request = EndpointCreateRequest::read_write(branch.clone());
@@ -84,7 +84,7 @@ impl Neon {
     pub async fn endpoints_delete(&self, branch: &BranchId, _turn: &Turn) -> Result<(), Error> {
         let what = format!("list the endpoints of the branch {branch}");
         let asked = Asked {
-            route: "GET branch endpoints",
+            route: "GET /projects/{project_id}/branches/{branch_id}/endpoints",
             what: &what,
         };
         let (client, project) = self.place();
@@ -93,7 +93,7 @@ impl Neon {
             let id = &endpoint.id;
             let what = format!("delete the endpoint {id} of the branch {branch}");
             let asked = Asked {
-                route: "DELETE endpoint",
+                route: "DELETE /projects/{project_id}/endpoints/{endpoint_id}",
                 what: &what,
             };
             let deleting = self.mutate(asked, || client.delete_endpoint(project, id));
@@ -141,7 +141,7 @@ impl Neon {
     async fn operation(&self, branch: &BranchId, known: &Operation) -> Result<Operation, Error> {
         let what = format!("follow an operation on the branch {branch}");
         let asked = Asked {
-            route: "GET operation",
+            route: "GET /projects/{project_id}/operations/{operation_id}",
             what: &what,
         };
         let (client, project) = self.place();

@@ -24,8 +24,9 @@ const BACKOFF_MS_MAX: u64 = 5_000;
 /// error goes to the caller, who hears how long.
 const RETRY_AFTER_MS_MAX: u64 = 30_000;
 
-/// A request as it is to be sent. Its route is what the budget counts by; `what`
-/// says in an error what was attempted.
+/// A request as it is to be sent. Its route, the method and Neon's template of the
+/// path, is what the budget and metrics count by; `what` says in an error what was
+/// attempted.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked<'a> {
     pub(super) route: &'static str,
@@ -98,7 +99,7 @@ impl Neon {
                 let budget = &self.shared.budget;
                 let admitted = budget.admit(asked.route, self.priority).await;
                 admitted.map_err(|_| Error::Crowded)?;
-                let answer = request.await;
+                let answer = self.told(asked.route, request).await;
                 answer.map_err(|error| self.refused(asked, error))
             }
         };

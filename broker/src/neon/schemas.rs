@@ -22,7 +22,7 @@ impl Neon {
         }
         let what = format!("get the schema of {database} on the branch {branch}");
         let asked = Asked {
-            route: "GET branch schema",
+            route: "GET /projects/{project_id}/branches/{branch_id}/schema",
             what: &what,
         };
         let (client, project) = self.place();

@@ -65,6 +65,16 @@ impl Turns {
         waiting.await.map_err(|_| Crowded)
     }
 
+    /// How many wait, callers and the background.
+    pub(super) fn waiting(&self) -> (usize, usize) {
+        let queue = self.queue();
+        let open = |waiting: &VecDeque<oneshot::Sender<Turn>>| {
+            let open = waiting.iter().filter(|one| !one.is_closed());
+            open.count()
+        };
+        (open(&queue.callers), open(&queue.background))
+    }
+
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use proto::google::longrunning::operation::Result as Ended;
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::{Asked, Error, OPERATIONS_MAX, Operations, Record, Work, is_kept};
@@ -23,14 +24,15 @@ impl Operations {
         W: Future<Output = Ended> + Send + 'static,
     {
         let operations = Arc::clone(self);
-        let beginning = tokio::spawn(async move {
+        let beginning = async move {
             let name = OperationName::random();
             let begun = operations.begun(name, asked).await?;
             if begun.name == name {
                 operations.run(begun.clone(), Work::new(&operations, name, None), perform);
             }
             Ok(begun)
-        });
+        };
+        let beginning = tokio::spawn(beginning.in_current_span());
         beginning.await.map_err(|_| Error::Broken)?
     }
 

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use proto::google::longrunning::operation::Result as Ended;
+use rpc::traces;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 
 use super::{Error, Operations, Record, Work, stored};
 use crate::names::OperationName;
@@ -64,7 +66,8 @@ impl Operations {
     {
         let (operations, name) = (Arc::clone(self), record.name);
         self.here().insert(name);
-        let working = tokio::spawn(perform(record, work.clone()));
+        let work_done = perform(record, work.clone()).instrument(traces::behind("operation"));
+        let working = tokio::spawn(work_done);
         tokio::spawn(async move {
             // Aborted when this ends first: the operation is not ours any more.
             let mut working = AbortOnDropHandle::new(working);

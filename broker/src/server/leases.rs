@@ -1,13 +1,15 @@
 //! LeaseService.
 
 use std::pin::Pin;
+use std::time::Instant;
 
 use futures_util::Stream;
 use proto::broker::v1 as pb;
+use proto::broker::v1::acquire_lease_request::Target as AcquireTarget;
 use proto::broker::v1::lease_service_server::LeaseService;
 use rpc::status::FieldViolation;
 use secrecy::ExposeSecret as _;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::branches::time;
 use super::filter::{Field, Filter, Kind, Value};
@@ -17,6 +19,7 @@ use super::{Broker, Error, watch};
 use crate::grants::BranchOf;
 use crate::leases::{self, Lease, RequestId, RevokeRequest, Target, Which};
 use crate::leasing::{self, Asked, Connected, STUCK_FAILURES};
+use crate::metrics::On;
 use crate::names::{BindingName, BranchResource, LeaseId, ServiceName};
 use crate::roles::Access;
 
@@ -43,21 +46,11 @@ impl LeaseService for Broker {
         &self,
         request: Request<pb::AcquireLeaseRequest>,
     ) -> Result<Response<pb::AcquireLeaseResponse>, Status> {
-        let rights = self.rights(&request)?;
-        let request = request.into_inner();
-        let id = request::id(&request, rights.caller());
-        let acquire = request::acquire(request)?;
-        let id = id.map_err(Error::from)?;
-        let asked = Box::pin(self.lease_asked(&rights, acquire, id)).await?;
-        let connected = Box::pin(self.leasing.acquire(asked)).await;
-        let connected = connected.map_err(Error::from)?;
-        let lease = &connected.lease;
-        let (service, holder) = (&lease.request.service, &lease.request.holder);
-        tracing::info!(lease = %lease.id, %service, %holder, "lease acquired");
-        Ok(Response::new(pb::AcquireLeaseResponse {
-            connection: Some(connection(&connected)),
-            lease: Some(self.wire(lease)),
-        }))
+        let (on, begun) = (asked_on(request.get_ref()), Instant::now());
+        let acquired = Box::pin(self.lease_acquire(request)).await;
+        let code = acquired.as_ref().err().map_or(Code::Ok, Status::code);
+        self.metrics.acquired(on, code, begun.elapsed());
+        acquired.map(Response::new)
     }
 
     async fn renew_lease(
@@ -200,6 +193,27 @@ impl LeaseService for Broker {
 }
 
 impl Broker {
+    async fn lease_acquire(
+        &self,
+        request: Request<pb::AcquireLeaseRequest>,
+    ) -> Result<pb::AcquireLeaseResponse, Status> {
+        let rights = self.rights(&request)?;
+        let request = request.into_inner();
+        let id = request::id(&request, rights.caller());
+        let acquire = request::acquire(request)?;
+        let id = id.map_err(Error::from)?;
+        let asked = Box::pin(self.lease_asked(&rights, acquire, id)).await?;
+        let connected = Box::pin(self.leasing.acquire(asked)).await;
+        let connected = connected.map_err(Error::from)?;
+        let lease = &connected.lease;
+        let (service, holder) = (&lease.request.service, &lease.request.holder);
+        tracing::info!(lease = %lease.id, %service, %holder, "lease acquired");
+        Ok(pb::AcquireLeaseResponse {
+            connection: Some(connection(&connected)),
+            lease: Some(self.wire(lease)),
+        })
+    }
+
     /// The lease that a caller may have of what it asks for.
     async fn lease_asked(
         &self,
@@ -379,6 +393,16 @@ fn of<'a>(branch: &'a str, service: &'a ServiceName, bindings: &'a [BindingName]
         branch,
         service,
         bindings,
+    }
+}
+
+/// What a lease is asked for on. A request that does not say is taken to mean a
+/// binding, as most do.
+fn asked_on(request: &pb::AcquireLeaseRequest) -> On {
+    match request.target {
+        None | Some(AcquireTarget::Binding(_)) => On::Binding,
+        Some(AcquireTarget::Branch(_)) => On::Branch,
+        Some(AcquireTarget::Ephemeral(_)) => On::Ephemeral,
     }
 }
 

@@ -106,7 +106,7 @@ enum Failed {
         error: database::Error,
         transaction: String,
         version: i64,
-        changes: Changes,
+        changes: Box<Changes>,
     },
 }
 
@@ -263,7 +263,7 @@ impl Writer {
                     self.session = None;
                     match self.is_stored(&transaction).await {
                         true => {
-                            self.shared.apply(changes, version);
+                            self.shared.apply(*changes, version);
                             return answer(jobs, Ok(()));
                         }
                         false if tried == TRIES_MAX => {
@@ -311,7 +311,7 @@ impl Writer {
                 error,
                 transaction,
                 version,
-                changes,
+                changes: Box::new(changes),
             }),
         }
     }

@@ -1,6 +1,6 @@
 //! One request: its path, its query, its body, and the sending of it.
 
-use reqwest::header::{CONTENT_TYPE, HeaderValue};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, RequestBuilder};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -105,7 +105,9 @@ impl Request<'_> {
 
     async fn exchange(self) -> Result<Answer, Error> {
         let route = self.route;
-        match self.builder?.send().await {
+        let mut more = HeaderMap::new();
+        (self.client.more_headers)(&mut more);
+        match self.builder?.headers(more).send().await {
             Ok(response) => Answer::read(response, route, &self.client.key).await,
             Err(error) => Err(no_answer(route, error)),
         }

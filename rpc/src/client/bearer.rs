@@ -20,7 +20,7 @@ const WHAT: &str = "token file";
 const FRESH_MS: u64 = 1_000;
 
 /// Adds `authorization: Bearer …` to each call, with what a file holds, if there
-/// is one. Its Debug does not show it.
+/// is one, and in a server the trace that the call is of. Its Debug does not show it.
 #[derive(Clone)]
 pub struct Bearer(Option<Arc<TokenFile>>);
 
@@ -47,8 +47,18 @@ impl Interceptor for Bearer {
             let value = file.value();
             request.metadata_mut().insert("authorization", value);
         }
+        #[cfg(feature = "server")]
+        inject(request.metadata_mut());
         Ok(request)
     }
+}
+
+/// Says which trace the call is of, if it is of one.
+#[cfg(feature = "server")]
+fn inject(metadata: &mut tonic::metadata::MetadataMap) {
+    let mut headers = std::mem::take(metadata).into_headers();
+    crate::traces::inject(&mut headers);
+    *metadata = tonic::metadata::MetadataMap::from_headers(headers);
 }
 
 impl TokenFile {
