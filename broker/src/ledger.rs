@@ -219,7 +219,7 @@ impl Ledger {
             let rows = data.branches.iter();
             let rows = rows.filter(|(_, row)| {
                 // What goes with a lease is the reaper's.
-                row.lease.is_none() && is_wanted(row) && row.update_time <= since
+                !row.is_ephemeral() && is_wanted(row) && row.update_time <= since
             });
             rows.map(|(name, row)| (name.clone(), row.clone()))
                 .collect()
@@ -274,6 +274,7 @@ fn put(
         update_time,
         // Whoever makes one for a lease says so: leases.rs.
         lease: None,
+        warm: None,
     };
     draft.branch_put(name.clone(), row);
 }

@@ -6,7 +6,7 @@
 //! [`reconcile`], [`migrate`], [`seed`] and [`roles`] doing the work, over
 //! [`neon`] and [`postgres`]; [`bindings`] and [`leases`] are what callers see,
 //! [`leasing`] leads from the one to the other, [`closer`] and [`reaper`] end what
-//! leases leave, [`branches`] changes branches for callers, as
+//! leases leave, [`warm`] keeps branches ready for them, [`branches`] changes branches for callers, as
 //! [`operations`] that go on when they have left, and the [`ledger`] says which
 //! branches are our own; [`request_ids`] tells what was asked before;
 //! [`grants`] says who may do what,
@@ -41,3 +41,4 @@ pub mod server;
 pub mod state;
 pub mod text;
 mod tries;
+pub mod warm;

@@ -45,7 +45,7 @@ pub use clocks::now;
 pub use data::{Answered, Data, Draft, Generation, RequestKey, Role, RoleKey, RoleStatus};
 pub use database::Error as DatabaseError;
 pub use endings::{Endings, Turn};
-pub use ledgers::{ForLease, Intent, Operation, OwnBranch};
+pub use ledgers::{ForLease, Intent, Operation, OwnBranch, Warm};
 
 /// Sessions that may read audit events at once: what is looked up seldom is not
 /// kept in memory.
@@ -139,6 +139,8 @@ struct Shared {
     generations: watch::Sender<()>,
     /// Told that operations begin, go on or end.
     operations: watch::Sender<()>,
+    /// Told that own branches are made, change hands or go.
+    branches: watch::Sender<()>,
     gate: watch::Sender<Gate>,
     clock_skew_max: Duration,
 }
@@ -249,6 +251,11 @@ impl State {
     /// Told when operations begin, go on or end, whoever runs them.
     pub fn operations(&self) -> watch::Receiver<()> {
         self.shared.operations.subscribe()
+    }
+
+    /// Told when own branches are made, change hands or go, whoever does it.
+    pub fn branches(&self) -> watch::Receiver<()> {
+        self.shared.branches.subscribe()
     }
 
     /// Reads.
@@ -384,6 +391,7 @@ impl Shared {
             leader: watch::Sender::new(None),
             generations: watch::Sender::new(()),
             operations: watch::Sender::new(()),
+            branches: watch::Sender::new(()),
             gate: watch::Sender::new(Gate::default()),
             clock_skew_max,
         }
@@ -400,6 +408,7 @@ impl Shared {
     fn apply(&self, changes: Changes, version: i64) {
         let has_generations = !changes.generations.is_empty();
         let has_operations = !changes.operations.is_empty();
+        let has_branches = !changes.branches.is_empty();
         let turns = {
             let mut data = self.data();
             self.seen.store(version, Ordering::Relaxed);
@@ -412,21 +421,29 @@ impl Shared {
         if has_operations {
             self.operations.send_replace(());
         }
+        if has_branches {
+            self.branches.send_replace(());
+        }
     }
 
     fn change_now<T>(&self, mut change: impl FnMut(&mut Draft<'_>) -> T) -> T {
-        let (made, turns, has_operations) = {
+        let (made, turns, has_operations, has_branches) = {
             let mut data = self.data();
             let mut changes = Changes::default();
             let version = self.seen.fetch_add(1, Ordering::Relaxed) + 1;
             let made = change(&mut Draft::new(&data, &mut changes, version));
             data.events_keep(&mut changes.events);
             let has_operations = !changes.operations.is_empty();
-            (made, changes.apply(&mut data), has_operations)
+            let has_branches = !changes.branches.is_empty();
+            let turns = changes.apply(&mut data);
+            (made, turns, has_operations, has_branches)
         };
         self.tell(turns);
         if has_operations {
             self.operations.send_replace(());
+        }
+        if has_branches {
+            self.branches.send_replace(());
         }
         made
     }

@@ -42,10 +42,12 @@ fn config(bindings: Vec<BindingSpec>) -> Config {
         default_ttl: Duration::from_secs(600),
         max_ttl: Duration::from_secs(3600),
         roles_per_branch_max: 400,
+        ephemeral_branches_max: None,
     };
     Config {
         leases,
         bindings,
+        warm: Vec::new(),
         grants: Default::default(),
     }
 }
