@@ -3,8 +3,8 @@
 //! ours, and nothing else ever is.
 //!
 //! What is stored here, and who may change it: the branches of the state, by name.
-//! This module alone changes them, but for those that go with a lease, which are
-//! leases.rs's. A branch is ours by our annotation or by a
+//! This module alone changes them, but for those that go with a lease or wait for
+//! one, which are leases.rs's. A branch is ours by our annotation or by a
 //! row with its id.
 
 use std::collections::BTreeSet;

@@ -103,7 +103,7 @@ impl Reaper {
             may_delete(&found, own, lease)?;
             self.neon.branch_delete(&id, &turn).await?;
             self.leasing.forget_place(&id).await;
-            tracing::info!(branch = %name, %id, "deleted the branch of a lease");
+            tracing::info!(branch = %name, %id, "deleted an ephemeral branch");
         }
         self.leases.orphan_note(name.clone(), Intent::Gone).await?;
         Ok(true)

@@ -161,6 +161,8 @@ impl Leasing {
         };
         let full = || Error::Lease(leases::Error::EphemeralFull { max });
         let _in_line = self.line.join().ok_or_else(full)?;
+        let (holder, waiting) = (&take.request.holder, self.line.waiting());
+        tracing::info!(%holder, waiting, max, "a caller waits for an ephemeral branch");
         let waiting = async {
             let _first = self.line.first.lock().await;
             let mut told = self.leases.branches_told();

@@ -14,6 +14,7 @@ mod broker_roles;
 mod broker_several;
 mod broker_start;
 mod broker_state;
+mod broker_warm;
 mod clients_neon_cli;
 mod clients_postgres17;
 mod clients_schemathesis;
