@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use proto::broker::v1::{Access, AcquireLeaseRequest};
-use suite::{Secured, StateDatabase, eventually};
+use suite::{Secured, eventually};
 use tokio::task::JoinHandle;
 use tonic::Code;
 use tonic_types::StatusExt as _;
@@ -135,27 +135,25 @@ ephemeral = [{{ bindings = ["{V1}"], access = ["read_write"], max = 1 }}]
 "#
     ))
     .await?;
-    let database = StateDatabase::of(&secured.emulator).await?;
-    let session = database.session(&secured.emulator).await?;
-    let ready = async || {
-        let waiting = "SELECT branch FROM broker.branches WHERE pool IS NOT NULL
-             AND lease IS NULL AND intent = 'own' AND making_until IS NULL";
-        let rows = session.query(waiting, &[]).await?;
-        let ids: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-        ensure!(ids.len() == 2, "{ids:?}");
-        Ok(ids)
+    let ready = async |count: usize| {
+        eventually("so many were made", async || {
+            let log = secured.broker.log();
+            let made = log.matches("a warm branch is ready").count();
+            ensure!(made == count, "{made}: {log}");
+            Ok(())
+        })
+        .await
     };
-    let before = eventually("two wait", ready).await?;
+    ready(2).await?;
     let credentials = secured.token("ci").await?;
     let mut leases = secured.clients(&credentials)?.leases;
     let one = leases
         .acquire_lease(ephemeral(V1, Access::ReadWrite))
         .await?;
     let one = given(one.into_inner())?;
-    assert!(
-        before.iter().any(|branch| branch == one.branch()),
-        "{one:?}"
-    );
+    // It has its lease's name from the beginning.
+    let name = one.lease.name.replace("leases/", "warm/");
+    assert!(secured.broker.log().contains(&name), "{one:?}");
     let another = leases.acquire_lease(ephemeral(V1, Access::ReadWrite)).await;
     let status = another.err().context("max")?;
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
@@ -164,6 +162,6 @@ ephemeral = [{{ bindings = ["{V1}"], access = ["read_write"], max = 1 }}]
     let denied = leases.acquire_lease(ephemeral(V1, Access::Ddl)).await;
     let status = denied.err().context("not granted")?;
     assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
-    eventually("the pool is full again", ready).await?;
+    ready(3).await?;
     secured.finish().await
 }
