@@ -109,18 +109,15 @@ impl Pools {
         }
         let mut tries: Tries<PoolName> = Tries::default();
         let mut making = FuturesUnordered::new();
-        let mut busy = BTreeSet::new();
+        let mut busy: BTreeSet<PoolName> = BTreeSet::new();
         loop {
             tokio::select! {
                 Some((pool, made)) = making.next(), if !making.is_empty() => {
                     busy.remove(&pool);
-                    match made {
-                        Ok(()) => tries.retain(&tries_but(&self.pools(), &pool)),
-                        Err(error) => {
-                            let failed = tries.failed(pool.clone(), Instant::now());
-                            let error = one_line(&error);
-                            tracing::warn!(%pool, failed, error, "a warm branch is not made");
-                        }
+                    if let Err(error) = made {
+                        let failed = tries.failed(pool.clone(), Instant::now());
+                        let error = one_line(&error);
+                        tracing::warn!(%pool, failed, error, "a warm branch is not made");
                     }
                 }
                 _ = interval.tick() => {}
@@ -129,13 +126,18 @@ impl Pools {
             }
             let pools = self.pools();
             self.retire(&pools).await;
+            let unfilled = pools
+                .iter()
+                .filter(|pool| busy.contains(&pool.name) || self.leases.warm_is_short(pool));
+            let unfilled: Vec<&PoolSpec> = unfilled.collect();
+            tries.retain(&unfilled.iter().map(|pool| &pool.name).collect());
             if self.leasing.waiting() > 0 {
                 continue;
             }
-            for pool in pools {
+            for pool in unfilled {
                 let is_due = tries.is_due(&pool.name, Instant::now());
-                if is_due && self.leases.warm_is_short(&pool) && busy.insert(pool.name.clone()) {
-                    making.push(self.make_for(pool));
+                if is_due && busy.insert(pool.name.clone()) {
+                    making.push(self.make_for(pool.clone()));
                 }
             }
         }
@@ -318,12 +320,6 @@ impl Pools {
             }
         }
     }
-}
-
-/// The pools whose tries are kept when that one has worked.
-fn tries_but<'a>(pools: &'a [PoolSpec], worked: &PoolName) -> BTreeSet<&'a PoolName> {
-    let names = pools.iter().map(|pool| &pool.name);
-    names.filter(|name| *name != worked).collect()
 }
 
 fn looks() -> tokio::time::Interval {

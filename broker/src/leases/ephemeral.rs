@@ -48,7 +48,7 @@ pub enum Taken {
     /// It waited with its login role, and the lease is given.
     Given {
         /// The lease.
-        lease: Lease,
+        lease: Box<Lease>,
         /// Whether it is given just now: otherwise the same request was given it before.
         is_new: bool,
     },

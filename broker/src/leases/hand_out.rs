@@ -110,7 +110,7 @@ fn hand_out(
     if let Some(before) = requests::repeated_in(draft, request_id, now)?
         && let Some(lease) = draft.lease(before).filter(|lease| lease.lives(now))
     {
-        let (lease, is_new) = (lease.clone(), false);
+        let (lease, is_new) = (Box::new(lease.clone()), false);
         return Ok(Some(Taken::Given { lease, is_new }));
     }
     if ephemeral::begun_before(draft, request_id, now)?.is_some() {
@@ -154,7 +154,7 @@ fn hand_out(
         .and_then(|role| given(draft, take, &warm, role, until, now))
     {
         return Ok(Some(Taken::Given {
-            lease,
+            lease: Box::new(lease),
             is_new: true,
         }));
     }

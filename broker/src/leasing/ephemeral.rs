@@ -26,7 +26,7 @@ impl Leasing {
         parent: BranchId,
     ) -> Result<Connected, Error> {
         let id = match self.taken(&asked, &parent).await? {
-            Taken::Given { lease, .. } => return Box::pin(self.connected(lease)).await,
+            Taken::Given { lease, .. } => return Box::pin(self.connected(*lease)).await,
             Taken::Warm { lease, branch, end } => {
                 return Box::pin(self.give_warm(lease, asked, branch, end)).await;
             }

@@ -1,6 +1,7 @@
 //! Ephemeral branches that are kept ready.
 
 mod cap;
+mod faults;
 mod killed;
 mod stale;
 

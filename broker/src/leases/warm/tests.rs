@@ -126,7 +126,7 @@ impl Bench {
 
     async fn given(&self, take: Take) -> Lease {
         match self.leases.warm_take(take).await.unwrap() {
-            Some(Taken::Given { lease, .. }) => lease,
+            Some(Taken::Given { lease, .. }) => *lease,
             other => panic!("given: {other:?}"),
         }
     }
@@ -287,7 +287,7 @@ async fn the_same_request_has_one_lease() {
     let again = again.await.unwrap().unwrap();
     let is_new = false;
     let known = Taken::Given {
-        lease: first.clone(),
+        lease: Box::new(first.clone()),
         is_new,
     };
     assert_eq!(again, known);
