@@ -6,6 +6,7 @@
 //! | `leases.max_ttl` | the most a lease gets | 1 hour |
 //! | `leases.ack_grace` | how long an acknowledging watch may be away before it has no say any more | 10s |
 //! | `leases.roles_per_branch_max` | how many login roles a branch has at most; Neon takes 500 roles in all | 400 |
+//! | `leases.ephemeral_branches_max` | how many ephemeral branches there are at most, those of warm pools included | no limit |
 //! | `services.S.database` | the database that holds the service's schema | required |
 //! | `services.S.schema` | the service's own Postgres schema: tables and migration history | required |
 //! | `services.S.migrations` | folder of revisions, as Diesel lays them out | required |
@@ -15,6 +16,11 @@
 //! | `services.S.versions.V.revision` | how far the branch is migrated | the newest |
 //! | `services.S.versions.V.seed` | SQL file that runs once, in one transaction (it must not end it) | none |
 //! | `services.S.versions.V.connections` | the most connections that one holder opens, by leases that write and as many by leases that read | required |
+//! | `warm.P.parent` | what the branches of pool P are forked from: the branch of a binding, like `"services/users/versions/v1"` | required |
+//! | `warm.P.size` | how many are kept ready | required |
+//! | `warm.P.max_age` | how old one may get before another takes its place, like `"30m"`; at most 14 days | 1 hour |
+//! | `warm.P.migrate` | whether the service's newest revisions are run on each | no |
+//! | `warm.P.access` | the access whose login role waits on each: `"read_only"`, `"read_write"` or `"ddl"` | `"read_write"` |
 //! | `grants.G.caller` | whom grant G is for: `"spiffe://domain/path"`, all below a path `"spiffe://domain/path/*"`, `"dns:name"` or `"token:name"` | required |
 //! | `grants.G.lease` | what they may lease: a list of `{ bindings = […], access = […] }`, with `*` for any service or version, and `"read_only"`, `"read_write"`; or `{ branches = […], services = […], access = […] }` for branches by name, with `*` at its end for all that begin so | nothing |
 //! | `grants.G.ephemeral` | of what they may have branches that go with their lease: as `lease`, with `"ddl"` as well, and `max`, how many one caller has at once | nothing |
@@ -29,6 +35,7 @@ mod check;
 mod file;
 mod grants;
 mod order;
+mod warm;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -36,7 +43,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::grants::Grants;
-use crate::names::{BindingName, BranchName, ServiceName};
+use crate::names::{BindingName, BranchName, PoolName, ServiceName};
+use crate::roles::Access;
 
 /// A broker.toml that was read and found right.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,6 +54,8 @@ pub struct Config {
     /// Every declared binding. A binding whose branch is another's parent comes
     /// before it.
     pub bindings: Vec<BindingSpec>,
+    /// Ephemeral branches that are kept ready.
+    pub warm: Vec<PoolSpec>,
     /// Who may do what.
     pub grants: Grants,
 }
@@ -61,6 +71,8 @@ pub struct LeaseSettings {
     pub roles_per_branch_max: usize,
     /// How long an acknowledging watch may be away and still have a say.
     pub ack_grace: Duration,
+    /// How many ephemeral branches there may be, those of warm pools included.
+    pub ephemeral_branches_max: Option<usize>,
 }
 
 /// One declared version of one service.
@@ -87,6 +99,25 @@ impl BindingSpec {
     pub fn head(&self) -> Option<&Revision> {
         self.revisions.last()
     }
+}
+
+/// Ephemeral branches of one kind that are kept ready.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PoolSpec {
+    /// `ci`.
+    pub name: PoolName,
+    /// They are forked from what this leads to.
+    pub parent: BindingName,
+    /// Its service, whose tables they are for.
+    pub service: Arc<ServiceSpec>,
+    /// How many are ready.
+    pub size: usize,
+    /// How old one gets.
+    pub max_age: Duration,
+    /// The revisions that are run on each: all that there are, if they are migrated.
+    pub migrate: Option<Vec<Revision>>,
+    /// The access whose login role waits on each.
+    pub access: Access,
 }
 
 /// What all versions of a service share.

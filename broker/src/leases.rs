@@ -9,10 +9,12 @@
 //! outlives the role's password; a role that is closed is never opened again.
 
 mod ephemeral;
+mod hand_out;
 mod requests;
 mod revoke;
 mod roles;
 mod sweep;
+mod warm;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -28,11 +30,13 @@ use crate::credentials::KeyId;
 use crate::names::{BindingName, LeaseId, ServiceName};
 use crate::roles::Access;
 use crate::state::{self, Draft, Generation, RoleKey, State, Turn};
-pub use ephemeral::Making;
 pub(crate) use ephemeral::branch_name;
+pub use ephemeral::{Making, Taken};
+pub use hand_out::Take;
 pub use requests::{RequestId, is_repeated};
 pub use revoke::{RevokeRequest, Which};
 pub use roles::{Made, RoleFor, drained, retire_roles};
+pub use warm::{PoolCount, WarmMaking};
 
 /// How many leases may be alive. Each is some hundreds of bytes, in memory and in
 /// a row.
@@ -250,6 +254,15 @@ pub enum Error {
         holder: String,
         /// How many.
         max: u32,
+    },
+    /// There are as many branches that go with their lease as there may be.
+    #[error(
+        "there are {max} ephemeral branches already, as many as leases.ephemeral_branches_max \
+         allows; release some, or wait until they expire"
+    )]
+    EphemeralFull {
+        /// How many.
+        max: usize,
     },
     /// Some broker gives the branch other data, or deletes it.
     #[error("the branch {0} is being reset, restored or deleted; ask again")]
@@ -511,6 +524,11 @@ impl Leases {
             Ok(Some(lease))
         };
         self.state.change(change).await?
+    }
+
+    /// Told when own branches are made, change hands or go.
+    pub fn branches_told(&self) -> watch::Receiver<()> {
+        self.state.branches()
     }
 
     /// Changes when something becomes of the lease. To be asked for before the lease

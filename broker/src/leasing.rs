@@ -8,8 +8,10 @@ mod close;
 mod ephemeral;
 mod keep;
 mod place;
+mod warm;
 
 pub use close::STUCK_FAILURES;
+pub use warm::{PoolNumbers, WarmNumbers};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +32,7 @@ use crate::neon::{self, OwnerUris, Point};
 use crate::roles;
 use crate::state::RoleKey;
 use crate::text::one_line;
+use warm::{Kept, Line};
 
 /// How often a lease is tried to be given whose role is closed meanwhile each time.
 const GIVE_TRIES_MAX: u32 = 4;
@@ -141,6 +144,8 @@ pub struct Asked {
     pub request: Request,
     /// Where on the parent, for an ephemeral branch; none: its present.
     pub point: Option<Point>,
+    /// Whether the service's newest revisions are to be run on an ephemeral branch.
+    pub migrate: bool,
     /// For how long.
     pub ttl: Option<Duration>,
     /// The request's id.
@@ -175,6 +180,10 @@ pub struct Leasing {
     right: Cache<RoleKey, ()>,
     /// Leases whose branch is being kept for longer.
     prolonging: Flights<LeaseId, ()>,
+    /// How the owner connects to branches that wait for a lease.
+    kept: Kept,
+    /// Who waits for an ephemeral branch.
+    line: Line,
 }
 
 impl Leasing {
@@ -195,6 +204,8 @@ impl Leasing {
             prepared: remembered(places),
             right: remembered(Duration::from_secs(RIGHT_SECONDS)),
             prolonging: Flights::default(),
+            kept: Kept::default(),
+            line: Line::default(),
         }
     }
 

@@ -3,8 +3,8 @@
 //! ours, and nothing else ever is.
 //!
 //! What is stored here, and who may change it: the branches of the state, by name.
-//! This module alone changes them, but for those that go with a lease, which are
-//! leases.rs's. A branch is ours by our annotation or by a
+//! This module alone changes them, but for those that go with a lease or wait for
+//! one, which are leases.rs's. A branch is ours by our annotation or by a
 //! row with its id.
 
 use std::collections::BTreeSet;
@@ -234,7 +234,7 @@ impl Ledger {
             let rows = data.branches.iter();
             let rows = rows.filter(|(_, row)| {
                 // What goes with a lease is the reaper's.
-                row.lease.is_none() && is_wanted(row) && row.update_time <= since
+                !row.is_ephemeral() && is_wanted(row) && row.update_time <= since
             });
             rows.map(|(name, row)| (name.clone(), row.clone()))
                 .collect()
@@ -289,6 +289,7 @@ fn put(
         update_time,
         // Whoever makes one for a lease says so: leases.rs.
         lease: None,
+        warm: None,
     };
     draft.branch_put(name.clone(), row);
 }

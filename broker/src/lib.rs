@@ -6,7 +6,7 @@
 //! [`reconcile`], [`migrate`], [`seed`] and [`roles`] doing the work, over
 //! [`neon`] and [`postgres`]; [`bindings`] and [`leases`] are what callers see,
 //! [`leasing`] leads from the one to the other, [`closer`] and [`reaper`] end what
-//! leases leave, [`branches`] changes branches for callers, as
+//! leases leave, [`warm`] keeps branches ready for them, [`branches`] changes branches for callers, as
 //! [`operations`] that go on when they have left, and the [`ledger`] says which
 //! branches are our own; [`switches`] moves a binding to another branch by the votes
 //! of those whose [`watches`] acknowledge, [`retire`] ends a version; [`request_ids`] tells what was asked before;
@@ -46,4 +46,5 @@ pub mod state;
 pub mod switches;
 pub mod text;
 mod tries;
+pub mod warm;
 pub mod watches;

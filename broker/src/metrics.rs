@@ -12,6 +12,7 @@ use tonic::Code;
 
 use crate::bindings::{Binding, Status};
 use crate::leases::{Lease, Target};
+use crate::leasing::WarmNumbers;
 use crate::server::Broker;
 use crate::state::Data;
 
@@ -87,6 +88,7 @@ pub fn tell(broker: &Broker, metrics: &rpc::metrics::Metrics) {
         let watchers = broker.watches.count();
         scrape.gauge("broker_watchers", "Watches that are open", [([], watchers)]);
         broker.state.read(|data| of_state(data, scrape));
+        of_pools(&broker.leasing.warm_numbers(), scrape);
         of_bindings(&broker.bindings.list(), scrape);
     });
 }
@@ -119,6 +121,22 @@ fn of_state(data: &Data, scrape: &mut Scrape<'_>) {
         help,
         [([], data.running.len())],
     );
+}
+
+fn of_pools(numbers: &WarmNumbers, scrape: &mut Scrape<'_>) {
+    let pools = numbers.pools.iter();
+    let counts = pools.flat_map(|one| {
+        let pool = one.pool.as_str();
+        [
+            ([("pool", pool), ("state", "ready")], one.count.ready),
+            ([("pool", pool), ("state", "making")], one.count.making),
+            ([("pool", pool), ("state", "declared")], one.size),
+        ]
+    });
+    let help = "Branches of each warm pool, and how many are declared";
+    scrape.gauge("broker_warm_branches", help, counts);
+    let help = "Callers here that wait for a place among the ephemeral branches";
+    scrape.gauge("broker_ephemeral_waiting", help, [([], numbers.waiting)]);
 }
 
 fn of_bindings(bindings: &[std::sync::Arc<Binding>], scrape: &mut Scrape<'_>) {

@@ -80,6 +80,12 @@ simple_name!(
     "version name"
 );
 
+simple_name!(
+    /// A warm pool that broker.toml declares: `ci`.
+    PoolName,
+    "pool name"
+);
+
 /// What a consumer asks for: `services/{service}/versions/{version}`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BindingName {

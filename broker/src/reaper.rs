@@ -1,7 +1,7 @@
-//! Deletes the branches of leases that have ended.
+//! Deletes the branches of leases that have ended, and those that wait for none any more.
 //!
-//! What holds: a branch that was made for a lease goes when the lease does not live
-//! and nobody makes it any more, whichever broker began it; and nothing else is
+//! What holds: a branch that was made for a lease goes when the lease does not live,
+//! or never will, and nobody makes it any more, whichever broker began it; and nothing else is
 //! deleted here. Neon's own `expires_at` is behind this, should no broker run.
 
 use std::sync::Arc;
@@ -93,7 +93,8 @@ impl Reaper {
             Some(id) => self.neon.branch(id).await?,
             None => self.neon.branch_named(name).await?,
         };
-        let lease = own.lease.as_ref().map(|of| of.id);
+        let waits_for = || own.warm.as_ref().map(|warm| warm.lease);
+        let lease = own.lease.as_ref().map(|of| of.id).or_else(waits_for);
         if found.is_none() && own.branch.is_none() && self.leases.may_come(own) {
             return Ok(false);
         }
@@ -102,7 +103,7 @@ impl Reaper {
             may_delete(&found, own, lease)?;
             self.neon.branch_delete(&id, &turn).await?;
             self.leasing.forget_place(&id).await;
-            tracing::info!(branch = %name, %id, "deleted the branch of a lease");
+            tracing::info!(branch = %name, %id, "deleted an ephemeral branch");
         }
         self.leases.orphan_note(name.clone(), Intent::Gone).await?;
         Ok(true)

@@ -47,7 +47,7 @@ pub use clocks::now;
 pub use data::{Answered, Data, Draft, Generation, RequestKey, Role, RoleKey, RoleStatus};
 pub use database::Error as DatabaseError;
 pub use endings::{Endings, Turn};
-pub use ledgers::{ForLease, Intent, Operation, OwnBranch};
+pub use ledgers::{ForLease, Intent, Operation, OwnBranch, Warm};
 pub use moves::{Departure, Move, Phase, Watching};
 
 /// Sessions that may read audit events at once: what is looked up seldom is not
@@ -144,6 +144,8 @@ struct Shared {
     operations: watch::Sender<()>,
     /// Told that bindings move, or that those say something who have a say in it.
     moves: watch::Sender<()>,
+    /// Told that own branches are made, change hands or go.
+    branches: watch::Sender<()>,
     gate: watch::Sender<Gate>,
     clock_skew_max: Duration,
 }
@@ -259,6 +261,11 @@ impl State {
     /// Told when bindings move, and when those say something who have a say in it.
     pub fn moves(&self) -> watch::Receiver<()> {
         self.shared.moves.subscribe()
+    }
+
+    /// Told when own branches are made, change hands or go, whoever does it.
+    pub fn branches(&self) -> watch::Receiver<()> {
+        self.shared.branches.subscribe()
     }
 
     /// Reads.
@@ -384,6 +391,7 @@ struct News {
     generations: bool,
     operations: bool,
     moves: bool,
+    branches: bool,
 }
 
 impl News {
@@ -392,6 +400,7 @@ impl News {
         News {
             generations: has_moves || !changes.generations.is_empty(),
             operations: !changes.operations.is_empty(),
+            branches: !changes.branches.is_empty(),
             moves: has_moves || !changes.watches.is_empty() || !changes.leases.is_empty(),
         }
     }
@@ -413,6 +422,7 @@ impl Shared {
             generations: watch::Sender::new(()),
             operations: watch::Sender::new(()),
             moves: watch::Sender::new(()),
+            branches: watch::Sender::new(()),
             gate: watch::Sender::new(Gate::default()),
             clock_skew_max,
         }
@@ -458,11 +468,13 @@ impl Shared {
             generations,
             operations,
             moves,
+            branches,
         } = news;
         for (is_new, told) in [
             (generations, &self.generations),
             (operations, &self.operations),
             (moves, &self.moves),
+            (branches, &self.branches),
         ] {
             if is_new {
                 told.send_replace(());

@@ -40,6 +40,7 @@ use crate::server::{self, Broker};
 use crate::state::{Database, DatabaseError, State};
 use crate::switches::Switches;
 use crate::text::one_line;
+use crate::warm::Pools;
 use crate::watches::Watches;
 
 /// Pauses between attempts to reach Neon for the first time, in milliseconds.
@@ -234,13 +235,20 @@ async fn run(arguments: Arguments) -> Result<(), Error> {
         Arc::clone(&keeper),
         Arc::clone(&bindings),
         Arc::clone(&leases),
-        logins,
+        Arc::clone(&logins),
     );
     let background = keeper.neon().background();
     let closer = Closer::new(
         Arc::clone(&state),
         Arc::clone(&leases),
         Arc::clone(&leasing),
+        background.clone(),
+    );
+    let pools = Pools::new(
+        Arc::clone(&keeper),
+        Arc::clone(&leases),
+        Arc::clone(&leasing),
+        logins,
         background.clone(),
     );
     let reaper = Reaper::new(Arc::clone(&leases), Arc::clone(&leasing), background);
@@ -261,7 +269,7 @@ async fn run(arguments: Arguments) -> Result<(), Error> {
         operations: Arc::new(operations),
         bindings,
         leases: Arc::clone(&leases),
-        leasing,
+        leasing: Arc::clone(&leasing),
         switches: Arc::new(switches),
         retirement: Arc::new(retirement),
         watches: Arc::clone(&watches),
@@ -280,6 +288,7 @@ async fn run(arguments: Arguments) -> Result<(), Error> {
         move || keeper.reload_grants().map_err(|error| one_line(&error))
     });
     tokio::spawn(async move { leases.sweep().await });
+    tokio::spawn(async move { leasing.keep_places().await });
     tokio::spawn(tell_health(health, Arc::clone(&state), keeper.was_ready()));
     tokio::spawn({
         let keeper = Arc::clone(&keeper);
@@ -290,14 +299,20 @@ async fn run(arguments: Arguments) -> Result<(), Error> {
     let serving = server::add_services(server, &broker).serve(listener, stop);
     tokio::select! {
         served = serving => Ok(served?),
-        error = keep(broker.clone(), closer, reaper, reached) => Err(error.into()),
+        error = keep(broker.clone(), closer, reaper, pools, reached) => Err(error.into()),
     }
 }
 
 /// Makes the world match, closes roles and deletes branches whose leases have ended,
-/// takes up operations and settles the ledger, while this broker is the one that
+/// fills warm pools, takes up operations and settles the ledger, while this broker is the one that
 /// works in the background; ends only when Neon will not have us.
-async fn keep(broker: Broker, closer: Closer, reaper: Reaper, mut reached: bool) -> neon::Error {
+async fn keep(
+    broker: Broker,
+    closer: Closer,
+    reaper: Reaper,
+    pools: Pools,
+    mut reached: bool,
+) -> neon::Error {
     let Broker {
         state,
         keeper,
@@ -322,6 +337,7 @@ async fn keep(broker: Broker, closer: Closer, reaper: Reaper, mut reached: bool)
             error = keeper.settle() => return error,
             () = closer.run() => {}
             () = reaper.run() => {}
+            () = pools.run() => {}
             () = broker.take_up_operations() => {}
             () = branches.settle() => {}
             _ = leader.wait_for(Option::is_none) => {}

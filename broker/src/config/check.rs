@@ -56,6 +56,7 @@ impl<'a> Check<'a> {
         })?;
         self.shared_branches(&bindings)?;
         self.revisions_of_forks(&bindings)?;
+        let warm = self.warm(&file.warm, &bindings, &leases)?;
         let grants = file.grants.iter();
         let grants: Result<_, Problem> = grants
             .map(|(name, table)| self.grant(name, table))
@@ -63,6 +64,7 @@ impl<'a> Check<'a> {
         Ok(Config {
             leases,
             bindings,
+            warm,
             grants: Grants(grants?),
         })
     }
@@ -86,15 +88,23 @@ impl<'a> Check<'a> {
             let message = format!("is to be 1 to {ROLES_PER_BRANCH_MAX}: Neon takes no more");
             return Err(self.problem_at(given, key, message));
         }
+        let ephemeral = table.ephemeral_branches_max.as_ref();
+        if let Some(given) = ephemeral
+            && *given.get_ref() == 0
+        {
+            let key = "leases.ephemeral_branches_max";
+            return Err(self.problem_at(given, key, "needs to be 1 or more"));
+        }
         Ok(LeaseSettings {
             default_ttl,
             max_ttl,
             roles_per_branch_max: roles.map_or(ROLES_PER_BRANCH, |given| *given.get_ref()),
             ack_grace: self.duration("leases.ack_grace", &table.ack_grace, ACK_GRACE)?,
+            ephemeral_branches_max: ephemeral.map(|given| *given.get_ref()),
         })
     }
 
-    fn duration(
+    pub(super) fn duration(
         &self,
         key: &str,
         given: &Option<Spanned<String>>,
@@ -339,7 +349,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn problem(&self, key: &str, message: impl Into<String>) -> Problem {
+    pub(super) fn problem(&self, key: &str, message: impl Into<String>) -> Problem {
         Problem {
             path: self.path.to_owned(),
             place: None,

@@ -14,6 +14,8 @@ pub(super) struct ConfigFile {
     #[serde(default)]
     pub(super) services: BTreeMap<Spanned<String>, ServiceTable>,
     #[serde(default)]
+    pub(super) warm: BTreeMap<Spanned<String>, WarmTable>,
+    #[serde(default)]
     pub(super) grants: BTreeMap<Spanned<String>, GrantTable>,
 }
 
@@ -24,6 +26,7 @@ pub(super) struct LeasesTable {
     pub(super) max_ttl: Option<Spanned<String>>,
     pub(super) roles_per_branch_max: Option<Spanned<usize>>,
     pub(super) ack_grace: Option<Spanned<String>>,
+    pub(super) ephemeral_branches_max: Option<Spanned<usize>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -45,6 +48,17 @@ pub(super) struct VersionTable {
     pub(super) revision: Option<Spanned<String>>,
     pub(super) seed: Option<Spanned<String>>,
     pub(super) connections: Spanned<u32>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WarmTable {
+    pub(super) parent: Spanned<String>,
+    pub(super) size: Spanned<usize>,
+    pub(super) max_age: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) migrate: bool,
+    pub(super) access: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -298,3 +298,65 @@ fn a_grant_that_cannot_be_is_refused_with_its_place() {
         assert!(problem.contains(key), "{key}: {problem}");
     }
 }
+
+const WARM: &str = r#"
+[warm.ci]
+parent = "services/users/versions/v1"
+size = 3
+max_age = "30m"
+migrate = true
+access = "ddl"
+"#;
+
+#[test]
+fn a_pool_is_of_a_declared_version_and_has_defaults() {
+    let config = parse(&format!("{SAMPLE}{WARM}")).unwrap();
+    let [ci] = &config.warm[..] else {
+        panic!("one pool: {:?}", config.warm);
+    };
+    assert_eq!((ci.size, ci.max_age), (3, Duration::from_secs(1_800)));
+    assert_eq!(ci.access, Access::Ddl);
+    // All that there are, whatever the version stops at.
+    assert_eq!(ci.migrate.as_ref().unwrap().len(), 2);
+    let short = "[warm.ci]\nparent = \"services/users/versions/v1\"\nsize = 1\n";
+    let config = parse(&format!("{SAMPLE}{short}")).unwrap();
+    let ci = &config.warm[0];
+    assert_eq!(ci.max_age, Duration::from_secs(3_600));
+    assert_eq!((ci.access, &ci.migrate), (Access::ReadWrite, &None));
+    assert_eq!(config.leases.ephemeral_branches_max, None);
+}
+
+#[test]
+fn a_pool_that_cannot_be_is_refused_with_its_place() {
+    for (from, to, key) in [
+        ("versions/v1", "versions/v9", "warm.ci.parent"),
+        ("services/users/versions/v1", "one", "warm.ci.parent"),
+        ("size = 3", "size = 0", "warm.ci.size"),
+        ("size = 3", "size = 101", "warm.ci.size"),
+        ("\"30m\"", "\"0s\"", "warm.ci.max_age"),
+        ("\"30m\"", "\"400h\"", "warm.ci.max_age"),
+        ("\"ddl\"", "\"all\"", "warm.ci.access"),
+        ("[warm.ci]", "[warm.\"c i\"]", "warm.c i"),
+        ("migrate", "migrated", "migrated"),
+    ] {
+        assert!(WARM.contains(from), "{from}");
+        let text = format!("{SAMPLE}{}", WARM.replacen(from, to, 1));
+        let problem = parse(&text).unwrap_err();
+        assert!(problem.starts_with("broker.toml:"), "{problem}");
+        assert!(problem.contains(key), "{key}: {problem}");
+    }
+    let capped = |max: usize| {
+        let cap = format!("max_ttl = \"1h\"\nephemeral_branches_max = {max}");
+        let text = SAMPLE.replacen("max_ttl = \"1h\"", &cap, 1);
+        parse(&format!("{text}{WARM}"))
+    };
+    for max in [0, 3] {
+        let problem = capped(max).unwrap_err();
+        assert!(
+            problem.contains("leases.ephemeral_branches_max"),
+            "{problem}"
+        );
+    }
+    let config = capped(4).unwrap();
+    assert_eq!(config.leases.ephemeral_branches_max, Some(4));
+}

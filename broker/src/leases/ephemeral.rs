@@ -10,13 +10,13 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use neon_api::BranchId;
 
-use super::{Error, Lease, Leases, RequestId, requests};
+use super::{Error, Lease, Leases, RequestId, requests, roles};
 use crate::names::{BranchName, LeaseId};
 use crate::state::{self, Draft, ForLease, Intent, OwnBranch};
 
 /// How long a branch that is being made is left alone after its maker last said so,
 /// in seconds.
-const MAKING_SECONDS: i64 = 30;
+pub(super) const MAKING_SECONDS: i64 = 30;
 /// How long after its making is over a branch may still come, in seconds.
 const LATE_SECONDS: i64 = 120;
 /// What lies between the end of a lease and Neon's end of its branch when that is set,
@@ -42,6 +42,29 @@ pub struct Making {
     pub request_id: Option<RequestId>,
 }
 
+/// Where the branch of a lease comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Taken {
+    /// It waited with its login role, and the lease is given.
+    Given {
+        /// The lease.
+        lease: Box<Lease>,
+        /// Whether it is given just now: otherwise the same request was given it before.
+        is_new: bool,
+    },
+    /// It waited, and its role is yet to be made.
+    Warm {
+        /// The lease that is to be given.
+        lease: LeaseId,
+        /// The branch.
+        branch: BranchId,
+        /// When Neon deletes it by itself.
+        end: Option<Timestamp>,
+    },
+    /// It is yet to be made, for that lease.
+    Cold(LeaseId),
+}
+
 /// The name of a lease's branch.
 pub(crate) fn branch_name(lease: LeaseId) -> BranchName {
     let name = format!("lease/{}", lease.uuid());
@@ -50,61 +73,13 @@ pub(crate) fn branch_name(lease: LeaseId) -> BranchName {
 }
 
 impl Leases {
-    /// Writes down that a branch is about to be made for a lease. The same request,
-    /// asked again, goes on with the same lease: which it is.
-    pub async fn making_intend(&self, making: Making) -> Result<LeaseId, Error> {
-        let now = self.now();
-        let change = move |draft: &mut Draft<'_>| {
-            let request_id = making.request_id.as_ref();
-            if let Some(before) = requests::repeated_in(draft, request_id, now)?
-                && let Some(own) = draft.branch(&branch_name(before)).cloned()
-                && matches!(own.intent, Intent::Create | Intent::Own)
-                // Not one whose lease was given: that has ended.
-                && own.lease.as_ref().is_some_and(|of| of.making_until > now)
-            {
-                put_making(draft, before, own, now);
-                return Ok(before);
-            }
-            let all = draft.branches();
-            let has = all.filter(|(_, own)| {
-                let goes_on = matches!(own.intent, Intent::Create | Intent::Own);
-                let of_holder = |lease: &ForLease| lease.holder == making.holder;
-                goes_on && own.lease.as_ref().is_some_and(of_holder)
-            });
-            let has = has.count();
-            if let Some(max) = making.max
-                && has >= max as usize
-            {
-                return Err(Error::TooManyEphemeral {
-                    holder: making.holder.clone(),
-                    max,
-                });
-            }
-            requests::remember(draft, request_id, making.lease, now)?;
-            let own = OwnBranch {
-                branch: None,
-                intent: Intent::Create,
-                update_time: now,
-                lease: Some(ForLease {
-                    id: making.lease,
-                    holder: making.holder.clone(),
-                    making_until: now,
-                }),
-            };
-            put_making(draft, making.lease, own, now);
-            Ok(making.lease)
-        };
-        self.state.change(change).await?
-    }
-
     /// Says that a lease's branch is being made still, and which it is once that is
     /// known.
     pub async fn making(&self, lease: LeaseId, branch: Option<BranchId>) -> Result<(), Error> {
         let now = self.now();
         let change = move |draft: &mut Draft<'_>| {
             let own = draft.branch(&branch_name(lease)).cloned();
-            let goes_on = |own: &OwnBranch| matches!(own.intent, Intent::Create | Intent::Own);
-            let Some(mut own) = own.filter(goes_on) else {
+            let Some(mut own) = own.filter(OwnBranch::goes_on) else {
                 return Err(Error::BranchGone);
             };
             if let Some(branch) = &branch {
@@ -167,19 +142,14 @@ impl Leases {
         self.state.change(change).await
     }
 
-    /// Branches whose lease does not live, and that nobody makes: they are to go.
+    /// Branches whose lease does not live, or that wait for none any more, and that
+    /// nobody makes: they are to go.
     pub fn orphans(&self) -> Vec<(BranchName, OwnBranch)> {
         let now = self.now();
         self.state.read(|data| {
+            let lives = |id| data.leases.get(&id).is_some_and(|lease| lease.lives(now));
             let all = data.branches.iter();
-            let orphans = all.filter(|(_, own)| {
-                let Some(of) = &own.lease else { return false };
-                let lease = data.leases.get(&of.id);
-                let is_made = own.intent != Intent::Delete && of.making_until > now;
-                own.intent != Intent::Gone
-                    && !is_made
-                    && !lease.is_some_and(|lease| lease.lives(now))
-            });
+            let orphans = all.filter(|(_, own)| is_orphan(own, lives, now));
             orphans
                 .map(|(name, own)| (name.clone(), own.clone()))
                 .collect()
@@ -195,14 +165,13 @@ impl Leases {
     ) -> Result<bool, state::Error> {
         let now = self.now();
         let change = move |draft: &mut Draft<'_>| {
-            let Some(mut own) = draft.branch(&name).cloned() else {
+            let lives = |id| draft.lease(id).is_some_and(|lease| lease.lives(now));
+            let own = draft.branch(&name).filter(|own| is_orphan(own, lives, now));
+            let Some(mut own) = own.cloned() else {
                 return false;
             };
-            let Some(of) = &own.lease else { return false };
-            let lease = draft.lease(of.id);
-            let is_made = own.intent != Intent::Delete && of.making_until > now;
-            if is_made || lease.is_some_and(|lease| lease.lives(now)) {
-                return false;
+            if let (Intent::Gone, Some(branch)) = (intent, &own.branch) {
+                roles::reserved_gone(draft, branch, now);
             }
             own.intent = intent;
             own.update_time = now;
@@ -216,17 +185,121 @@ impl Leases {
     /// cut off may still be on its way.
     pub fn may_come(&self, own: &OwnBranch) -> bool {
         let late = SignedDuration::from_secs(LATE_SECONDS);
-        own.lease
-            .as_ref()
-            .is_some_and(|of| self.now().duration_since(of.making_until) < late)
+        let lease = own.lease.as_ref().map(|of| of.making_until);
+        let until = lease.or_else(|| own.warm.as_ref()?.making_until);
+        until.is_some_and(|until| self.now().duration_since(until) < late)
     }
 
-    fn margin(&self) -> Duration {
+    pub(super) fn margin(&self) -> Duration {
         let half = self.max_ttl() / 2;
         half.clamp(
             Duration::from_secs(MARGIN_SECONDS_MIN),
             Duration::from_secs(MARGIN_SECONDS_MAX),
         )
+    }
+}
+
+/// Writes down that a branch is about to be made for a lease. The same request, asked
+/// again, goes on with the same lease and what there is for it.
+pub(super) fn intend(
+    draft: &mut Draft<'_>,
+    making: &Making,
+    branches_max: Option<usize>,
+    now: Timestamp,
+) -> Result<Taken, Error> {
+    let request_id = making.request_id.as_ref();
+    if let Some((before, own)) = begun_before(draft, request_id, now)? {
+        put_making(draft, before, own.clone(), now);
+        return Ok(match (own.branch, own.warm) {
+            // It has its name of before, by which nobody would find it.
+            (Some(branch), Some(warm)) => Taken::Warm {
+                lease: before,
+                branch,
+                end: warm.expire_time,
+            },
+            _ => Taken::Cold(before),
+        });
+    }
+    may_have_another(draft, making)?;
+    if let Some(max) = branches_max
+        && branches_count(draft) >= max
+    {
+        return Err(Error::EphemeralFull { max });
+    }
+    requests::remember(draft, request_id, making.lease, now)?;
+    let own = OwnBranch {
+        branch: None,
+        intent: Intent::Create,
+        update_time: now,
+        lease: Some(ForLease {
+            id: making.lease,
+            holder: making.holder.clone(),
+            making_until: now,
+        }),
+        warm: None,
+    };
+    put_making(draft, making.lease, own, now);
+    Ok(Taken::Cold(making.lease))
+}
+
+/// The branch that is being made for the same request, and the lease that it is for.
+pub(super) fn begun_before(
+    draft: &Draft<'_>,
+    request_id: Option<&RequestId>,
+    now: Timestamp,
+) -> Result<Option<(LeaseId, OwnBranch)>, Error> {
+    let Some(before) = requests::repeated_in(draft, request_id, now)? else {
+        return Ok(None);
+    };
+    // Not one whose lease was given: that has ended.
+    let is_made = |own: &&OwnBranch| {
+        own.goes_on() && own.lease.as_ref().is_some_and(|of| of.making_until > now)
+    };
+    let own = draft.branch(&branch_name(before)).filter(is_made);
+    Ok(own.map(|own| (before, own.clone())))
+}
+
+/// Whether the holder may have another ephemeral branch.
+pub(super) fn may_have_another(draft: &Draft<'_>, making: &Making) -> Result<(), Error> {
+    let Some(max) = making.max else {
+        return Ok(());
+    };
+    let has = draft.branches().filter(|(_, own)| {
+        let of_holder = |lease: &ForLease| lease.holder == making.holder;
+        own.goes_on() && own.lease.as_ref().is_some_and(of_holder)
+    });
+    match has.count() < max as usize {
+        true => Ok(()),
+        false => Err(Error::TooManyEphemeral {
+            holder: making.holder.clone(),
+            max,
+        }),
+    }
+}
+
+/// How many ephemeral branches there are, or may be: one that is to be deleted is there
+/// until it is gone.
+pub(super) fn branches_count(draft: &Draft<'_>) -> usize {
+    let all = draft.branches().map(|(_, own)| own);
+    all.filter(|own| is_counted(own)).count()
+}
+
+/// Whether a branch counts among the ephemeral ones.
+pub(super) fn is_counted(own: &OwnBranch) -> bool {
+    own.intent != Intent::Gone && own.is_ephemeral()
+}
+
+/// Whether a branch is to go: its lease does not live, or it waits for none any more,
+/// and nobody makes it.
+fn is_orphan(own: &OwnBranch, lives: impl FnOnce(LeaseId) -> bool, now: Timestamp) -> bool {
+    if own.intent == Intent::Gone {
+        return false;
+    }
+    let is_deleted = own.intent == Intent::Delete;
+    match (&own.lease, &own.warm) {
+        (Some(of), _) => (is_deleted || of.making_until <= now) && !lives(of.id),
+        (None, Some(warm)) => is_deleted || warm.making_until.is_some_and(|until| until <= now),
+        (None, None) => false,
     }
 }
 
@@ -253,7 +326,7 @@ pub(super) fn given(draft: &mut Draft<'_>, lease: &mut Lease, now: Timestamp) ->
     Ok(())
 }
 
-fn over(draft: &mut Draft<'_>, lease: LeaseId, now: Timestamp) {
+pub(super) fn over(draft: &mut Draft<'_>, lease: LeaseId, now: Timestamp) {
     let name = branch_name(lease);
     if let Some(mut own) = draft.branch(&name).cloned() {
         if let Some(of) = &mut own.lease {
@@ -264,7 +337,12 @@ fn over(draft: &mut Draft<'_>, lease: LeaseId, now: Timestamp) {
     }
 }
 
-fn put_making(draft: &mut Draft<'_>, lease: LeaseId, mut own: OwnBranch, now: Timestamp) {
+pub(super) fn put_making(
+    draft: &mut Draft<'_>,
+    lease: LeaseId,
+    mut own: OwnBranch,
+    now: Timestamp,
+) {
     let until = now.checked_add(SignedDuration::from_secs(MAKING_SECONDS));
     if let Some(of) = &mut own.lease {
         of.making_until = until.unwrap_or(Timestamp::MAX);

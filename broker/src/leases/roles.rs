@@ -245,7 +245,7 @@ impl Leases {
                 .collect();
             let roles = data.roles.iter();
             let due = roles.filter(|(key, role)| match role.status {
-                RoleStatus::Closed => false,
+                RoleStatus::Closed | RoleStatus::Reserved => false,
                 RoleStatus::Closing | RoleStatus::Revoked => true,
                 RoleStatus::Open | RoleStatus::Retired => {
                     role.reserved_until <= now && !used.contains(&(&key.branch, key.role.as_str()))
@@ -293,6 +293,78 @@ pub(super) fn given(draft: &mut Draft<'_>, made: &Made, now: Timestamp) -> Optio
         draft.role_put(made.role.clone(), role);
     }
     Some(valid_until)
+}
+
+/// Notes that a role is about to be made on a warm branch, which nobody has yet.
+pub(super) fn reserve(draft: &mut Draft<'_>, of: &RoleFor, now: Timestamp) -> RoleKey {
+    let generation = draft.version();
+    let key = RoleKey {
+        branch: of.branch.clone(),
+        role: login_name(&of.service, of.access, &of.holder, generation),
+    };
+    let role = Role {
+        service: of.service.clone(),
+        database: of.database.clone(),
+        access: of.access,
+        holder: of.holder.clone(),
+        generation,
+        key: of.key.clone(),
+        valid_until: None,
+        reserved_until: now,
+        status: RoleStatus::Reserved,
+        failures: 0,
+        failure: String::new(),
+        update_time: now,
+    };
+    draft.role_put(key.clone(), role);
+    key
+}
+
+/// Gives a role that waits to a holder: until when its password is good; nothing if
+/// it is of another access, or does not wait any more.
+pub(super) fn unreserve(
+    draft: &mut Draft<'_>,
+    key: &RoleKey,
+    holder: &str,
+    access: Access,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let mut role = draft.role(key)?.clone();
+    if role.status != RoleStatus::Reserved || role.access != access {
+        return None;
+    }
+    let valid_until = role.valid_until?;
+    role.holder = holder.to_owned();
+    role.status = RoleStatus::Open;
+    role.reserved_until = now;
+    role.update_time = now;
+    draft.role_put(key.clone(), role);
+    Some(valid_until)
+}
+
+/// Has a role that waits closed: its branch goes to somebody who has no use for it.
+pub(super) fn reserved_unused(draft: &mut Draft<'_>, key: &RoleKey, now: Timestamp) {
+    if let Some(mut role) = draft.role(key).cloned()
+        && role.status == RoleStatus::Reserved
+    {
+        role.status = RoleStatus::Closing;
+        role.update_time = now;
+        draft.role_put(key.clone(), role);
+    }
+}
+
+/// The branch that roles wait on is gone, and they with it.
+pub(super) fn reserved_gone(draft: &mut Draft<'_>, branch: &BranchId, now: Timestamp) {
+    let waiting = draft.roles_on(branch);
+    let waiting = waiting.filter(|(_, role)| role.status == RoleStatus::Reserved);
+    let waiting: Vec<(RoleKey, Role)> = waiting
+        .map(|(key, role)| (key.clone(), role.clone()))
+        .collect();
+    for (key, mut role) in waiting {
+        role.status = RoleStatus::Closed;
+        role.update_time = now;
+        draft.role_put(key, role);
+    }
 }
 
 /// Has the holders of a service's leases on a branch get other roles from now on. Who

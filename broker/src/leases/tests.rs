@@ -9,13 +9,13 @@ use crate::state::Intent;
 const TTL: Duration = Duration::from_secs(60);
 
 /// A clock that the test moves, and leases on it.
-struct Bench {
+pub(super) struct Bench {
     folder: tempfile::TempDir,
-    leases: Leases,
+    pub(super) leases: Leases,
 }
 
 impl Bench {
-    fn new() -> Bench {
+    pub(super) fn new() -> Bench {
         let folder = tempfile::tempdir().unwrap();
         let clock = Clock::with_offset_file(folder.path().join("clock")).unwrap();
         let settings = LeaseSettings {
@@ -23,6 +23,7 @@ impl Bench {
             max_ttl: TTL * 10,
             roles_per_branch_max: 3,
             ack_grace: std::time::Duration::from_secs(10),
+            ephemeral_branches_max: None,
         };
         Bench {
             leases: Leases::new(Arc::new(State::in_memory()), clock, settings),
@@ -31,7 +32,7 @@ impl Bench {
     }
 
     /// Moves the clock to that many seconds from the system's.
-    fn clock(&self, seconds: i64) {
+    pub(super) fn clock(&self, seconds: i64) {
         std::fs::write(self.folder.path().join("clock"), seconds.to_string()).unwrap();
     }
 
@@ -69,6 +70,22 @@ impl Bench {
         }
     }
 
+    /// Writes down that a branch is about to be made: for which lease.
+    async fn intend(&self, making: Making) -> Result<LeaseId, Error> {
+        let take = Take {
+            request: request("a"),
+            ttl: None,
+            making,
+            parent: "br-p".parse().unwrap(),
+            pools: Vec::new(),
+            key: KeyId::from("k".to_owned()),
+        };
+        match self.leases.ephemeral_take(take).await? {
+            Taken::Cold(lease) => Ok(lease),
+            other => panic!("no pool has one: {other:?}"),
+        }
+    }
+
     async fn revoke(&self, which: Which) -> Vec<Lease> {
         let request = RevokeRequest {
             which,
@@ -89,7 +106,7 @@ impl Bench {
 }
 
 /// An id of that caller, for that body.
-fn id(caller: &str, method: &'static str, id: Uuid, body: &str) -> RequestId {
+pub(super) fn id(caller: &str, method: &'static str, id: Uuid, body: &str) -> RequestId {
     RequestId {
         key: state::RequestKey {
             caller: caller.into(),
@@ -100,7 +117,7 @@ fn id(caller: &str, method: &'static str, id: Uuid, body: &str) -> RequestId {
     }
 }
 
-fn request(holder: &str) -> Request {
+pub(super) fn request(holder: &str) -> Request {
     Request {
         target: Target::Binding("services/users/versions/v1".parse().unwrap()),
         service: "users".parse().unwrap(),
@@ -382,17 +399,11 @@ async fn a_branch_goes_with_its_lease_and_not_before() {
         max: Some(1),
         request_id,
     };
-    let lease = leases
-        .making_intend(making(Some(same.clone())))
-        .await
-        .unwrap();
+    let lease = bench.intend(making(Some(same.clone()))).await.unwrap();
     // The same request goes on with it, another one is one too many.
-    let again = leases
-        .making_intend(making(Some(same.clone())))
-        .await
-        .unwrap();
+    let again = bench.intend(making(Some(same.clone()))).await.unwrap();
     assert_eq!(again, lease);
-    let refused = leases.making_intend(making(None)).await;
+    let refused = bench.intend(making(None)).await;
     assert!(
         matches!(refused, Err(Error::TooManyEphemeral { max: 1, .. })),
         "{refused:?}"
@@ -454,7 +465,7 @@ async fn a_branch_that_nobody_makes_any_more_goes() {
         max: None,
         request_id: None,
     };
-    let lease = leases.making_intend(making).await.unwrap();
+    let lease = bench.intend(making).await.unwrap();
     bench.clock(60);
     let [(name, _)] = leases.orphans().try_into().unwrap();
     assert!(leases.orphan_note(name, Intent::Delete).await.unwrap());

@@ -8,7 +8,7 @@ use neon_api::BranchId;
 
 use super::{Asked, Connected, Error, Leasing};
 use crate::branches;
-use crate::leases::{Making, branch_name};
+use crate::leases::{Taken, branch_name};
 use crate::names::{BranchResource, LeaseId};
 use crate::neon::{NewBranch, Point};
 use crate::text::one_line;
@@ -25,14 +25,13 @@ impl Leasing {
         asked: Asked,
         parent: BranchId,
     ) -> Result<Connected, Error> {
-        self.check_parent(&parent).await?;
-        let making = Making {
-            lease: LeaseId::random(),
-            holder: asked.request.holder.clone(),
-            max: asked.ephemeral_max,
-            request_id: asked.request_id.clone(),
+        let id = match self.taken(&asked, &parent).await? {
+            Taken::Given { lease, .. } => return Box::pin(self.connected(*lease)).await,
+            Taken::Warm { lease, branch, end } => {
+                return Box::pin(self.give_warm(lease, asked, branch, end)).await;
+            }
+            Taken::Cold(id) => id,
         };
-        let id = self.leases.making_intend(making).await?;
         let making = async {
             let (branch, end) = self.branch_of(id, &asked, parent).await?;
             self.leases.making(id, Some(branch.clone())).await?;
@@ -40,8 +39,17 @@ impl Leasing {
             self.prepare(&place).await?;
             self.give(id, asked, &place, end).await
         };
+        self.while_making(id, Box::pin(making)).await
+    }
+
+    /// Makes what a lease is given on, and says meanwhile that it is being made.
+    pub(super) async fn while_making(
+        &self,
+        id: LeaseId,
+        making: impl Future<Output = Result<Connected, Error>>,
+    ) -> Result<Connected, Error> {
         let made = tokio::select! {
-            made = Box::pin(making) => made,
+            made = making => made,
             error = self.say_making(id) => Err(error),
         };
         if made.is_err()
@@ -89,7 +97,7 @@ impl Leasing {
     }
 
     /// Neon takes no children of a branch that expires.
-    async fn check_parent(&self, parent: &BranchId) -> Result<(), Error> {
+    pub(super) async fn check_parent(&self, parent: &BranchId) -> Result<(), Error> {
         const FIELD: &str = "ephemeral.parent";
         let found = self.keeper.neon().branch(parent).await?;
         let found = found.ok_or_else(|| branches::Error::NotFound {

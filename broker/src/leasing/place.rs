@@ -74,7 +74,7 @@ impl Leasing {
     }
 
     /// A service's tables on a branch, whatever leads there.
-    pub(super) async fn place_on(
+    pub(crate) async fn place_on(
         &self,
         branch: &BranchId,
         service: &ServiceName,
@@ -100,6 +100,9 @@ impl Leasing {
         branch: &BranchId,
         database: &str,
     ) -> Result<OwnerUris, Error> {
+        if let Some(uris) = self.kept.of(branch, database) {
+            return Ok(uris);
+        }
         let key = (branch.clone(), database.to_owned());
         let asking = Box::pin(self.keeper.neon().owner_uris(branch, database));
         let uris = self.uris.try_get_with(key, asking).await;
@@ -120,7 +123,7 @@ impl Leasing {
 
     /// Sees to it that a branch that no binding lives on has the service's groups, and
     /// none of its parent's lease roles.
-    pub(super) async fn prepare(&self, place: &Place) -> Result<(), Error> {
+    pub(crate) async fn prepare(&self, place: &Place) -> Result<(), Error> {
         let key = (place.branch.clone(), place.service.name.clone());
         let preparing = Box::pin(self.logins.prepare(place));
         let prepared = self.prepared.try_get_with(key, preparing).await;
@@ -132,6 +135,7 @@ impl Leasing {
 
     /// Forgets how the owner connects to a branch, and that it was prepared.
     pub async fn forget_place(&self, branch: &BranchId) {
+        self.kept.forget(branch);
         let uris: Vec<_> = self.uris.iter().map(|(key, _)| key).collect();
         for key in uris.iter().filter(|key| key.0 == *branch) {
             self.uris.invalidate(&**key).await;

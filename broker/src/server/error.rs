@@ -172,6 +172,10 @@ fn lease(error: leases::Error, message: String) -> Refusal {
             "TOO_MANY_EPHEMERAL_BRANCHES",
             message,
         ),
+        leases::Error::EphemeralFull { .. } => {
+            Refusal::new(Code::ResourceExhausted, "EPHEMERAL_BRANCHES_FULL", message)
+                .retry_after(Duration::from_millis(RETRY_DOWN_MS))
+        }
         leases::Error::BranchHeld(branch) => step(true, "BRANCH_HELD", message)
             .resource("broker.v1.Branch", BranchResource(branch).to_string()),
         leases::Error::BindingRetired(name) => {

@@ -225,6 +225,7 @@ impl Broker {
         let service = self.service_of(&acquire)?;
         let mut ephemeral_max = None;
         let mut point = None;
+        let mut migrate = false;
         let target = match acquire.target {
             Wished::Binding(binding) => {
                 rights.may_lease(&binding, access)?;
@@ -235,8 +236,12 @@ impl Broker {
                 rights.may_lease_branch(of(&name, &service, &[]), access)?;
                 Target::Branch(branch)
             }
-            Wished::Ephemeral { parent, point: at } => {
-                point = at;
+            Wished::Ephemeral {
+                parent,
+                point: at,
+                migrate: is_migrated,
+            } => {
+                (point, migrate) = (at, is_migrated);
                 let (parent, name) = match parent {
                     Parent::Branch(branch) => {
                         let name = self
@@ -268,6 +273,7 @@ impl Broker {
         Ok(Asked {
             request,
             point,
+            migrate,
             ttl: acquire.ttl,
             request_id,
             ephemeral_max,

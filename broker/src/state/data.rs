@@ -123,6 +123,8 @@ pub struct Role {
 /// Whether one logs in as a role. It goes down this list and never up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RoleStatus {
+    /// It waits on a warm branch, and nobody knows its password.
+    Reserved,
     /// One does, and its holder's next lease has it too.
     Open,
     /// One does, and its holder's next lease has another.
@@ -136,7 +138,8 @@ pub enum RoleStatus {
 }
 
 impl RoleStatus {
-    pub(super) const ALL: [RoleStatus; 5] = [
+    pub(super) const ALL: [RoleStatus; 6] = [
+        RoleStatus::Reserved,
         RoleStatus::Open,
         RoleStatus::Retired,
         RoleStatus::Closing,
@@ -147,6 +150,7 @@ impl RoleStatus {
     /// As it is stored.
     pub(super) fn as_str(self) -> &'static str {
         match self {
+            RoleStatus::Reserved => "reserved",
             RoleStatus::Open => "open",
             RoleStatus::Retired => "retired",
             RoleStatus::Closing => "closing",

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use neon_api::BranchId;
 use uuid::Uuid;
 
-use crate::names::LeaseId;
+use crate::names::{LeaseId, PoolName};
 
 /// Work that a caller waits for, in data alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +56,20 @@ pub struct OwnBranch {
     pub update_time: Timestamp,
     /// The lease that it goes with.
     pub lease: Option<ForLease>,
+    /// What it is in a warm pool, or was until Neon has heard that it was handed out.
+    pub warm: Option<Warm>,
+}
+
+impl OwnBranch {
+    /// Whether it is there, or about to be, for as long as somebody has it.
+    pub fn goes_on(&self) -> bool {
+        matches!(self.intent, Intent::Create | Intent::Own)
+    }
+
+    /// Whether it goes with a lease, or is to.
+    pub fn is_ephemeral(&self) -> bool {
+        self.lease.is_some() || self.warm.is_some()
+    }
 }
 
 /// What there is to know of a branch that goes with a lease.
@@ -68,6 +82,28 @@ pub struct ForLease {
     /// Until then somebody makes it, and the lease is not there yet. Who makes it
     /// moves this on while they do.
     pub making_until: Timestamp,
+}
+
+/// What there is to know of a branch that waits for a lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warm {
+    /// The pool, by its name in broker.toml.
+    pub pool: PoolName,
+    /// The lease that it will go with: its annotation names that from the first moment
+    /// on.
+    pub lease: LeaseId,
+    /// All that decides whether it is still what somebody wants who asks now: the
+    /// parent's data and revision, and what was declared.
+    pub made_as: String,
+    /// When it was about to be forked.
+    pub fork_time: Timestamp,
+    /// When Neon deletes it by itself, as it has confirmed.
+    pub expire_time: Option<Timestamp>,
+    /// The login role that waits on it.
+    pub role: Option<String>,
+    /// Until then somebody makes it, and moves this on while they do. None: it is
+    /// ready.
+    pub making_until: Option<Timestamp>,
 }
 
 /// What is being done with a branch, written down before it is done.

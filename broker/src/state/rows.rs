@@ -1,5 +1,7 @@
 //! What is stored, as rows.
 
+mod branches;
+
 use diesel::pg::Pg;
 use diesel::pg::data_types::PgTimestamp;
 use diesel::{Insertable, Queryable, Selectable};
@@ -7,14 +9,15 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::data::{Answered, Generation, RequestKey, Role, RoleKey, RoleStatus};
-use super::ledgers::{ForLease, Intent, Operation, OwnBranch};
+use super::ledgers::Operation;
 use super::moves::Departure;
-use super::schema::{audit_events, branches, generations, leases, operations, request_ids, roles};
+use super::schema::{audit_events, generations, leases, operations, request_ids, roles};
 use crate::audit::Event;
 use crate::leases::{End, EndReason, Grant, Lease, Request, Revoked, Target};
-use crate::names::{BindingName, BranchName, LeaseId};
+use crate::names::{BindingName, LeaseId};
 use crate::request_ids::METHODS;
 use crate::roles::Access;
+pub(super) use branches::BranchRow;
 
 /// From Unix's epoch to Postgres's, in microseconds.
 const EPOCH_MICROSECONDS: i64 = 946_684_800_000_000;
@@ -107,19 +110,6 @@ pub(super) struct OperationRow {
     heartbeat_time: Option<PgTimestamp>,
     committed: bool,
     note: Option<String>,
-}
-
-#[derive(Debug, Queryable, Selectable, Insertable)]
-#[diesel(table_name = branches, check_for_backend(Pg), treat_none_as_default_value = false)]
-pub(super) struct BranchRow {
-    name: String,
-    version: i64,
-    branch: Option<String>,
-    intent: String,
-    update_time: PgTimestamp,
-    lease: Option<Uuid>,
-    holder: Option<String>,
-    making_until: Option<PgTimestamp>,
 }
 
 #[derive(Debug, Queryable, Selectable, Insertable)]
@@ -390,42 +380,6 @@ impl OperationRow {
             note: self.note,
         };
         Ok((self.id, operation))
-    }
-}
-
-impl BranchRow {
-    pub(super) fn new(name: &BranchName, branch: &OwnBranch, version: i64) -> BranchRow {
-        let lease = branch.lease.as_ref();
-        BranchRow {
-            name: name.to_string(),
-            version,
-            branch: branch.branch.as_ref().map(ToString::to_string),
-            intent: branch.intent.as_str().to_owned(),
-            update_time: time_out(branch.update_time),
-            lease: lease.map(|lease| lease.id.uuid()),
-            holder: lease.map(|lease| lease.holder.clone()),
-            making_until: lease.map(|lease| time_out(lease.making_until)),
-        }
-    }
-
-    pub(super) fn read(self) -> Result<(BranchName, OwnBranch), BadRow> {
-        const TABLE: &str = "branches";
-        let lease = match (self.lease, self.making_until) {
-            (Some(id), Some(until)) => Some(ForLease {
-                id: LeaseId::of_stored(id),
-                holder: self.holder.unwrap_or_default(),
-                making_until: time(TABLE, "making_until", until)?,
-            }),
-            _ => None,
-        };
-        let branch = OwnBranch {
-            branch: optional(TABLE, "branch", self.branch.as_deref())?,
-            intent: Intent::of_stored(&self.intent)
-                .ok_or_else(|| bad(TABLE, "intent", &self.intent))?,
-            update_time: time(TABLE, "update_time", self.update_time)?,
-            lease,
-        };
-        Ok((parsed(TABLE, "name", &self.name)?, branch))
     }
 }
 

@@ -139,6 +139,12 @@ diesel::table! {
         lease -> Nullable<Uuid>,
         holder -> Nullable<Text>,
         making_until -> Nullable<Timestamptz>,
+        pool -> Nullable<Text>,
+        warm -> Nullable<Uuid>,
+        made_as -> Nullable<Text>,
+        fork_time -> Nullable<Timestamptz>,
+        branch_expire_time -> Nullable<Timestamptz>,
+        role -> Nullable<Text>,
     }
 }
 

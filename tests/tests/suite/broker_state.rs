@@ -14,6 +14,7 @@ use broker::postgres::OwnerUri;
 use broker::roles::Access;
 use broker::state::{
     self, Database, DatabaseError, Draft, Intent, Operation, OwnBranch, RequestKey, State, Turn,
+    Warm,
 };
 use rpc::clock::Clock;
 use suite::{EmulatorProcess, Folder, Proxy, StateDatabase, eventually};
@@ -67,6 +68,7 @@ impl Bench {
             max_ttl: ttl,
             roles_per_branch_max: 400,
             ack_grace: std::time::Duration::from_secs(10),
+            ephemeral_branches_max: None,
         };
         Ok(Member {
             leases: Leases::new(Arc::clone(&state), Clock::system(), settings),
@@ -298,6 +300,7 @@ async fn operations_and_own_branches_are_written_down() -> anyhow::Result<()> {
         intent: Intent::Create,
         update_time: time,
         lease: None,
+        warm: None,
     };
     let name: BranchName = "preview/1".parse()?;
     let both = {
@@ -330,11 +333,21 @@ async fn operations_and_own_branches_are_written_down() -> anyhow::Result<()> {
         update_time: time + jiff::SignedDuration::from_secs(1),
         ..begun
     };
+    let warm = Warm {
+        pool: "ci".parse()?,
+        lease: LeaseId::random(),
+        made_as: "as declared".to_owned(),
+        fork_time: time,
+        expire_time: Some(time),
+        role: Some("lease_users_rw".to_owned()),
+        making_until: None,
+    };
     let owned = OwnBranch {
         branch: Some("br-a".parse()?),
         intent: Intent::Own,
         update_time: ended.update_time,
         lease: None,
+        warm: Some(warm),
     };
     let both = {
         let (ended, owned, name) = (ended.clone(), owned.clone(), name.clone());

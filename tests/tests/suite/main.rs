@@ -16,6 +16,7 @@ mod broker_several;
 mod broker_start;
 mod broker_state;
 mod broker_switch;
+mod broker_warm;
 mod clients_neon_cli;
 mod clients_postgres17;
 mod clients_schemathesis;

@@ -43,10 +43,12 @@ fn config(bindings: Vec<BindingSpec>) -> Config {
         max_ttl: Duration::from_secs(3600),
         roles_per_branch_max: 400,
         ack_grace: std::time::Duration::from_secs(10),
+        ephemeral_branches_max: None,
     };
     Config {
         leases,
         bindings,
+        warm: Vec::new(),
         grants: Default::default(),
     }
 }

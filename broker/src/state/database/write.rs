@@ -154,6 +154,7 @@ impl Session {
                 .do_update()
                 .set((
                     roles::version.eq(excluded(roles::version)),
+                    roles::holder.eq(excluded(roles::holder)),
                     roles::status.eq(excluded(roles::status)),
                     roles::valid_until.eq(excluded(roles::valid_until)),
                     roles::reserved_until.eq(excluded(roles::reserved_until)),
@@ -204,6 +205,12 @@ impl Session {
                     branches::lease.eq(excluded(branches::lease)),
                     branches::holder.eq(excluded(branches::holder)),
                     branches::making_until.eq(excluded(branches::making_until)),
+                    branches::pool.eq(excluded(branches::pool)),
+                    branches::warm.eq(excluded(branches::warm)),
+                    branches::made_as.eq(excluded(branches::made_as)),
+                    branches::fork_time.eq(excluded(branches::fork_time)),
+                    branches::branch_expire_time.eq(excluded(branches::branch_expire_time)),
+                    branches::role.eq(excluded(branches::role)),
                 ));
             Prepared(upsert).execute(&mut &self.connection).await
         });

@@ -1,18 +1,19 @@
 //! The broker, its state on the disk: what it answers in a second and how fast,
-//! leases given and renewed, and many callers at once for one missing branch.
+//! leases given and renewed, branches that wait for one, and many callers at once for one missing branch.
 
 mod client;
 mod crowd;
 mod leases;
 mod pace;
 mod reads;
+mod warm;
 mod wire;
 
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use suite::{Broker, EmulatorProcess, Folder, StateDatabase, example_config};
+use suite::{Broker, Config, EmulatorProcess, Folder, StateDatabase};
 
 use crate::table::{Row, Table};
 use client::Client;
@@ -32,6 +33,9 @@ pub(crate) struct Sizes {
     /// Leases that are acquired, one after another, of each kind.
     #[arg(long, default_value_t = 100)]
     leases: usize,
+    /// Ephemeral branches that are acquired, one after another, of each kind.
+    #[arg(long, default_value_t = 30)]
+    branches: usize,
     /// Callers at once for one missing branch.
     #[arg(long, default_value_t = 10_000)]
     callers: usize,
@@ -49,6 +53,7 @@ struct Place {
     database: StateDatabase,
     database_emulator: EmulatorProcess,
     broker: Broker,
+    config: Config,
     clients: Vec<Client>,
     wires: Vec<Wire>,
     _folder: Folder,
@@ -60,6 +65,7 @@ pub(crate) async fn run(sizes: &Sizes) -> anyhow::Result<Vec<Row>> {
     reads::measure(&place, sizes, &mut rows).await?;
     leases::acquire(&place, sizes, &mut rows).await?;
     leases::renew(&place, sizes, &mut rows).await?;
+    warm::measure(&place, sizes, &mut rows).await?;
     crowd::measure(&place, sizes, &mut rows).await?;
     place.stop().await?;
     Ok(rows.0)
@@ -70,8 +76,8 @@ impl Place {
         let folder = Folder::on_disk()?;
         let emulator = EmulatorProcess::start_with_admin(&folder.join("data")).await?;
         let (database_emulator, database) = StateDatabase::durable(&folder.join("state")).await?;
-        let config = example_config();
-        let broker = Broker::start_beside(&database, &folder, &emulator, &config).await?;
+        let config = Config::copy(&folder)?;
+        let broker = Broker::start_beside(&database, &folder, &emulator, &config.path()).await?;
         broker.is_ready().await?;
         let clients = Client::connect(broker.address(), CONNECTIONS).await?;
         let mut wires = Vec::new();
@@ -83,6 +89,7 @@ impl Place {
             database,
             database_emulator,
             broker,
+            config,
             clients,
             wires,
             _folder: folder,

@@ -51,6 +51,29 @@ impl Client {
         Ok(answer.lease.context("a lease")?.name)
     }
 
+    /// The name of a new lease with a branch of its own.
+    pub(super) async fn acquire_ephemeral(&mut self, parent: &str) -> anyhow::Result<String> {
+        let request = pb::AcquireLeaseRequest {
+            target: Some(Target::Ephemeral(pb::EphemeralBranch {
+                parent: parent.to_owned(),
+                ..pb::EphemeralBranch::default()
+            })),
+            holder: "bench".to_owned(),
+            ..pb::AcquireLeaseRequest::default()
+        };
+        let answer = self.leases.acquire_lease(request).await?.into_inner();
+        Ok(answer.lease.context("a lease")?.name)
+    }
+
+    pub(super) async fn release(&mut self, lease: String) -> anyhow::Result<()> {
+        let request = pb::ReleaseLeaseRequest {
+            name: lease,
+            ..pb::ReleaseLeaseRequest::default()
+        };
+        self.leases.release_lease(request).await?;
+        Ok(())
+    }
+
     pub(super) async fn renew(&mut self, lease: String) -> anyhow::Result<()> {
         let request = pb::RenewLeaseRequest {
             name: lease,
