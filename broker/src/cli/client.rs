@@ -103,7 +103,10 @@ impl From<ConnectError> for Error {
 /// `broker plan`.
 pub(super) async fn plan(arguments: Arguments) -> Result<(), Error> {
     let mut client = ConfigServiceClient::new(connect(&arguments).await?);
-    let plan = client.plan(pb::PlanRequest::default()).await.map_err(refused)?;
+    let plan = client
+        .plan(pb::PlanRequest::default())
+        .await
+        .map_err(refused)?;
     let plan = plan.into_inner();
     print(
         &plan.steps,
@@ -118,7 +121,10 @@ pub(super) async fn plan(arguments: Arguments) -> Result<(), Error> {
 /// `broker apply`.
 pub(super) async fn apply(arguments: Arguments) -> Result<(), Error> {
     let mut client = ConfigServiceClient::new(connect(&arguments).await?);
-    let steps = client.apply(pb::ApplyRequest::default()).await.map_err(refused)?;
+    let steps = client
+        .apply(pb::ApplyRequest::default())
+        .await
+        .map_err(refused)?;
     print(
         &steps.into_inner().steps,
         "nothing was to do: the world is as broker.toml declares it",

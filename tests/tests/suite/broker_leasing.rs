@@ -1,6 +1,7 @@
 //! Leases on branches and on branches of their own, and what takes them back.
 
 mod bad;
+mod crowd;
 mod ephemeral;
 mod faults;
 mod killed;
