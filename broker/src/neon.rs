@@ -29,6 +29,7 @@ use self::budget::Budget;
 use self::retry::Asked;
 use self::turns::Turns;
 use crate::flights::Flights;
+use crate::names::BindingName;
 use crate::postgres::OwnerUri;
 
 pub use branches::Ensured;
@@ -75,6 +76,8 @@ pub struct Found {
     pub branch: Branch,
     /// Whether the broker made it.
     pub managed: bool,
+    /// The binding that it was made for, where it was made for one.
+    pub binding: Option<BindingName>,
     /// What it was asked for with, where a request made it; or the lease that it goes
     /// with.
     pub request: Option<String>,
@@ -363,6 +366,9 @@ impl Found {
         Found {
             branch,
             managed: is_managed(annotation),
+            binding: annotation
+                .and_then(|notes| notes.value.get(BINDING))
+                .and_then(|name| name.parse().ok()),
             request: annotation.and_then(|notes| {
                 let note = |key| notes.value.get(key).cloned();
                 note(REQUEST).or_else(|| note(LEASE))

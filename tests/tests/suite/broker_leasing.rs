@@ -6,6 +6,7 @@ mod ephemeral;
 mod faults;
 mod killed;
 mod model;
+mod overtaken;
 mod revoked;
 mod rights;
 

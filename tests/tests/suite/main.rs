@@ -10,6 +10,7 @@ mod broker_governor;
 mod broker_identity;
 mod broker_leases;
 mod broker_leasing;
+mod broker_prune;
 mod broker_roles;
 mod broker_several;
 mod broker_start;
