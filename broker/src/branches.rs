@@ -9,10 +9,12 @@
 mod checks;
 mod diff;
 mod error;
+mod prune;
 mod restore;
 mod retire;
 mod schemas;
 mod settle;
+mod unused;
 
 use std::sync::Arc;
 
@@ -24,9 +26,9 @@ use sha2::{Digest as _, Sha256};
 use crate::keeper::Keeper;
 use crate::ledger::{self, Ledger};
 use crate::names::{BranchName, BranchResource};
-use crate::neon::{self, Found, Neon, NewBranch, Point, Purpose};
+use crate::neon::{self, Found, Neon, NewBranch, Point, Purpose, Turn};
 use crate::operations::Work;
-use crate::state::{self, Data, Draft};
+use crate::state::{self, Data, Draft, OwnBranch};
 use crate::text::one_line;
 use checks::View;
 
@@ -241,23 +243,28 @@ impl Branches {
         let found = view.find_as("name", which)?;
         view.may_delete(found, &self.users(&found.branch))?;
         let (branch, now) = (found.branch.clone(), self.ledger.now());
-        let key = ledger::key(&branch);
-        let before = self.ledger.row(&key);
-        let name = key.clone();
-        let intend = move |draft: &mut Draft<'_>| {
-            // A lease may have come between.
-            checks::is_unleased(&branch, draft.lease_on(&branch.id, now))?;
-            ledger::intend_delete_in(draft, &name, &branch.id, now);
-            Ok::<(), Error>(())
-        };
+        let before = self.ledger.row(&ledger::key(&branch));
+        let intend = move |draft: &mut Draft<'_>| intend_delete(draft, &branch, now);
         work.commit(None, intend).await?;
-        if let Err(error) = self.neon().branch_delete(&which.id, &turn).await {
+        self.delete_intended(&found.branch, before, &turn).await
+    }
+
+    /// Deletes a branch of which is written down that it is about to be. `before`: what
+    /// the ledger said before that.
+    async fn delete_intended(
+        &self,
+        branch: &Branch,
+        before: Option<OwnBranch>,
+        turn: &Turn,
+    ) -> Result<(), Error> {
+        let id = &branch.id;
+        if let Err(error) = self.neon().branch_delete(id, turn).await {
             // Who asked hears that it is not deleted, and it is not later on either.
-            noted(self.ledger.undone(&key, before).await);
+            noted(self.ledger.undone(&ledger::key(branch), before).await);
             return Err(error.into());
         }
-        noted(self.ledger.deleted(&which.id).await);
-        tracing::info!(branch = %which.id, "deleted a branch");
+        noted(self.ledger.deleted(id).await);
+        tracing::info!(branch = %id, "deleted a branch");
         Ok(())
     }
 
@@ -313,6 +320,14 @@ impl Update {
         change.branch.expires_at = self.expires_at;
         change
     }
+}
+
+/// Writes down that a branch is about to be deleted, unless somebody has a lease on it by
+/// now.
+fn intend_delete(draft: &mut Draft<'_>, branch: &Branch, now: Timestamp) -> Result<(), Error> {
+    checks::is_unleased(branch, draft.lease_on(&branch.id, now))?;
+    ledger::intend_delete_in(draft, &ledger::key(branch), &branch.id, now);
+    Ok(())
 }
 
 fn may_be_default(found: &Found) -> Result<(), Error> {

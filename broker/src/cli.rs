@@ -35,9 +35,9 @@ enum Command {
     /// Needs NEON_API_KEY and NEON_PROJECT_ID in the environment.
     Serve(serve::Arguments),
     /// Show what `apply` would do.
-    Plan(client::Arguments),
+    Plan(client::ApplyArguments),
     /// Have a running broker read broker.toml again and make the world match.
-    Apply(client::Arguments),
+    Apply(client::ApplyArguments),
     /// List, make, change, delete, reset, restore and compare branches.
     Branches(branches::BranchArguments),
     /// Follow what goes on after a command has ended.

@@ -8,23 +8,24 @@
 //! up its own roles and no others. What is not closed ends by itself: each role's
 //! password has an end.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod errands;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream::FuturesUnordered;
-use futures_util::{StreamExt as _, future};
+use futures_util::future;
 use neon_api::BranchId;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use crate::leases::{Lease, Leases};
+use crate::leases::Leases;
 use crate::leasing::Leasing;
 use crate::names::LeaseId;
 use crate::neon::Neon;
 use crate::state::{RoleKey, RoleStatus, State};
 use crate::text::one_line;
-use crate::tries::Tries;
+use errands::{Errand, May};
 
 /// How often to look for roles that no lease has, in milliseconds.
 const LOOK_MS: u64 = 250;
@@ -36,10 +37,6 @@ const ASLEEP_MS: u64 = 10_000;
 /// How long it holds which branches are awake, and how long until Neon is asked again
 /// that did not say, in milliseconds.
 const AWAKE_MS: u64 = 1_000;
-/// On how many branches at once there is work, and with how many roles or leases on
-/// each before it is looked again which are due.
-const BRANCHES_AT_ONCE_MAX: usize = 16;
-const OF_BRANCH_MAX: usize = 16;
 
 /// Closes roles.
 #[derive(Debug)]
@@ -90,92 +87,47 @@ impl Closer {
     async fn close_all(&self) {
         let mut looks = Looks::new();
         let mut awake = self.awake.subscribe();
-        let mut tries = Tries::default();
-        let mut closing = FuturesUnordered::new();
-        let mut busy = BTreeSet::new();
-        loop {
+        let woken = async || {
             tokio::select! {
-                Some((branch, failed)) = closing.next(), if !closing.is_empty() => {
-                    busy.remove(&branch);
-                    let now = Instant::now();
-                    for due in failed {
-                        tries.failed(due, now);
-                    }
-                }
                 () = looks.next(&self.state) => {}
                 // Its sender is ours.
                 _ = awake.changed() => {}
             }
-            for (branch, roles) in self.due(&mut tries) {
-                if closing.len() < BRANCHES_AT_ONCE_MAX && busy.insert(branch.clone()) {
-                    closing.push(self.close_on(branch, roles));
+        };
+        let all = || {
+            let all = self.leases.roles_to_close().into_iter();
+            let all = all.map(|(key, role)| {
+                let is_urgent = role.status == RoleStatus::Revoked;
+                Errand {
+                    branch: key.branch.clone(),
+                    key: (key, is_urgent),
+                    is_urgent,
                 }
-            }
-        }
-    }
-
-    /// Roles that are to be closed now, by their branches. First come those that were
-    /// revoked, and what failed least often.
-    fn due(&self, tries: &mut Tries<Due>) -> Vec<(BranchId, Vec<Due>)> {
-        let all = self.leases.roles_to_close().into_iter();
-        let all = all.map(|(key, role)| (key, role.status == RoleStatus::Revoked));
-        let all: Vec<Due> = all.collect();
-        tries.retain(&all.iter().collect());
-        let now = Instant::now();
-        let mut branches: BTreeMap<BranchId, Vec<Due>> = BTreeMap::new();
-        for due in all {
-            if tries.is_due(&due, now) && !self.is_to_wait(&due, tries, now) {
-                branches.entry(due.0.branch.clone()).or_default().push(due);
-            }
-        }
-        let mut branches: Vec<_> = branches.into_iter().collect();
-        let order = |due: &Due| (!due.1, tries.failures(due));
-        for (_, roles) in &mut branches {
-            roles.sort_by_key(order);
-            roles.truncate(OF_BRANCH_MAX);
-        }
-        branches.sort_by_key(|(_, roles)| roles.first().map(order));
-        branches
+            });
+            all.collect()
+        };
+        let work = async |(key, _): &Due| self.close(key).await;
+        errands::run(woken, all, |due| self.may_begin(due), work).await;
     }
 
     /// Whether a role is left alone for now: its branch is suspended, or it is not known
     /// whether it is. One that was revoked never is.
-    fn is_to_wait(&self, due: &Due, tries: &mut Tries<Due>, now: Instant) -> bool {
-        let (key, is_revoked) = due;
-        if *is_revoked {
-            return false;
+    fn may_begin(&self, due: &Errand<Due>) -> May {
+        if due.is_urgent {
+            return May::Begin;
         }
         let awake = self.awake.borrow();
-        let holds = |awake: &&Awake| now - awake.at < Duration::from_millis(AWAKE_MS);
+        let holds = |awake: &&Awake| awake.at.elapsed() < Duration::from_millis(AWAKE_MS);
         match awake.as_ref().filter(holds) {
             None => {
                 self.asked.notify_one();
-                true
+                May::NotYet
             }
-            Some(awake) => {
-                let sleeps = awake.branches.get(&key.branch) == Some(&false);
-                if sleeps {
-                    tries.wait(due.clone(), now + Duration::from_millis(ASLEEP_MS));
-                }
-                sleeps
-            }
+            Some(awake) => match awake.branches.get(&due.branch) {
+                Some(false) => May::NotBefore(Instant::now() + Duration::from_millis(ASLEEP_MS)),
+                Some(true) | None => May::Begin,
+            },
         }
-    }
-
-    /// Those that are to be tried again: from the first that fails on, all, since it is
-    /// most often the branch that does not answer.
-    async fn close_on(&self, branch: BranchId, roles: Vec<Due>) -> (BranchId, Vec<Due>) {
-        let mut roles = roles.into_iter();
-        let mut failed = Vec::new();
-        while failed.is_empty()
-            && let Some(due) = roles.next()
-        {
-            if !self.close(&due.0).await {
-                failed.push(due);
-            }
-        }
-        failed.extend(roles);
-        (branch, failed)
     }
 
     /// Closes a role, unless a lease has it by now. False: it is to be tried again.
@@ -211,56 +163,22 @@ impl Closer {
 
     async fn move_all(&self) {
         let mut looks = Looks::new();
-        let mut tries: Tries<LeaseId> = Tries::default();
-        let mut moving = FuturesUnordered::new();
-        let mut busy = BTreeSet::new();
-        loop {
-            tokio::select! {
-                Some((branch, failed)) = moving.next(), if !moving.is_empty() => {
-                    busy.remove(&branch);
-                    let now = Instant::now();
-                    for id in failed {
-                        tries.failed(id, now);
-                    }
-                }
-                () = looks.next(&self.state) => {}
-            }
-            let stranded = self.leases.stranded();
-            let ids: Vec<LeaseId> = stranded.iter().map(|lease| lease.id).collect();
-            tries.retain(&ids.iter().collect());
-            let now = Instant::now();
-            let mut branches: BTreeMap<BranchId, Vec<Lease>> = BTreeMap::new();
-            for lease in stranded {
-                if tries.is_due(&lease.id, now) {
-                    let of_branch = branches.entry(lease.grant.branch.clone()).or_default();
-                    of_branch.push(lease);
-                }
-            }
-            let mut branches: Vec<_> = branches.into_iter().collect();
-            branches.sort_by_key(|(_, leases)| leases.first().map(|one| tries.failures(&one.id)));
-            for (branch, mut leases) in branches {
-                if moving.len() < BRANCHES_AT_ONCE_MAX && busy.insert(branch.clone()) {
-                    leases.truncate(OF_BRANCH_MAX);
-                    moving.push(self.move_from(branch, leases));
-                }
-            }
-        }
-    }
-
-    /// As [`Closer::close_on`], for leases that are to have other roles.
-    async fn move_from(&self, branch: BranchId, leases: Vec<Lease>) -> (BranchId, Vec<LeaseId>) {
-        let mut leases = leases.into_iter();
-        let mut failed = Vec::new();
-        while failed.is_empty()
-            && let Some(lease) = leases.next()
-        {
-            let id = lease.id;
-            if !Box::pin(self.leasing.move_stranded(lease)).await {
-                failed.push(id);
-            }
-        }
-        failed.extend(leases.map(|lease| lease.id));
-        (branch, failed)
+        let woken = async || looks.next(&self.state).await;
+        let all = || {
+            let stranded = self.leases.stranded().into_iter();
+            let stranded = stranded.map(|lease| Errand {
+                branch: lease.grant.branch,
+                key: lease.id,
+                is_urgent: false,
+            });
+            stranded.collect()
+        };
+        let work = async |id: &LeaseId| match self.leases.known(*id) {
+            Ok(lease) => Box::pin(self.leasing.move_stranded(lease)).await,
+            // It has ended.
+            Err(_) => true,
+        };
+        errands::run(woken, all, |_| May::Begin, work).await;
     }
 }
 

@@ -37,6 +37,7 @@ mod grants;
 mod order;
 mod warm;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -227,6 +228,14 @@ impl Config {
     pub fn service(&self, name: &ServiceName) -> Option<&Arc<ServiceSpec>> {
         let mut all = self.bindings.iter().map(|spec| &spec.service);
         all.find(|service| service.name == *name)
+    }
+
+    /// The services, each once.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<ServiceSpec>> {
+        let all = self.bindings.iter().map(|spec| &spec.service);
+        // Their bindings come in the order of branches.
+        let by_name: BTreeMap<_, _> = all.map(|service| (&service.name, service)).collect();
+        by_name.into_values()
     }
 
     /// The most connections that a holder of a service's leases opens on a branch

@@ -5,6 +5,7 @@ mod announcer;
 mod follow;
 mod in_force;
 mod moves;
+mod told;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,7 +19,6 @@ use neon_api::types::Branch;
 use tokio::sync::{Mutex, MutexGuard, Notify, watch};
 use tracing::Instrument as _;
 
-use crate::audit::{Action, Event};
 use crate::bindings::Bindings;
 use crate::config::{BindingSpec, Config, ConfigError};
 use crate::leases::Leases;
@@ -28,7 +28,7 @@ use crate::names::BindingName;
 use crate::neon::{self, Neon};
 use crate::reconcile::{self, Applied, Outcome, Remark, Step};
 use crate::roles;
-use crate::state::{self, Draft, State};
+use crate::state::{self, State};
 use crate::text::one_line;
 use announcer::Announcer;
 
@@ -103,6 +103,17 @@ impl Error {
     fn is_access_denied(&self) -> bool {
         matches!(self, Error::Reconcile(reconcile::Error::Neon(error)) if error.is_fatal())
     }
+}
+
+/// What an apply would do.
+#[derive(Debug)]
+pub struct Plan {
+    /// What broker.toml declares.
+    pub config: Config,
+    /// In the order in which they would be taken.
+    pub steps: Vec<Step>,
+    /// What is otherwise than declared, and stays so.
+    pub remarks: Vec<Remark>,
 }
 
 /// The keeper of one project.
@@ -278,13 +289,18 @@ impl Keeper {
 
     /// Reads broker.toml again and says what an apply would do, and what is
     /// otherwise than declared and stays so.
-    pub async fn plan(&self) -> Result<(Vec<Step>, Vec<Remark>), Error> {
-        let config = Arc::new(Config::load(&self.path)?);
-        let in_force = self.in_force(&self.neon, config).await?;
-        let mut world = reconcile::look(&self.neon, &self.ledger, &in_force.config).await?;
+    pub async fn plan(&self) -> Result<Plan, Error> {
+        let config = Config::load(&self.path)?;
+        let in_force = self.in_force(&self.neon, Arc::new(config.clone())).await?;
+        let world = reconcile::look(&self.neon, &self.ledger, &in_force.config).await?;
         let steps = reconcile::plan(&in_force.config, &world)?;
-        world.remarks.splice(0..0, in_force.remarks);
-        Ok((steps, world.remarks))
+        let mut remarks = in_force.remarks;
+        remarks.extend(world.remarks);
+        Ok(Plan {
+            config,
+            steps,
+            remarks,
+        })
     }
 
     /// Bindings that point at that branch or are declared to live on it, by what any
@@ -356,31 +372,47 @@ impl Keeper {
         }
     }
 
-    /// Reads broker.toml again and makes the world match. Goes on when the
-    /// caller goes away.
-    pub async fn apply(self: &Arc<Self>) -> Result<Vec<Step>, Error> {
+    /// Reads broker.toml again and makes the world match. `last`, whose steps come
+    /// last, is done once it does, while no other apply runs. Goes on when the caller
+    /// goes away.
+    pub async fn apply<E, F>(
+        self: &Arc<Self>,
+        last: impl FnOnce(Arc<Config>) -> F + Send + 'static,
+    ) -> Result<Vec<Step>, E>
+    where
+        E: From<Error> + Send + 'static,
+        F: Future<Output = Result<Vec<Step>, E>> + Send,
+    {
         let keeper = Arc::clone(self);
-        let applying = async move { keeper.apply_alone().await };
+        let applying = async move { keeper.apply_alone(last).await };
         tokio::spawn(applying.instrument(rpc::traces::behind("apply")))
             .await
             .map_err(Error::Interrupted)?
     }
 
-    async fn apply_alone(&self) -> Result<Vec<Step>, Error> {
+    async fn apply_alone<E, F>(&self, last: impl FnOnce(Arc<Config>) -> F) -> Result<Vec<Step>, E>
+    where
+        E: From<Error>,
+        F: Future<Output = Result<Vec<Step>, E>>,
+    {
         let alone = self.applying.try_lock().map_err(|_| Error::Running)?;
-        let config = self.read_config()?;
+        let config = self.read_config().map_err(Error::Config)?;
         self.leases.configure(config.leases);
         self.bindings.declare(&config);
-        let applied = self.apply_config(config, false, &alone).await;
+        let applied = self.apply_config(Arc::clone(&config), false, &alone).await;
         let unsettled = self.may_mend(&applied);
         if unsettled {
             self.unsettled.notify_one();
         }
-        let applied = applied?;
-        match applied.failures.into_iter().next() {
-            None => Ok(applied.steps),
-            Some((binding, source)) => Err(Error::Binding { binding, source }),
+        let Applied {
+            mut steps,
+            failures,
+        } = applied?;
+        if let Some((binding, source)) = failures.into_iter().next() {
+            return Err(Error::Binding { binding, source }.into());
         }
+        steps.extend(last(config).await?);
+        Ok(steps)
     }
 
     /// Reads broker.toml again, all of it. Who reads it holds the lock: what is
@@ -448,35 +480,6 @@ impl Keeper {
             self.was_ready
                 .send_if_modified(|was| !std::mem::replace(was, true));
         }
-    }
-
-    /// Writes down what was done. It is done, whether or not it is written down.
-    async fn tell(&self, steps: &[Step]) {
-        if steps.is_empty() {
-            return;
-        }
-        let time = self.leases.now();
-        let events: Vec<Event> = steps.iter().map(|step| applied(step, time)).collect();
-        let change = move |draft: &mut Draft<'_>| {
-            events.iter().for_each(|event| draft.audit(event.clone()));
-        };
-        if let Err(error) = self.state.change(change).await {
-            tracing::warn!(error = %one_line(&error), "an apply is missing from the audit events");
-        }
-    }
-}
-
-fn applied(step: &Step, time: Timestamp) -> Event {
-    Event {
-        id: 0,
-        time,
-        action: Action::Applied,
-        service: Some(step.binding.service.clone()),
-        binding: Some(step.binding.clone()),
-        branch: None,
-        lease: None,
-        holder: String::new(),
-        message: step.to_string(),
     }
 }
 

@@ -27,6 +27,7 @@ use tokio::sync::watch;
 use crate::audit::{Action, Event};
 use crate::config::LeaseSettings;
 use crate::credentials::KeyId;
+use crate::ledger;
 use crate::names::{BindingName, LeaseId, ServiceName};
 use crate::roles::Access;
 use crate::state::{self, Draft, Generation, RoleKey, State, Turn};
@@ -345,7 +346,9 @@ impl Leases {
                 return Err(Error::TooMany);
             }
             let branch = &new.role.role.branch;
-            if draft.is_held(branch) {
+            let is_ephemeral = new.request.target.is_ephemeral();
+            // An ephemeral one's own is looked at below.
+            if draft.is_held(branch) || (!is_ephemeral && ledger::is_going(draft, branch)) {
                 return Err(Error::BranchHeld(branch.clone()));
             }
             if let Some(binding) = new.request.target.binding()
@@ -369,7 +372,7 @@ impl Leases {
                 branch_expire_time: new.branch_expire_time,
                 revoked: None,
             };
-            if lease.request.target.is_ephemeral() {
+            if is_ephemeral {
                 ephemeral::given(draft, &mut lease, now)?;
             }
             if before != Some(lease.id) {

@@ -271,6 +271,12 @@ pub fn intend_delete_in(draft: &mut Draft<'_>, name: &BranchName, id: &BranchId,
     put(draft, name, Some(id.clone()), Intent::Delete, now);
 }
 
+/// Whether a branch is about to be deleted. Nobody gets a lease on it then.
+pub fn is_going(draft: &Draft<'_>, id: &BranchId) -> bool {
+    let mut rows = draft.branches();
+    rows.any(|(_, row)| row.intent == Intent::Delete && row.branch.as_ref() == Some(id))
+}
+
 fn names_of(draft: &Draft<'_>, id: &BranchId) -> Vec<BranchName> {
     let rows = draft.branches().filter(|(_, row)| has_id(row, id));
     rows.map(|(name, _)| name.clone()).collect()

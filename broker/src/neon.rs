@@ -31,6 +31,7 @@ use self::retry::Asked;
 use self::told::Counts;
 use self::turns::Turns;
 use crate::flights::Flights;
+use crate::names::BindingName;
 use crate::postgres::OwnerUri;
 
 pub use branches::Ensured;
@@ -78,6 +79,8 @@ pub struct Found {
     pub branch: Branch,
     /// Whether the broker made it.
     pub managed: bool,
+    /// The binding that it was made for, where it was made for one.
+    pub binding: Option<BindingName>,
     /// What it was asked for with, where a request made it; or the lease that it goes
     /// with.
     pub request: Option<String>,
@@ -368,6 +371,9 @@ impl Found {
         Found {
             branch,
             managed: is_managed(annotation),
+            binding: annotation
+                .and_then(|notes| notes.value.get(BINDING))
+                .and_then(|name| name.parse().ok()),
             request: annotation.and_then(|notes| {
                 let note = |key| notes.value.get(key).cloned();
                 note(REQUEST).or_else(|| note(LEASE))

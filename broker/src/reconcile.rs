@@ -20,7 +20,6 @@ use crate::{migrate, neon, postgres, roles, seed, state};
 
 pub use apply::{Applied, Outcome, Report, apply, prepare};
 pub use budget::{CONNECTIONS_RESERVED, Limits};
-pub use lineage::Remark;
 pub use look::{check_parents, look};
 pub use steps::{Inside, World, plan};
 
@@ -61,6 +60,18 @@ pub enum Action {
     /// Make the service's groups, give them their rights, drop inherited lease
     /// roles.
     Grant,
+    /// Delete the branch: its binding is declared no more. branches/prune.rs does that,
+    /// when it is asked for and everything else is done.
+    DeleteBranch,
+}
+
+/// What is otherwise than declared, and stays so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remark {
+    /// The binding that it is about.
+    pub binding: BindingName,
+    /// What it is, for people.
+    pub text: String,
 }
 
 impl fmt::Display for Step {
@@ -98,6 +109,9 @@ impl fmt::Display for Step {
             Action::Grant => {
                 let service = &self.binding.service;
                 write!(f, "grant the rights of the service {service} on {branch}")
+            }
+            Action::DeleteBranch => {
+                write!(f, "delete branch {branch}, which is declared no more")
             }
         }
     }

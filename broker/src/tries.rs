@@ -17,6 +17,8 @@ pub(crate) struct Tries<K>(BTreeMap<K, Try>);
 struct Try {
     at: Instant,
     failed: u32,
+    /// When it was last tried itself.
+    tried: Option<Instant>,
 }
 
 impl<K> Default for Tries<K> {
@@ -33,21 +35,41 @@ impl<K: Ord> Tries<K> {
 
     /// It failed. Says how often by now.
     pub(crate) fn failed(&mut self, key: K, now: Instant) -> u32 {
-        let failed = self.0.get(&key).map_or(0, |one| one.failed) + 1;
+        self.failed_with(key, now, Some(now))
+    }
+
+    /// It was not tried, because another failed that most often fails for all. As if it
+    /// had failed too, but that it has its turn before the other.
+    pub(crate) fn held_up(&mut self, key: K, now: Instant) {
+        let tried = self.0.get(&key).and_then(|one| one.tried);
+        self.failed_with(key, now, tried);
+    }
+
+    fn failed_with(&mut self, key: K, now: Instant, tried: Option<Instant>) -> u32 {
+        let failed = self.failures(&key) + 1;
         let at = now + pause(failed);
-        self.0.insert(key, Try { at, failed });
+        self.0.insert(key, Try { at, failed, tried });
         failed
     }
 
     /// Nothing is wrong, and it is too early.
     pub(crate) fn wait(&mut self, key: K, until: Instant) {
-        let (at, failed) = (until, 0);
-        self.0.insert(key, Try { at, failed });
+        let one = Try {
+            at: until,
+            failed: 0,
+            tried: None,
+        };
+        self.0.insert(key, one);
     }
 
     /// How often it has failed.
     pub(crate) fn failures(&self, key: &K) -> u32 {
         self.0.get(key).map_or(0, |one| one.failed)
+    }
+
+    /// When it was last tried itself, if it failed then.
+    pub(crate) fn tried(&self, key: &K) -> Option<Instant> {
+        self.0.get(key).and_then(|one| one.tried)
     }
 
     /// Forgets what is not among these: it is not to be done any more.
@@ -87,5 +109,18 @@ mod tests {
         tries.retain(&BTreeSet::from([&2]));
         assert!(tries.is_due(&1, after(2)));
         assert_eq!(tries.failed(1, begun), 1);
+    }
+
+    #[test]
+    fn what_is_held_up_pauses_too_and_was_not_tried() {
+        let begun = Instant::now();
+        let mut tries = Tries::default();
+        tries.failed(1, begun);
+        tries.held_up(2, begun);
+        assert!(!tries.is_due(&2, begun));
+        assert_eq!((tries.failures(&1), tries.failures(&2)), (1, 1));
+        assert_eq!((tries.tried(&1), tries.tried(&2)), (Some(begun), None));
+        tries.held_up(1, begun);
+        assert_eq!((tries.failures(&1), tries.tried(&1)), (2, Some(begun)));
     }
 }

@@ -186,19 +186,18 @@ impl View {
     }
 
     fn descends(&self, found: &Found, ancestor: &BranchId) -> bool {
-        let mut next = found.branch.parent_id.as_ref();
+        self.ancestors(found).any(|id| id == ancestor)
+    }
+
+    /// A branch's parent, that one's parent, and so on.
+    pub(super) fn ancestors<'a>(&'a self, found: &'a Found) -> impl Iterator<Item = &'a BranchId> {
+        let parent_of = |id: &&BranchId| {
+            let parent = self.0.iter().find(|found| found.branch.id == **id);
+            parent.and_then(|parent| parent.branch.parent_id.as_ref())
+        };
+        let all = std::iter::successors(found.branch.parent_id.as_ref(), parent_of);
         // No branch has more ancestors than there are branches.
-        for _ in 0..self.0.len() {
-            match next {
-                None => return false,
-                Some(id) if id == ancestor => return true,
-                Some(id) => {
-                    let parent = self.0.iter().find(|found| found.branch.id == *id);
-                    next = parent.and_then(|parent| parent.branch.parent_id.as_ref());
-                }
-            }
-        }
-        false
+        all.take(self.0.len())
     }
 }
 

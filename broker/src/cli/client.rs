@@ -63,6 +63,15 @@ impl Arguments {
 }
 
 #[derive(Debug, clap::Args)]
+pub(super) struct ApplyArguments {
+    #[command(flatten)]
+    broker: Arguments,
+    /// Delete branches that were made for bindings which broker.toml declares no more.
+    #[arg(long)]
+    prune: bool,
+}
+
+#[derive(Debug, clap::Args)]
 pub(super) struct HealthArguments {
     #[command(flatten)]
     broker: Arguments,
@@ -101,34 +110,33 @@ impl From<ConnectError> for Error {
 }
 
 /// `broker plan`.
-pub(super) async fn plan(arguments: Arguments) -> Result<(), Error> {
-    let mut client = ConfigServiceClient::new(connect(&arguments).await?);
-    let plan = client
-        .plan(pb::PlanRequest::default())
-        .await
-        .map_err(refused)?;
-    let plan = plan.into_inner();
+pub(super) async fn plan(arguments: ApplyArguments) -> Result<(), Error> {
+    let ApplyArguments { broker, prune } = arguments;
+    let mut client = ConfigServiceClient::new(connect(&broker).await?);
+    let plan = client.plan(pb::PlanRequest { prune }).await;
+    let plan = plan.map_err(refused)?.into_inner();
     print(
         &plan.steps,
         "nothing to do: the world is as broker.toml declares it",
     );
-    for remark in &plan.remarks {
-        println!("note: {remark}");
-    }
+    note(&plan.remarks);
     Ok(())
 }
 
 /// `broker apply`.
-pub(super) async fn apply(arguments: Arguments) -> Result<(), Error> {
-    let mut client = ConfigServiceClient::new(connect(&arguments).await?);
-    let steps = client
-        .apply(pb::ApplyRequest::default())
-        .await
-        .map_err(refused)?;
+pub(super) async fn apply(arguments: ApplyArguments) -> Result<(), Error> {
+    let ApplyArguments { broker, prune } = arguments;
+    let mut client = ConfigServiceClient::new(connect(&broker).await?);
+    let applied = client.apply(pb::ApplyRequest { prune }).await;
     print(
-        &steps.into_inner().steps,
+        &applied.map_err(refused)?.into_inner().steps,
         "nothing was to do: the world is as broker.toml declares it",
     );
+    if prune {
+        // What stays although it is declared no more, and why.
+        let left = client.plan(pb::PlanRequest { prune }).await;
+        note(&left.map_err(refused)?.into_inner().remarks);
+    }
     Ok(())
 }
 
@@ -200,6 +208,12 @@ fn print(steps: &[pb::Step], nothing: &str) {
         .unwrap_or(0);
     for step in steps {
         println!("{:width$}  {}", step.binding, step.description);
+    }
+}
+
+fn note(remarks: &[String]) {
+    for remark in remarks {
+        println!("note: {remark}");
     }
 }
 

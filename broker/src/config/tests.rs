@@ -360,3 +360,27 @@ fn a_pool_that_cannot_be_is_refused_with_its_place() {
     let config = capped(4).unwrap();
     assert_eq!(config.leases.ephemeral_branches_max, Some(4));
 }
+
+#[test]
+fn a_service_is_one_whatever_the_order_of_its_bindings() {
+    // Parents first: users, orders, users.
+    let orders = r#"
+[services.orders]
+database = "neondb"
+schema = "orders"
+migrations = "migrations"
+
+[services.orders.versions.v1]
+branch = "middle"
+parent = "one"
+connections = 40
+"#;
+    let between = SAMPLE.replace("parent = \"one\"", "parent = \"middle\"");
+    let config = parse(&format!("{between}{orders}")).unwrap();
+    let bindings = config.bindings.iter();
+    let of: Vec<_> = bindings.map(|spec| spec.service.name.to_string()).collect();
+    assert_eq!(of[0], of[2]);
+    assert_ne!(of[0], of[1]);
+    let services: Vec<_> = config.services().map(|one| one.name.to_string()).collect();
+    assert_eq!(services, [of[1].clone(), of[0].clone()]);
+}

@@ -120,9 +120,7 @@ impl Keeper {
     pub async fn roles_right_on(&self, branch: &BranchId) -> Result<(), Error> {
         self.logins.forget_sessions();
         let config = self.config();
-        let mut services: Vec<_> = config.bindings.iter().map(|spec| &spec.service).collect();
-        services.dedup_by_key(|service| &service.name);
-        for service in services {
+        for service in config.services() {
             let uris = match self.neon.owner_uris(branch, &service.database).await {
                 Ok(uris) => uris,
                 // Nor is anything of the service.

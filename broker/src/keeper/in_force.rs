@@ -49,16 +49,16 @@ impl Keeper {
             match generation.and_then(|one| Some((one, one.departs(&spec.branch)?))) {
                 None => in_force.bindings.push(spec.clone()),
                 Some((_, departure)) if departure.switched_to.is_none() => {
-                    remarks.push(Remark::retired(spec));
+                    remarks.push(retired_remark(spec));
                     self.bindings.retired(&spec.name);
                 }
                 Some((generation, _)) => match name_of(&there, &generation.branch) {
                     Some(name) => {
-                        remarks.push(Remark::switched(spec, &name));
+                        remarks.push(switched_remark(spec, &name));
                         in_force.bindings.push(switched(spec, name));
                     }
                     None => {
-                        remarks.push(Remark::switched_away(spec, &generation.branch));
+                        remarks.push(lost_remark(spec, &generation.branch));
                         let message = format!(
                             "the branch {} that it was switched to is there no more; switch it \
                              to another",
@@ -96,6 +96,34 @@ pub(super) fn as_switched(spec: &BindingSpec, generation: &Generation) -> Bindin
     match departure.and_then(|departure| departure.switched_to.clone()) {
         Some(branch) => switched(spec, branch),
         None => spec.clone(),
+    }
+}
+
+fn retired_remark(spec: &BindingSpec) -> Remark {
+    let branch = &spec.branch;
+    remark(
+        spec,
+        format!("it is retired, and stays so until another branch than {branch} is declared"),
+    )
+}
+
+fn switched_remark(spec: &BindingSpec, to: &BranchName) -> Remark {
+    let branch = &spec.branch;
+    let text = format!(
+        "it was switched to {to}, and stays there until another branch than {branch} is declared"
+    );
+    remark(spec, text)
+}
+
+fn lost_remark(spec: &BindingSpec, to: &BranchId) -> Remark {
+    let text = format!("it was switched to {to}, which is there no more; switch it to another");
+    remark(spec, text)
+}
+
+fn remark(spec: &BindingSpec, text: String) -> Remark {
+    Remark {
+        binding: spec.name.clone(),
+        text,
     }
 }
 

@@ -219,6 +219,53 @@ async fn there_are_no_more_leases_than_there_may_be() {
 }
 
 /// Closing a role and giving a lease that has it: whoever is later sees the other.
+/// Its role was made before; nobody gets in on a branch whose data change, or that goes.
+#[tokio::test]
+async fn no_lease_is_given_on_a_branch_that_is_worked_on() {
+    let bench = Bench::new();
+    let branch: BranchId = "br-a".parse().unwrap();
+    let refused = async || {
+        let given = bench.acquire_as(None).await;
+        matches!(given, Err(Error::BranchHeld(held)) if held == branch)
+    };
+    assert!(!refused().await);
+    let resetting = |done| {
+        let now = bench.leases.now();
+        let operation = state::Operation {
+            caller: String::new(),
+            method: "ResetBranch".to_owned(),
+            request: Vec::new(),
+            branch: "branches/br-a".to_owned(),
+            result: None,
+            done,
+            create_time: now,
+            update_time: now,
+            runner: None,
+            heartbeat_time: None,
+            committed: true,
+            note: None,
+        };
+        let change =
+            move |draft: &mut Draft<'_>| draft.operation_put(Uuid::nil(), operation.clone());
+        bench.leases.state.change(change)
+    };
+    resetting(false).await.unwrap();
+    assert!(refused().await);
+    resetting(true).await.unwrap();
+    assert!(!refused().await);
+
+    let clock = Clock::system();
+    let ledger = ledger::Ledger::new(Arc::clone(&bench.leases.state), clock);
+    let name = "dev".parse().unwrap();
+    ledger.created(&name, &branch).await.unwrap();
+    assert!(!refused().await);
+    ledger.intend_delete(&name, &branch).await.unwrap();
+    assert!(refused().await);
+    let before = ledger.row(&name);
+    ledger.undone(&name, before).await.unwrap();
+    assert!(!refused().await);
+}
+
 #[tokio::test]
 async fn a_role_that_is_closed_is_never_opened_again() {
     let bench = Bench::new();

@@ -109,3 +109,95 @@ async fn open(owner: &OwnerUri) -> Result<Client, postgres::Error> {
         .attempted("prepare a session")?;
     Ok(client)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+    use tokio_postgres::NoTls;
+
+    use super::*;
+
+    /// A session with somebody who lets everybody in, and the other end of it.
+    async fn session() -> (Client, DuplexStream) {
+        let (ours, mut theirs) = tokio::io::duplex(1_024);
+        let mut config = tokio_postgres::Config::new();
+        config.user("owner");
+        let connecting = config.connect_raw(ours, NoTls);
+        let answering = async {
+            let mut startup = [0; 256];
+            let _ = theirs.read(&mut startup).await.unwrap();
+            // Let in, and ready.
+            let welcome = *b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
+            theirs.write_all(&welcome).await.unwrap();
+        };
+        let (connected, ()) = futures_util::future::join(connecting, answering).await;
+        let (client, connection) = connected.unwrap();
+        tokio::spawn(connection);
+        (client, theirs)
+    }
+
+    fn owner(branch: &str) -> OwnerUri {
+        OwnerUri::new(format!("postgres://owner@{branch}"))
+    }
+
+    #[tokio::test]
+    async fn a_kept_session_is_for_its_owner_and_once() {
+        let sessions = Sessions::default();
+        let (client, _theirs) = session().await;
+        sessions.keep(&owner("a"), client);
+        assert!(sessions.take(&owner("b")).is_none());
+        assert!(sessions.take(&owner("a")).is_some());
+        assert!(sessions.take(&owner("a")).is_none());
+    }
+
+    #[tokio::test]
+    async fn sessions_that_are_forgotten_are_ended() {
+        let sessions = Sessions::default();
+        let (client, mut theirs) = session().await;
+        sessions.keep(&owner("a"), client);
+        sessions.forget();
+        assert!(sessions.take(&owner("a")).is_none());
+        // The other end hears of it.
+        let mut rest = Vec::new();
+        theirs.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, *b"X\0\0\0\x04");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_is_given_up_that_nobody_uses() {
+        let sessions = Sessions::default();
+        let (client, mut theirs) = session().await;
+        sessions.keep(&owner("a"), client);
+        let mut rest = Vec::new();
+        let begun = Instant::now();
+        theirs.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(begun.elapsed().as_millis() / 100, u128::from(KEPT_MS) / 100);
+        assert!(sessions.take(&owner("a")).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_session_that_has_ended_is_not_taken() {
+        let sessions = Sessions::default();
+        let (client, theirs) = session().await;
+        drop(theirs);
+        while !client.is_closed() {
+            tokio::task::yield_now().await;
+        }
+        sessions.keep(&owner("a"), client);
+        assert!(sessions.take(&owner("a")).is_none());
+    }
+
+    #[tokio::test]
+    async fn no_more_are_kept_than_may_be() {
+        let sessions = Sessions::default();
+        let mut others = Vec::new();
+        for number in 0..=KEPT_MAX {
+            let (client, theirs) = session().await;
+            sessions.keep(&owner(&number.to_string()), client);
+            others.push(theirs);
+        }
+        assert!(sessions.take(&owner("0")).is_none(), "the oldest went");
+        assert!(sessions.take(&owner("1")).is_some());
+    }
+}

@@ -149,6 +149,7 @@ impl Neon {
                     let found = Found {
                         branch: created.branch,
                         managed: true,
+                        binding: new.binding().cloned(),
                         request: new.note(),
                     };
                     return Ok((found, true));

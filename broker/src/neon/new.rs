@@ -129,6 +129,14 @@ impl NewBranch {
         }
     }
 
+    /// The binding that it is made for.
+    pub(super) fn binding(&self) -> Option<&BindingName> {
+        match &self.purpose {
+            Purpose::Binding(binding) => Some(binding),
+            Purpose::Request(_) | Purpose::Lease(_) => None,
+        }
+    }
+
     pub(super) fn request(&self) -> BranchCreateRequest {
         let note = match &self.purpose {
             Purpose::Binding(binding) => (BINDING, binding.to_string()),

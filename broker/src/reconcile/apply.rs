@@ -143,7 +143,7 @@ impl Run<'_> {
         match (known.get(&spec.branch), parent) {
             (Some(_), _) => {
                 if let Some(remark) = lineage::remark(spec, known.values(), is_kept) {
-                    tracing::info!(binding = %spec.name, "{remark}");
+                    tracing::info!(binding = %spec.name, "{}", remark.text);
                 }
             }
             (None, Some((name, None))) => {

@@ -1,97 +1,11 @@
 //! Where a branch that is there comes from, and where broker.toml says it should.
 
-use std::fmt;
-
 use neon_api::BranchId;
 
+use super::Remark;
 use crate::config::BindingSpec;
-use crate::names::{BindingName, BranchName};
+use crate::names::BranchName;
 use crate::neon::Found;
-
-/// What is otherwise than declared, and stays so: a branch that is no child of its
-/// declared parent, or a binding that lives on another branch, or on none.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Remark {
-    /// The binding on it.
-    pub binding: BindingName,
-    branch: BranchName,
-    /// The parent that is declared, or where the binding was switched to.
-    declared: String,
-    why: Why,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Why {
-    /// A restore has put this one, with the old data, in the parent's place.
-    History(String),
-    /// Somebody made it so.
-    Drift,
-    /// It was switched to that branch.
-    Switched,
-    /// It was switched to a branch that is there no more.
-    SwitchedAway,
-    /// It was retired.
-    Retired,
-}
-
-impl Remark {
-    /// The binding lives on that branch.
-    pub fn switched(spec: &BindingSpec, branch: &BranchName) -> Remark {
-        Remark::departed(spec, branch.to_string(), Why::Switched)
-    }
-
-    /// The branch that the binding lives on is there no more.
-    pub fn switched_away(spec: &BindingSpec, branch: &BranchId) -> Remark {
-        Remark::departed(spec, branch.to_string(), Why::SwitchedAway)
-    }
-
-    /// The binding was retired.
-    pub fn retired(spec: &BindingSpec) -> Remark {
-        Remark::departed(spec, String::new(), Why::Retired)
-    }
-
-    fn departed(spec: &BindingSpec, branch: String, why: Why) -> Remark {
-        Remark {
-            binding: spec.name.clone(),
-            branch: spec.branch.clone(),
-            declared: branch,
-            why,
-        }
-    }
-}
-
-impl fmt::Display for Remark {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Remark {
-            branch,
-            declared,
-            why,
-            ..
-        } = self;
-        match why {
-            Why::History(parent) => write!(
-                f,
-                "{branch} is a child of {parent}, which is history of {declared}: what a restore kept"
-            ),
-            Why::Switched => write!(
-                f,
-                "it was switched to {declared}, and stays there until another branch than {branch} is declared"
-            ),
-            Why::SwitchedAway => write!(
-                f,
-                "it was switched to {declared}, which is there no more; switch it to another"
-            ),
-            Why::Retired => write!(
-                f,
-                "it is retired, and stays so until another branch than {branch} is declared"
-            ),
-            Why::Drift => write!(
-                f,
-                "{branch} is there, and is not a child of {declared}, its declared parent; it is used as it is"
-            ),
-        }
-    }
-}
 
 /// What there is to say about the parent of a binding's branch. `None`: it is as
 /// declared, or not there. `told`: what the ledger says of a branch, whether a
@@ -130,14 +44,22 @@ pub(super) fn remark<'a>(
         // Without a declared parent a branch may be whosesoever child.
         return None;
     }
+    let (branch, declared) = (&spec.branch, &declared.branch.name);
+    let text = match kept {
+        // A restore has put it, with the old data, in the parent's place.
+        Some(parent) => format!(
+            "{branch} is a child of {}, which is history of {declared}: what a restore kept",
+            parent.branch.name
+        ),
+        // Somebody made it so. It is used all the same.
+        None => format!(
+            "{branch} is there, and is not a child of {declared}, its declared parent; it is used \
+             as it is"
+        ),
+    };
     Some(Remark {
         binding: spec.name.clone(),
-        branch: spec.branch.clone(),
-        declared: declared.branch.name.clone(),
-        why: match kept {
-            Some(parent) => Why::History(parent.branch.name.clone()),
-            None => Why::Drift,
-        },
+        text,
     })
 }
 

@@ -1,10 +1,13 @@
 //! ConfigService.
 
+use std::sync::Arc;
+
 use proto::broker::v1 as pb;
 use proto::broker::v1::config_service_server::ConfigService;
 use tonic::{Request, Response, Status};
 
 use super::{Broker, Error};
+use crate::config::Config;
 use crate::reconcile::{Action, Step};
 
 #[tonic::async_trait]
@@ -14,12 +17,15 @@ impl ConfigService for Broker {
         request: Request<pb::PlanRequest>,
     ) -> Result<Response<pb::PlanResponse>, Status> {
         self.rights(&request)?.may_administer()?;
-        let (steps, remarks) = self.keeper.plan().await.map_err(Error::from)?;
-        let remarks = remarks.iter();
+        let pb::PlanRequest { prune } = request.into_inner();
+        let plan = self.keeper.plan().await.map_err(Error::from)?;
+        let pruning = self.branches.plan_prune(&plan.config, prune).await;
+        let (deletions, kept) = pruning.map_err(Error::from)?;
+        let remarks = plan.remarks.iter().chain(&kept);
         Ok(Response::new(pb::PlanResponse {
-            steps: steps.iter().map(wire).collect(),
+            steps: plan.steps.iter().chain(&deletions).map(wire).collect(),
             remarks: remarks
-                .map(|remark| format!("{}: {remark}", remark.binding))
+                .map(|remark| format!("{}: {}", remark.binding, remark.text))
                 .collect(),
         }))
     }
@@ -29,7 +35,13 @@ impl ConfigService for Broker {
         request: Request<pb::ApplyRequest>,
     ) -> Result<Response<pb::ApplyResponse>, Status> {
         self.rights(&request)?.may_administer()?;
-        let steps = self.keeper.apply().await.map_err(Error::from)?;
+        let pb::ApplyRequest { prune } = request.into_inner();
+        let branches = self.branches.clone();
+        let last = async move |config: Arc<Config>| match prune {
+            true => branches.prune(&config).await.map_err(Error::from),
+            false => Ok(Vec::new()),
+        };
+        let steps = self.keeper.apply(last).await?;
         Ok(Response::new(pb::ApplyResponse {
             steps: steps.iter().map(wire).collect(),
         }))
@@ -43,6 +55,7 @@ fn wire(step: &Step) -> pb::Step {
         Action::Migrate { .. } => pb::StepAction::Migrate,
         Action::Seed { .. } => pb::StepAction::Seed,
         Action::Grant => pb::StepAction::Grant,
+        Action::DeleteBranch => pb::StepAction::DeleteBranch,
     };
     pb::Step {
         binding: step.binding.to_string(),

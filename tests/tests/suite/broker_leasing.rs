@@ -1,10 +1,12 @@
 //! Leases on branches and on branches of their own, and what takes them back.
 
 mod bad;
+mod crowd;
 mod ephemeral;
 mod faults;
 mod killed;
 mod model;
+mod overtaken;
 mod revoked;
 mod rights;
 

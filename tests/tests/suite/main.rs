@@ -11,6 +11,7 @@ mod broker_identity;
 mod broker_leases;
 mod broker_leasing;
 mod broker_metrics;
+mod broker_prune;
 mod broker_roles;
 mod broker_several;
 mod broker_start;

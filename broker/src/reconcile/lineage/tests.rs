@@ -27,6 +27,7 @@ fn found(name: &str, parent: Option<&str>, made: &str, reset: Option<&str>) -> F
     Found {
         branch: serde_json::from_value(branch).unwrap(),
         managed: name.starts_with("api_"),
+        binding: None,
         request: None,
     }
 }
@@ -39,7 +40,7 @@ fn remarks_told(all: &[Found], told: impl Fn(&BranchId) -> Option<bool>) -> Vec<
     let config = declared();
     let remarks = config.bindings.iter();
     let remarks = remarks.filter_map(|spec| remark(spec, all.iter(), &told));
-    remarks.map(|remark| remark.to_string()).collect()
+    remarks.map(|remark| remark.text).collect()
 }
 
 const MADE: &str = "2026-01-01T00:00:00Z";

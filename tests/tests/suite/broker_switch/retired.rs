@@ -126,12 +126,12 @@ async fn a_version_with_live_leases_is_not_retired() -> anyhow::Result<()> {
     bench
         .config
         .write(&text.replace("api_v2_branch", "api_v2_again"))?;
-    bench
-        .broker
-        .config()
-        .await?
-        .apply(ApplyRequest::default())
-        .await?;
+    // What the start of the broker applies may not be over.
+    eventually("it is applied", async || {
+        let mut config = bench.broker.config().await?;
+        Ok(config.apply(ApplyRequest::default()).await?)
+    })
+    .await?;
     bench.acquire(on_binding(V2, Access::ReadOnly)).await?;
     bench.stop().await
 }
