@@ -25,6 +25,7 @@ use crate::flights::Flights;
 use crate::keeper::Keeper;
 use crate::leases::{self, Lease, Leases, Made, NewLease, Request, RequestId, RoleFor, Target};
 use crate::logins::{Logins, Place, Wanted};
+use crate::migrate;
 use crate::names::{BindingName, LeaseId, ServiceName};
 use crate::neon::{self, OwnerUris, Point};
 use crate::roles;
@@ -95,6 +96,9 @@ pub enum Error {
         #[source]
         source: Arc<roles::Error>,
     },
+    /// The service's revisions could not be run on the branch of an ephemeral lease.
+    #[error("migrate the branch of the lease")]
+    Migrate(#[source] migrate::Error),
     /// Neon's URI takes no role.
     #[error(transparent)]
     Uri(#[from] NotAUri),
@@ -125,6 +129,8 @@ pub struct Asked {
     pub request: Request,
     /// Where on the parent, for an ephemeral branch; none: its present.
     pub point: Option<Point>,
+    /// Whether the service's newest revisions are run on an ephemeral branch first.
+    pub migrate: bool,
     /// For how long.
     pub ttl: Option<Duration>,
     /// The request's id.

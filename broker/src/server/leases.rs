@@ -210,7 +210,7 @@ impl Broker {
         let access = acquire.access;
         let service = self.service_of(&acquire)?;
         let mut ephemeral_max = None;
-        let mut point = None;
+        let (mut point, mut migrate) = (None, false);
         let target = match acquire.target {
             Wished::Binding(binding) => {
                 rights.may_lease(&binding, access)?;
@@ -221,8 +221,12 @@ impl Broker {
                 rights.may_lease_branch(of(&name, &service, &[]), access)?;
                 Target::Branch(branch)
             }
-            Wished::Ephemeral { parent, point: at } => {
-                point = at;
+            Wished::Ephemeral {
+                parent,
+                point: at,
+                migrate: first,
+            } => {
+                (point, migrate) = (at, first);
                 let (parent, name) = match parent {
                     Parent::Branch(branch) => {
                         let name = self
@@ -254,6 +258,7 @@ impl Broker {
         Ok(Asked {
             request,
             point,
+            migrate,
             ttl: acquire.ttl,
             request_id,
             ephemeral_max,

@@ -131,6 +131,8 @@ pub(super) enum Wished {
         parent: Parent,
         /// Where on it; none: its present.
         point: Option<Point>,
+        /// Whether the service's newest revisions are run on it.
+        migrate: bool,
     },
 }
 
@@ -212,7 +214,12 @@ fn wished(ephemeral: &pb::EphemeralBranch, violations: &mut FieldViolations) -> 
         Some(EphemeralPoint::Lsn(text)) => violations.take(lsn("ephemeral.lsn", text)),
         Some(EphemeralPoint::Time(at)) => violations.take(moment("ephemeral.time", *at)),
     };
-    parent.map(|parent| Wished::Ephemeral { parent, point })
+    let migrate = ephemeral.migrate;
+    parent.map(|parent| Wished::Ephemeral {
+        parent,
+        point,
+        migrate,
+    })
 }
 
 impl Wished {

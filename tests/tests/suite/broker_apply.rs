@@ -99,7 +99,11 @@ async fn applying_again_changes_nothing() -> anyhow::Result<()> {
     let before = branches().await?;
     let operations = client.list_operations(project, &Default::default()).await?;
     for _ in 0..2 {
-        let applied = broker.config().await?.apply(ApplyRequest::default()).await?;
+        let applied = broker
+            .config()
+            .await?
+            .apply(ApplyRequest::default())
+            .await?;
         assert!(applied.into_inner().steps.is_empty());
     }
     let broker = broker.kill_and_start().await?;
@@ -141,7 +145,11 @@ async fn a_plan_shows_what_apply_does() -> anyhow::Result<()> {
     );
 
     config.write(&whole)?;
-    let planned = client.plan(PlanRequest::default()).await?.into_inner().steps;
+    let planned = client
+        .plan(PlanRequest::default())
+        .await?
+        .into_inner()
+        .steps;
     let actions: Vec<_> = planned.iter().map(|step| step.action()).collect();
     assert_eq!(
         actions,
@@ -158,7 +166,11 @@ async fn a_plan_shows_what_apply_does() -> anyhow::Result<()> {
         .list_all_branches(emulator.project(), None)
         .await?;
     assert_eq!(existing.branches.len(), 2, "a plan changes nothing");
-    let applied = client.apply(ApplyRequest::default()).await?.into_inner().steps;
+    let applied = client
+        .apply(ApplyRequest::default())
+        .await?
+        .into_inner()
+        .steps;
     assert_eq!(applied, planned);
     check_world(&emulator).await?;
 
@@ -287,7 +299,11 @@ async fn a_broken_revision_fails_its_binding_alone() -> anyhow::Result<()> {
         broken.join("up.sql"),
         "ALTER TABLE users ADD COLUMN nick text;\n",
     )?;
-    broker.config().await?.apply(ApplyRequest::default()).await?;
+    broker
+        .config()
+        .await?
+        .apply(ApplyRequest::default())
+        .await?;
     leases.acquire_lease(acquire("v2")).await?;
     broker.is_ready().await?;
     broker.process.stop().await?;

@@ -89,7 +89,11 @@ async fn a_binding_says_where_it_leads_and_a_request_follows_it() -> anyhow::Res
 
     // It moves: the same request is answered with where it leads now.
     config.write(&moved)?;
-    broker.config().await?.apply(ApplyRequest::default()).await?;
+    broker
+        .config()
+        .await?
+        .apply(ApplyRequest::default())
+        .await?;
     let now = binding(&broker, V2).await?;
     assert_eq!(now.branch_display_name, "api_v2_again");
     assert_eq!((now.state_message.as_str(), now.generation), ("", 2));

@@ -152,7 +152,12 @@ async fn a_holder_cannot_stop_a_fork() -> anyhow::Result<()> {
     drop(session);
 
     bench.config.write(&whole)?;
-    bench.broker.config().await?.apply(ApplyRequest::default()).await?;
+    bench
+        .broker
+        .config()
+        .await?
+        .apply(ApplyRequest::default())
+        .await?;
     let owner = bench.owner("api_v2_branch").await?;
     let roles = owner
         .query(
@@ -170,13 +175,23 @@ async fn a_holder_cannot_stop_a_fork() -> anyhow::Result<()> {
     let left = &reading.connection.as_ref().context("a connection")?.role;
     assert_eq!(roles, [(left.clone(), false, false)]);
     bench.acquire(V2, Access::ReadWrite).await?;
-    let plan = bench.broker.config().await?.plan(PlanRequest::default()).await?;
+    let plan = bench
+        .broker
+        .config()
+        .await?
+        .plan(PlanRequest::default())
+        .await?;
     assert!(plan.into_inner().steps.is_empty(), "nothing is left to do");
 
     // Where the same name is needed again, it is made right.
     let on_v2 = to_v1_on(&whole, "api_v2_branch")?;
     bench.config.write(&on_v2)?;
-    bench.broker.config().await?.apply(ApplyRequest::default()).await?;
+    bench
+        .broker
+        .config()
+        .await?
+        .apply(ApplyRequest::default())
+        .await?;
     let reading = bench.acquire(V1, Access::ReadOnly).await?;
     let session = bench.session(uri(&reading)?).await?;
     session.query("SELECT name FROM users", &[]).await?;
@@ -208,8 +223,18 @@ async fn a_lease_has_nothing_by_being_somebody() -> anyhow::Result<()> {
              AS 'SELECT 1';",
         )
         .await?;
-    bench.broker.config().await?.apply(ApplyRequest::default()).await?;
-    let plan = bench.broker.config().await?.plan(PlanRequest::default()).await?;
+    bench
+        .broker
+        .config()
+        .await?
+        .apply(ApplyRequest::default())
+        .await?;
+    let plan = bench
+        .broker
+        .config()
+        .await?
+        .plan(PlanRequest::default())
+        .await?;
     assert!(plan.into_inner().steps.is_empty(), "nothing is left to do");
     let reading = bench.acquire(V1, Access::ReadOnly).await?;
     let writing = bench.acquire(V1, Access::ReadWrite).await?;

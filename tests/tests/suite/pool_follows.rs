@@ -37,7 +37,12 @@ async fn calls_go_to_the_branch_that_the_binding_was_moved_to() -> anyhow::Resul
     );
     ensure!(moved != text, "broker.toml has v1's branch");
     config.write(&moved)?;
-    let applied = system.broker.config().await?.apply(ApplyRequest::default()).await?;
+    let applied = system
+        .broker
+        .config()
+        .await?
+        .apply(ApplyRequest::default())
+        .await?;
     let steps = applied.into_inner().steps;
     let made = |step: &proto::broker::v1::Step| step.action() == StepAction::CreateBranch;
     assert_eq!(

@@ -198,7 +198,10 @@ async fn what_others_need_is_not_deleted() -> anyhow::Result<()> {
     let config = Config::copy(&folder)?;
     let log = folder.join("one.log");
     let one = Broker::start_logging(&folder, &emulator, &config.path(), &log).await?;
-    one.config().await?.apply(pb::ApplyRequest::default()).await?;
+    one.config()
+        .await?
+        .apply(pb::ApplyRequest::default())
+        .await?;
 
     let before = branch_of(&one, V2).await?;
     let delete = pb::DeleteBranchRequest {
@@ -221,7 +224,10 @@ async fn what_others_need_is_not_deleted() -> anyhow::Result<()> {
     let lease = given.lease.context("a lease")?.name;
     let whole = config.text()?;
     config.write(&whole.replace("api_v2_branch", "api_v2_again"))?;
-    one.config().await?.apply(pb::ApplyRequest::default()).await?;
+    one.config()
+        .await?
+        .apply(pb::ApplyRequest::default())
+        .await?;
     ensure!(branch_of(&one, V2).await? != before);
     let mut branches = one.branches().await?;
     let leased = branches.delete_branch(delete.clone()).await;

@@ -41,7 +41,12 @@ async fn with_orders() -> anyhow::Result<Bench> {
     bench
         .config
         .write(&format!("{}\n{ORDERS}", bench.config.text()?))?;
-    bench.broker.config().await?.apply(ApplyRequest::default()).await?;
+    bench
+        .broker
+        .config()
+        .await?
+        .apply(ApplyRequest::default())
+        .await?;
     Ok(bench)
 }
 
