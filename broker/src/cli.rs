@@ -56,6 +56,7 @@ enum Command {
     /// `broker run --ephemeral --parent main --migrate -- cargo test` gives the
     /// command a branch of its own, keeps it while the command runs, hands signals on
     /// to it, deletes the branch afterwards and ends with the command's exit code.
+    /// BROKER_BRANCH is the branch, as branches/{id}.
     Run(run::RunArguments),
     /// Open psql on a binding or a branch, to read unless --access says otherwise.
     Psql(psql::PsqlArguments),
@@ -92,7 +93,7 @@ pub fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
     match command {
-        Command::Serve(arguments) => serve::serve(arguments).await?,
+        Command::Serve(arguments) => Box::pin(serve::serve(arguments)).await?,
         Command::Plan(arguments) => client::plan(arguments).await?,
         Command::Apply(arguments) => client::apply(arguments).await?,
         Command::Run(arguments) => return Ok(run::run(arguments).await?),
@@ -119,11 +120,48 @@ fn failed(error: &dyn std::error::Error) -> ExitCode {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_arguments_go_together() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_documented_commands_are_there() {
+        for text in [
+            include_str!("../../docs/CLI.md"),
+            include_str!("../../docs/github-actions/pull-request.yml"),
+        ] {
+            let text = text.replace("\\\n", " ");
+            let lines = text.lines().map(str::trim);
+            let commands: Vec<&str> = lines.filter(|line| line.starts_with("broker ")).collect();
+            assert!(commands.len() > 2, "{commands:?}");
+            for command in commands {
+                let parsed = Arguments::try_parse_from(words(command));
+                let error = parsed.err().map(|error| error.to_string());
+                assert_eq!(error, None, "{command}");
+            }
+        }
+    }
+
+    /// A line as a shell splits it, up to where it hands on or says something.
+    fn words(line: &str) -> Vec<String> {
+        let (mut words, mut quote) = (vec![String::new()], None);
+        for character in line.chars() {
+            let word = words.last_mut().unwrap();
+            match (quote, character) {
+                (None, '"' | '\'') => quote = Some(character),
+                (Some(open), _) if open == character => quote = None,
+                (None, '>' | '|' | ';' | '&' | '#') => break,
+                (None, ' ') if !word.is_empty() => words.push(String::new()),
+                (None, ' ') => {}
+                _ => word.push(character),
+            }
+        }
+        words.retain(|word| !word.is_empty());
+        words
     }
 }

@@ -5,7 +5,6 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitCode, ExitStatus};
 
 use proto::broker::v1 as pb;
-use secrecy::SecretString;
 use tokio::process::Command;
 
 use super::api::Api;
@@ -33,14 +32,14 @@ pub(super) enum Error {
     Wait(#[source] io::Error),
 }
 
-/// Acquires the lease, runs the command that its URI makes, renews the lease
+/// Acquires the lease, runs the command that is made for it, renews the lease
 /// meanwhile and gives it back, however the command ends. The exit code is the
 /// command's. A command whose lease is lost goes on: to stop it half-way could leave
 /// more behind than a branch that ends by itself.
 pub(super) async fn run(
     api: Api,
     request: pb::AcquireLeaseRequest,
-    command: impl FnOnce(&SecretString) -> Result<Command, Error>,
+    command: impl FnOnce(&Held) -> Result<Command, Error>,
     not_found: &str,
 ) -> Result<ExitCode, Error> {
     let mut signals = Signals::listen().map_err(Error::Signals)?;
@@ -51,7 +50,7 @@ pub(super) async fn run(
         signal = signals.next() => return Ok(code(SIGNAL_CODE + signal as i32)),
     };
     drop(waiting);
-    let ended = match command(held.uri()) {
+    let ended = match command(&held) {
         Ok(command) => supervise(command, &mut signals, &mut held, not_found).await,
         Err(error) => Err(error),
     };

@@ -77,6 +77,11 @@ impl Held {
         &self.uri
     }
 
+    /// The branch that it leads to.
+    pub(super) fn branch(&self) -> &str {
+        &self.lease.branch
+    }
+
     /// Renews it again and again. Returns when it cannot be kept: what to tell.
     pub(super) async fn keep(&mut self) -> String {
         loop {

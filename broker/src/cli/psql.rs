@@ -11,10 +11,14 @@ use url::Url;
 use super::api::Api;
 use super::client;
 use super::command;
+use super::held::Held;
 use super::wish::{self, Access, Wish};
 
 /// Who holds the lease, for people who look at the list.
 const HOLDER: &str = "broker psql";
+
+/// What of the user's own environment would lead psql elsewhere.
+const ELSEWHERE: [&str; 3] = ["PGHOSTADDR", "PGSERVICE", "PGTARGETSESSIONATTRS"];
 
 #[derive(Debug, clap::Args)]
 pub(super) struct PsqlArguments {
@@ -45,9 +49,14 @@ pub(super) async fn psql(arguments: PsqlArguments) -> Result<ExitCode, command::
     let mut api = Api::connect(&arguments.broker).await?;
     let on = wish::on(&mut api, &arguments.target).await?;
     let request = arguments.wish.request(on, Access::ReadOnly, HOLDER);
-    let command = move |uri: &SecretString| {
+    let command = move |held: &Held| {
         let mut command = Command::new("psql");
-        command.args(arguments.arguments).envs(environment(uri)?);
+        command
+            .args(arguments.arguments)
+            .envs(environment(held.uri())?);
+        for variable in ELSEWHERE {
+            command.env_remove(variable);
+        }
         Ok(command)
     };
     let not_found = ": install it, in Debian and Ubuntu the package postgresql-client";

@@ -10,6 +10,7 @@ use tokio::process::Command;
 use super::api::Api;
 use super::client;
 use super::command::{self, Error};
+use super::held::Held;
 use super::wish::{self, Access, Wish};
 
 /// Who holds the lease, for people who look at the list.
@@ -59,10 +60,13 @@ pub(super) async fn run(arguments: RunArguments) -> Result<ExitCode, Error> {
     };
     let request = arguments.wish.request(on, default, HOLDER);
     let words = arguments.command;
-    let command = move |uri: &secrecy::SecretString| {
+    let command = move |held: &Held| {
         let mut words = words.into_iter();
         let mut command = Command::new(words.next().unwrap_or_default());
-        command.args(words).env("DATABASE_URL", uri.expose_secret());
+        command
+            .args(words)
+            .env("DATABASE_URL", held.uri().expose_secret())
+            .env("BROKER_BRANCH", held.branch());
         Ok(command)
     };
     Box::pin(command::run(api, request, command, "")).await
