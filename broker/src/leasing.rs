@@ -27,6 +27,7 @@ use crate::flights::Flights;
 use crate::keeper::Keeper;
 use crate::leases::{self, Lease, Leases, Made, NewLease, Request, RequestId, RoleFor, Target};
 use crate::logins::{Logins, Place, Wanted};
+use crate::migrate;
 use crate::names::{BindingName, LeaseId, ServiceName};
 use crate::neon::{self, OwnerUris, Point};
 use crate::roles;
@@ -104,6 +105,9 @@ pub enum Error {
         #[source]
         source: Arc<roles::Error>,
     },
+    /// The service's revisions could not be run on the branch of an ephemeral lease.
+    #[error("migrate the branch of the lease")]
+    Migrate(#[source] migrate::Error),
     /// Neon's URI takes no role.
     #[error(transparent)]
     Uri(#[from] NotAUri),

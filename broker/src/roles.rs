@@ -108,6 +108,9 @@ pub fn group_name(service: &ServiceName, access: Access) -> String {
     format!("{service}_{}", access.suffix())
 }
 
+/// What the name of each login role begins with.
+pub(crate) const LOGIN_PREFIX: &str = "lease_";
+
 /// The login role of a holder's leases of that access. What is long is cut: the
 /// generation alone tells roles apart.
 pub fn login_name(service: &ServiceName, access: Access, holder: &str, generation: i64) -> String {
@@ -122,7 +125,10 @@ pub fn login_name(service: &ServiceName, access: Access, holder: &str, generatio
         .take(HOLDER_BYTES)
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    format!("lease_{service}_{}_{holder}_{generation}", access.suffix())
+    format!(
+        "{LOGIN_PREFIX}{service}_{}_{holder}_{generation}",
+        access.suffix()
+    )
 }
 
 /// Makes a service's groups and gives them their rights, on what is there and

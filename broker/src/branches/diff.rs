@@ -2,13 +2,16 @@
 
 use similar::TextDiff;
 
+use crate::roles::LOGIN_PREFIX;
+
 /// Unchanged lines around a change.
 const CONTEXT_LINES: usize = 3;
 
 /// What leads from one dump to the other, as a unified diff; empty when they say
 /// the same.
 pub(super) fn unified(from: &str, to: &str, database: &str) -> String {
-    let (from, to) = (normal(from), normal(to));
+    let with_owners = !is_owned_by_lease(from) && !is_owned_by_lease(to);
+    let (from, to) = (normal(from, with_owners), normal(to, with_owners));
     TextDiff::from_lines(&from, &to)
         .unified_diff()
         .context_radius(CONTEXT_LINES)
@@ -25,14 +28,38 @@ const OWN_COMMENTS: [&str; 5] = [
     "\\unrestrict ",
 ];
 
+/// A role that may change an ephemeral branch owns everything there. Who owns what is
+/// then no difference that anybody made.
+fn is_owned_by_lease(dump: &str) -> bool {
+    dump.lines()
+        .filter_map(owner)
+        .any(|owner| owner.starts_with(LOGIN_PREFIX))
+}
+
+/// Who owns something from this line on.
+fn owner(line: &str) -> Option<&str> {
+    let (_, owner) = line.strip_prefix("ALTER ")?.split_once(" OWNER TO ")?;
+    Some(owner.trim_start_matches('"'))
+}
+
+/// Whether the line says what others may do with what a lease role makes later.
+fn is_for_lease(line: &str) -> bool {
+    let role = line.strip_prefix("ALTER DEFAULT PRIVILEGES FOR ROLE ");
+    role.is_some_and(|role| role.trim_start_matches('"').starts_with(LOGIN_PREFIX))
+}
+
 /// Without pg_dump's comments, which name versions, psql's \restrict, which has a
-/// random key, spaces at the end of a line, and more than one empty line in a row.
-fn normal(dump: &str) -> String {
+/// random key, what is about lease roles, spaces at the end of a line, and more than one
+/// empty line in a row.
+fn normal(dump: &str, with_owners: bool) -> String {
     let mut text = String::with_capacity(dump.len());
     let mut after_empty = true;
     for line in dump.lines() {
         let line = line.trim_end();
-        let is_noise = line == "--" || OWN_COMMENTS.iter().any(|own| line.starts_with(own));
+        let is_noise = line == "--"
+            || OWN_COMMENTS.iter().any(|own| line.starts_with(own))
+            || is_for_lease(line)
+            || (!with_owners && owner(line).is_some());
         if is_noise || (line.is_empty() && after_empty) {
             continue;
         }
@@ -53,6 +80,26 @@ mod tests {
         let other =
             "-- Dumped by pg_dump version 17.0\n\\restrict xyz\nCREATE TABLE a (\n    id int\n);\n";
         assert_eq!(unified(one, other, "neondb"), "");
+    }
+
+    #[test]
+    fn that_a_lease_owns_its_branch_is_no_difference() {
+        let of = |role: &str, more: &str| {
+            format!(
+                "CREATE TABLE a (\n    id int\n{more});\n\nALTER TABLE a OWNER TO {role};\n\n\
+                 ALTER DEFAULT PRIVILEGES FOR ROLE {role} GRANT SELECT ON TABLES  TO users_ro;\n"
+            )
+        };
+        let base = "CREATE TABLE a (\n    id int\n);\n\nALTER TABLE a OWNER TO neondb_owner;\n";
+        for role in ["lease_users_ddl_5d41402a_7", "\"lease_a-b_ddl_5d41402a_7\""] {
+            assert_eq!(unified(base, &of(role, ""), "neondb"), "");
+            let diff = unified(base, &of(role, "    , age int\n"), "neondb");
+            assert!(diff.contains("\n+    , age int\n"), "{diff}");
+            assert!(!diff.contains("lease_"), "{diff}");
+        }
+        let other = base.replace("neondb_owner", "somebody");
+        let diff = unified(base, &other, "neondb");
+        assert!(diff.contains("+ALTER TABLE a OWNER TO somebody;"), "{diff}");
     }
 
     #[test]

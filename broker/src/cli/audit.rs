@@ -2,9 +2,12 @@
 
 use jiff::Timestamp;
 use proto::broker::v1 as pb;
-use proto::broker::v1::audit_service_client::AuditServiceClient;
 
-use super::client::{self, Error, connect, refused};
+use super::api::Api;
+use super::client::{self, Error, refused};
+use super::output::OutputArguments;
+use super::table;
+use super::times::wire;
 
 /// How many events one question asks for.
 const PAGE_SIZE: usize = 1_000;
@@ -13,6 +16,8 @@ const PAGE_SIZE: usize = 1_000;
 pub(super) struct AuditArguments {
     #[command(flatten)]
     broker: client::Arguments,
+    #[command(flatten)]
+    output: OutputArguments,
     /// Of bindings of this service: users.
     #[arg(long, value_name = "SERVICE")]
     service: Option<String>,
@@ -33,9 +38,9 @@ pub(super) struct AuditArguments {
     limit: usize,
 }
 
-/// Prints events, newest first, a line each.
+/// Prints events, newest first.
 pub(super) async fn audit(arguments: AuditArguments) -> Result<(), Error> {
-    let mut client = AuditServiceClient::new(connect(&arguments.broker).await?);
+    let mut api = Api::connect(&arguments.broker).await?;
     let mut request = pb::ListAuditEventsRequest {
         service: arguments.service.unwrap_or_default(),
         branch: arguments.branch.unwrap_or_default(),
@@ -44,45 +49,42 @@ pub(super) async fn audit(arguments: AuditArguments) -> Result<(), Error> {
         end_time: arguments.until.map(wire),
         ..Default::default()
     };
+    let mut events = Vec::new();
     let mut left = arguments.limit;
     while left > 0 {
         let size = left.min(PAGE_SIZE);
         request.page_size = i32::try_from(size).unwrap_or(i32::MAX);
-        let answer = client.list_audit_events(request.clone()).await;
+        let answer = api.audit.list_audit_events(request.clone()).await;
         let answer = answer.map_err(refused)?.into_inner();
-        for event in &answer.events {
-            println!("{}", line(event));
-        }
         left -= answer.events.len().min(left);
+        events.extend(answer.events);
         if answer.next_page_token.is_empty() {
             break;
         }
         request.page_token = answer.next_page_token;
     }
+    arguments.output.output.many(&events, table_of)?;
     Ok(())
 }
 
-fn wire(time: Timestamp) -> prost_types::Timestamp {
-    prost_types::Timestamp {
-        seconds: time.as_second(),
-        nanos: time.subsec_nanosecond(),
-    }
-}
-
-fn line(event: &pb::AuditEvent) -> String {
-    let time = event.time.unwrap_or_default();
-    let time = Timestamp::new(time.seconds, time.nanos).unwrap_or(Timestamp::UNIX_EPOCH);
-    let action = event.action().as_str_name();
-    let action = action.trim_start_matches("AUDIT_ACTION_").to_lowercase();
-    let about = [&event.binding, &event.branch, &event.lease, &event.holder];
-    let about: Vec<&str> = about
-        .into_iter()
-        .map(String::as_str)
-        .filter(|text| !text.is_empty())
-        .collect();
-    format!(
-        "{time:.3}  {action:9}  {}  {}",
-        about.join("  "),
-        event.message
-    )
+fn table_of(events: &[pb::AuditEvent]) -> String {
+    let rows = events.iter().map(|event| {
+        let time = event.time.unwrap_or_default();
+        let time = Timestamp::new(time.seconds, time.nanos).unwrap_or(Timestamp::UNIX_EPOCH);
+        let action = event.action().as_str_name();
+        vec![
+            format!("{time:.3}"),
+            action.trim_start_matches("AUDIT_ACTION_").to_owned(),
+            event.service.clone(),
+            event.binding.clone(),
+            event.branch.clone(),
+            event.lease.clone(),
+            event.holder.clone(),
+            event.message.clone(),
+        ]
+    });
+    let head = [
+        "TIME", "ACTION", "SERVICE", "BINDING", "BRANCH", "LEASE", "HOLDER", "MESSAGE",
+    ];
+    table::of(&head, rows)
 }

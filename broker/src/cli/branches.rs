@@ -1,27 +1,25 @@
-//! `broker branches …` and `broker operations …`.
+//! `broker branches …`.
+
+mod tree;
 
 use clap::Subcommand;
 use jiff::Timestamp;
-use prost::Message as _;
 use prost_types::FieldMask;
 use proto::broker::v1 as pb;
-use proto::broker::v1::branch_service_client::BranchServiceClient;
-use proto::google::longrunning as lro;
-use proto::google::longrunning::operation::Result as Ended;
-use proto::google::longrunning::operations_client::OperationsClient;
-use rpc::client::Channel;
 
-use super::client::{Arguments, Error, connect, refused};
+use super::api::{Api, request_id};
+use super::client::{Arguments, Error, refused};
+use super::operations::end;
+use super::output::{Output, OutputArguments};
 use super::table;
-
-/// How long one wait for an operation lasts before it is asked for again, in
-/// seconds.
-const WAIT_SECONDS: i64 = 60;
+use super::times::{shown, wire};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct BranchArguments {
     #[command(flatten)]
     broker: Arguments,
+    #[command(flatten)]
+    output: OutputArguments,
     #[command(subcommand)]
     command: Branches,
 }
@@ -38,6 +36,8 @@ enum Branches {
         #[arg(long, default_value = "")]
         order_by: String,
     },
+    /// Show branches below their parents.
+    Tree,
     /// Show one branch.
     Get { branch: String },
     /// Make a branch, or find the one that the same command made.
@@ -135,61 +135,18 @@ struct Point {
     time: Option<Timestamp>,
 }
 
-#[derive(Debug, clap::Args)]
-pub(super) struct OperationArguments {
-    #[command(flatten)]
-    broker: Arguments,
-    #[command(subcommand)]
-    command: Operations,
-}
-
-/// Operations are named as operations/{uuid}.
-#[derive(Debug, Subcommand)]
-enum Operations {
-    /// List operations, newest first.
-    List {
-        /// As in `done = false AND method = DeleteBranch`.
-        #[arg(long, default_value = "")]
-        filter: String,
-    },
-    /// Show one operation.
-    Get { operation: String },
-    /// Wait until an operation is done.
-    Wait { operation: String },
-    /// Cancel an operation that has changed nothing yet.
-    Cancel { operation: String },
-}
-
 /// `broker branches …`.
 pub(super) async fn branches(arguments: BranchArguments) -> Result<(), Error> {
-    let channel = connect(&arguments.broker).await?;
-    let mut broker = Broker {
-        branches: BranchServiceClient::new(channel.clone()),
-        operations: OperationsClient::new(channel),
-    };
+    let mut api = Api::connect(&arguments.broker).await?;
+    let api = &mut api;
+    let output = arguments.output.output;
     match arguments.command {
         Branches::List { filter, order_by } => {
-            let mut all = Vec::new();
-            let mut page_token = String::new();
-            // Each page brings more, so there is a last one.
-            loop {
-                let request = pb::ListBranchesRequest {
-                    page_token,
-                    filter: filter.clone(),
-                    order_by: order_by.clone(),
-                    ..Default::default()
-                };
-                let page = broker.branches.list_branches(request).await;
-                let page = page.map_err(refused)?.into_inner();
-                all.extend(page.branches);
-                page_token = page.next_page_token;
-                if page_token.is_empty() {
-                    break;
-                }
-            }
-            print!("{}", branch_table(&all));
+            let all = api.branches_like(&filter, &order_by).await?;
+            output.many(&all, table_of)?;
         }
-        Branches::Get { branch } => show(&broker.find(&branch).await?),
+        Branches::Tree => tree::print(&api.branches_like("", "").await?, output)?,
+        Branches::Get { branch } => show(output, &api.branch(&branch).await?)?,
         Branches::Create {
             name,
             parent,
@@ -203,7 +160,7 @@ pub(super) async fn branches(arguments: BranchArguments) -> Result<(), Error> {
             let request = pb::CreateBranchRequest {
                 branch: Some(pb::Branch {
                     display_name: name,
-                    parent: broker.name_of(parent).await?,
+                    parent: name_of(api, parent).await?,
                     expire_time: expires.map(wire),
                     protected,
                     ..Default::default()
@@ -213,8 +170,8 @@ pub(super) async fn branches(arguments: BranchArguments) -> Result<(), Error> {
                 read_only_endpoint,
                 request_id: request_id(),
             };
-            let begun = broker.branches.create_branch(request).await;
-            broker.end(begun.map_err(refused)?.into_inner()).await?;
+            let begun = api.branches.create_branch(request).await;
+            end(api, begun.map_err(refused)?.into_inner(), output).await?;
         }
         Branches::Update {
             branch,
@@ -230,7 +187,7 @@ pub(super) async fn branches(arguments: BranchArguments) -> Result<(), Error> {
             ];
             let paths = masked.into_iter().filter(|(_, is_set)| *is_set);
             let paths: Vec<String> = paths.map(|(path, _)| path.to_owned()).collect();
-            let found = broker.find(&branch).await?;
+            let found = api.branch(&branch).await?;
             let request = pb::UpdateBranchRequest {
                 branch: Some(pb::Branch {
                     name: found.name,
@@ -243,31 +200,31 @@ pub(super) async fn branches(arguments: BranchArguments) -> Result<(), Error> {
                 update_mask: Some(FieldMask { paths }),
                 request_id: request_id(),
             };
-            let answer = broker.branches.update_branch(request).await;
+            let answer = api.branches.update_branch(request).await;
             let branch = answer.map_err(refused)?.into_inner().branch;
-            show(&branch.unwrap_or_default());
+            show(output, &branch.unwrap_or_default())?;
         }
         Branches::Delete { branch } => {
             let request = pb::DeleteBranchRequest {
-                name: broker.find(&branch).await?.name,
+                name: api.branch_name(&branch).await?,
                 request_id: request_id(),
                 ..Default::default()
             };
-            let begun = broker.branches.delete_branch(request).await;
-            broker.end(begun.map_err(refused)?.into_inner()).await?;
+            let begun = api.branches.delete_branch(request).await;
+            end(api, begun.map_err(refused)?.into_inner(), output).await?;
         }
         Branches::Reset {
             branch,
             preserve_under,
         } => {
             let request = pb::ResetBranchRequest {
-                name: broker.find(&branch).await?.name,
+                name: api.branch_name(&branch).await?,
                 preserve_under_name: preserve_under,
                 request_id: request_id(),
                 ..Default::default()
             };
-            let begun = broker.branches.reset_branch(request).await;
-            broker.end(begun.map_err(refused)?.into_inner()).await?;
+            let begun = api.branches.reset_branch(request).await;
+            end(api, begun.map_err(refused)?.into_inner(), output).await?;
         }
         Branches::Restore {
             branch,
@@ -277,24 +234,24 @@ pub(super) async fn branches(arguments: BranchArguments) -> Result<(), Error> {
         } => {
             use pb::restore_branch_request::Point as At;
             let request = pb::RestoreBranchRequest {
-                name: broker.find(&branch).await?.name,
-                source: broker.name_of(source).await?,
+                name: api.branch_name(&branch).await?,
+                source: name_of(api, source).await?,
                 point: (point.lsn.map(At::Lsn)).or(point.time.map(|time| At::Time(wire(time)))),
                 preserve_under_name: preserve_under,
                 request_id: request_id(),
                 ..Default::default()
             };
-            let begun = broker.branches.restore_branch(request).await;
-            broker.end(begun.map_err(refused)?.into_inner()).await?;
+            let begun = api.branches.restore_branch(request).await;
+            end(api, begun.map_err(refused)?.into_inner(), output).await?;
         }
         Branches::SetDefault { branch } => {
             let request = pb::SetDefaultBranchRequest {
-                name: broker.find(&branch).await?.name,
+                name: api.branch_name(&branch).await?,
                 request_id: request_id(),
             };
-            let answer = broker.branches.set_default_branch(request).await;
+            let answer = api.branches.set_default_branch(request).await;
             let branch = answer.map_err(refused)?.into_inner().branch;
-            show(&branch.unwrap_or_default());
+            show(output, &branch.unwrap_or_default())?;
         }
         Branches::Schema {
             branch,
@@ -303,12 +260,13 @@ pub(super) async fn branches(arguments: BranchArguments) -> Result<(), Error> {
         } => {
             use pb::get_schema_request::Point as At;
             let request = pb::GetSchemaRequest {
-                name: broker.find(&branch).await?.name,
+                name: api.branch_name(&branch).await?,
                 database,
                 point: (point.lsn.map(At::Lsn)).or(point.time.map(|time| At::Time(wire(time)))),
             };
-            let answer = broker.branches.get_schema(request).await;
-            print!("{}", answer.map_err(refused)?.into_inner().schema);
+            let answer = api.branches.get_schema(request).await;
+            let answer = answer.map_err(refused)?.into_inner();
+            output.one(&answer, |answer| answer.schema.clone())?;
         }
         Branches::Diff {
             branch,
@@ -316,156 +274,40 @@ pub(super) async fn branches(arguments: BranchArguments) -> Result<(), Error> {
             database,
         } => {
             let request = pb::CompareSchemasRequest {
-                name: broker.find(&branch).await?.name,
-                base: broker.name_of(base).await?,
+                name: api.branch_name(&branch).await?,
+                base: name_of(api, base).await?,
                 database,
                 ..Default::default()
             };
-            let answer = broker.branches.compare_schemas(request).await;
-            print!("{}", answer.map_err(refused)?.into_inner().diff);
+            let answer = api.branches.compare_schemas(request).await;
+            let answer = answer.map_err(refused)?.into_inner();
+            output.one(&answer, |answer| answer.diff.clone())?;
         }
     }
     Ok(())
 }
 
-/// `broker operations …`.
-pub(super) async fn operations(arguments: OperationArguments) -> Result<(), Error> {
-    let channel = connect(&arguments.broker).await?;
-    let mut broker = Broker {
-        branches: BranchServiceClient::new(channel.clone()),
-        operations: OperationsClient::new(channel),
-    };
-    match arguments.command {
-        Operations::List { filter } => {
-            let mut all = Vec::new();
-            let mut page_token = String::new();
-            loop {
-                let request = lro::ListOperationsRequest {
-                    filter: filter.clone(),
-                    page_token,
-                    ..Default::default()
-                };
-                let page = broker.operations.list_operations(request).await;
-                let page = page.map_err(refused)?.into_inner();
-                all.extend(page.operations);
-                page_token = page.next_page_token;
-                if page_token.is_empty() {
-                    break;
-                }
-            }
-            print!("{}", operation_table(&all));
-            Ok(())
-        }
-        Operations::Get { operation } => {
-            let request = lro::GetOperationRequest { name: operation };
-            let found = broker.operations.get_operation(request).await;
-            print!(
-                "{}",
-                operation_table(&[found.map_err(refused)?.into_inner()])
-            );
-            Ok(())
-        }
-        Operations::Wait { operation } => {
-            let request = lro::GetOperationRequest { name: operation };
-            let found = broker.operations.get_operation(request).await;
-            broker.end(found.map_err(refused)?.into_inner()).await
-        }
-        Operations::Cancel { operation } => {
-            let request = lro::CancelOperationRequest { name: operation };
-            let cancelled = broker.operations.cancel_operation(request).await;
-            cancelled.map(|_| ()).map_err(refused)
-        }
+/// Prints one branch.
+pub(super) fn show(output: Output, branch: &pb::Branch) -> Result<(), Error> {
+    output.one(branch, |branch| table_of(std::slice::from_ref(branch)))?;
+    Ok(())
+}
+
+async fn name_of(api: &mut Api, branch: Option<String>) -> Result<String, Error> {
+    match branch {
+        Some(branch) => api.branch_name(&branch).await,
+        None => Ok(String::new()),
     }
 }
 
-struct Broker {
-    branches: BranchServiceClient<Channel>,
-    operations: OperationsClient<Channel>,
-}
-
-impl Broker {
-    /// The branch of that name in Neon, or that resource name.
-    async fn find(&mut self, branch: &str) -> Result<pb::Branch, Error> {
-        if branch.starts_with("branches/") {
-            let request = pb::GetBranchRequest {
-                name: branch.to_owned(),
-            };
-            let answer = self.branches.get_branch(request).await;
-            let found = answer.map_err(refused)?.into_inner().branch;
-            return Ok(found.unwrap_or_default());
-        }
-        let quoted = branch.replace('\\', "\\\\").replace('"', "\\\"");
-        let request = pb::ListBranchesRequest {
-            filter: format!("display_name : \"{quoted}\""),
-            page_size: 1_000,
-            ..Default::default()
-        };
-        let answer = self.branches.list_branches(request).await;
-        let mut found = answer.map_err(refused)?.into_inner().branches.into_iter();
-        found
-            .find(|found| found.display_name == branch)
-            .ok_or_else(|| Error::Refused {
-                message: format!("the project has no branch {branch}"),
-            })
-    }
-
-    async fn name_of(&mut self, branch: Option<String>) -> Result<String, Error> {
-        match branch {
-            Some(branch) => Ok(self.find(&branch).await?.name),
-            None => Ok(String::new()),
-        }
-    }
-
-    /// Waits for an operation and says how it ended.
-    async fn end(&mut self, mut operation: lro::Operation) -> Result<(), Error> {
-        while !operation.done {
-            eprintln!("{} …", operation.name);
-            let request = lro::WaitOperationRequest {
-                name: operation.name,
-                timeout: Some(prost_types::Duration {
-                    seconds: WAIT_SECONDS,
-                    nanos: 0,
-                }),
-            };
-            let waited = self.operations.wait_operation(request).await;
-            operation = waited.map_err(refused)?.into_inner();
-        }
-        match operation.result {
-            Some(Ended::Error(status)) => Err(Error::Refused {
-                message: status.message,
-            }),
-            Some(Ended::Response(any)) if any.type_url.ends_with("/broker.v1.Branch") => {
-                show(&pb::Branch::decode(&*any.value).unwrap_or_default());
-                Ok(())
-            }
-            _ => {
-                println!("done");
-                Ok(())
-            }
-        }
-    }
-}
-
-fn show(branch: &pb::Branch) {
-    print!("{}", branch_table(std::slice::from_ref(branch)));
-}
-
-fn branch_table(branches: &[pb::Branch]) -> String {
+fn table_of(branches: &[pb::Branch]) -> String {
     let rows = branches.iter().map(|branch| {
-        let marks = [
-            (branch.default, "default"),
-            (branch.protected, "protected"),
-            (branch.managed, "managed"),
-        ];
-        let marks = marks.into_iter().filter(|(is_so, _)| *is_so);
-        let marks: Vec<_> = marks.map(|(_, mark)| mark).collect();
-        let state = branch.state().as_str_name();
         vec![
             branch.display_name.clone(),
             branch.name.clone(),
             branch.parent.clone(),
-            state.trim_start_matches("BRANCH_STATE_").to_owned(),
-            marks.join(","),
+            state(branch),
+            marks(branch),
             branch.create_time.map(shown).unwrap_or_default(),
             branch.expire_time.map(shown).unwrap_or_default(),
             branch.bindings.join(","),
@@ -477,43 +319,18 @@ fn branch_table(branches: &[pb::Branch]) -> String {
     table::of(&head, rows)
 }
 
-fn operation_table(operations: &[lro::Operation]) -> String {
-    let rows = operations.iter().map(|operation| {
-        let metadata = operation.metadata.as_ref();
-        let metadata =
-            metadata.and_then(|any| pb::BranchOperationMetadata::decode(&*any.value).ok());
-        let metadata = metadata.unwrap_or_default();
-        let state = match &operation.result {
-            None => "RUNNING".to_owned(),
-            Some(Ended::Response(_)) => "DONE".to_owned(),
-            Some(Ended::Error(status)) => format!("FAILED: {}", status.message),
-        };
-        vec![
-            operation.name.clone(),
-            metadata.method,
-            metadata.branch,
-            metadata.create_time.map(shown).unwrap_or_default(),
-            state,
-        ]
-    });
-    let head = ["OPERATION", "METHOD", "BRANCH", "CREATED", "STATE"];
-    table::of(&head, rows)
+fn state(branch: &pb::Branch) -> String {
+    let state = branch.state().as_str_name();
+    state.trim_start_matches("BRANCH_STATE_").to_owned()
 }
 
-fn shown(time: prost_types::Timestamp) -> String {
-    let time = Timestamp::new(time.seconds, 0);
-    time.map(|time| time.to_string()).unwrap_or_default()
-}
-
-fn wire(time: Timestamp) -> prost_types::Timestamp {
-    prost_types::Timestamp {
-        seconds: time.as_second(),
-        nanos: time.subsec_nanosecond(),
-    }
-}
-
-/// So that a call whose answer is lost on the way may be sent again by what is
-/// between.
-fn request_id() -> String {
-    uuid::Uuid::new_v4().to_string()
+fn marks(branch: &pb::Branch) -> String {
+    let marks = [
+        (branch.default, "default"),
+        (branch.protected, "protected"),
+        (branch.managed, "managed"),
+    ];
+    let marks = marks.into_iter().filter(|(is_so, _)| *is_so);
+    let marks: Vec<_> = marks.map(|(_, mark)| mark).collect();
+    marks.join(",")
 }

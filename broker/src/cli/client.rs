@@ -8,9 +8,16 @@ use proto::broker::v1::binding_service_client::BindingServiceClient;
 use proto::broker::v1::config_service_client::ConfigServiceClient;
 use rpc::client::{Channel, ConnectError, Credentials, Target, TargetError};
 use rpc::health::{ProbeError, Serving, WHOLE_SERVER, WaitError};
+use serde_json::json;
+
+use super::output::{self, OutputArguments};
+use super::progress::Waiting;
 
 /// How long connecting may take, in milliseconds.
 const CONNECT_MS_MAX: u64 = 5_000;
+/// How often a connection that is silent is asked whether its other end is there, and
+/// how long the answer may take, in seconds: a call that waits has no deadline.
+const KEEPALIVE_SECONDS: u64 = 10;
 /// How long one look at the health may take, in milliseconds.
 const PROBE_MS_MAX: u64 = 5_000;
 
@@ -63,21 +70,25 @@ impl Arguments {
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct ApplyArguments {
-    #[command(flatten)]
-    broker: Arguments,
-    /// Delete branches that were made for bindings which broker.toml declares no more.
-    #[arg(long)]
-    prune: bool,
-}
-
-#[derive(Debug, clap::Args)]
 pub(super) struct HealthArguments {
     #[command(flatten)]
     broker: Arguments,
+    #[command(flatten)]
+    output: OutputArguments,
     /// Wait for that long until the world is as declared.
     #[arg(long, value_name = "SECONDS")]
     wait: Option<u64>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ConfigArguments {
+    #[command(flatten)]
+    broker: Arguments,
+    #[command(flatten)]
+    output: OutputArguments,
+    /// Delete branches that were made for bindings which broker.toml declares no more.
+    #[arg(long)]
+    prune: bool,
 }
 
 /// Why a broker did not do what was asked.
@@ -89,6 +100,8 @@ pub(super) enum Error {
     Target(TargetError),
     #[error("{message}")]
     Refused { message: String },
+    #[error(transparent)]
+    Output(#[from] output::Error),
     #[error(transparent)]
     Probe(#[from] ProbeError),
     #[error(transparent)]
@@ -110,33 +123,43 @@ impl From<ConnectError> for Error {
 }
 
 /// `broker plan`.
-pub(super) async fn plan(arguments: ApplyArguments) -> Result<(), Error> {
-    let ApplyArguments { broker, prune } = arguments;
-    let mut client = ConfigServiceClient::new(connect(&broker).await?);
-    let plan = client.plan(pb::PlanRequest { prune }).await;
+pub(super) async fn plan(arguments: ConfigArguments) -> Result<(), Error> {
+    let mut client = ConfigServiceClient::new(connect(&arguments.broker).await?);
+    let waiting = Waiting::begin("compare the world with broker.toml");
+    let plan = client
+        .plan(pb::PlanRequest {
+            prune: arguments.prune,
+        })
+        .await;
+    drop(waiting);
     let plan = plan.map_err(refused)?.into_inner();
-    print(
-        &plan.steps,
-        "nothing to do: the world is as broker.toml declares it",
-    );
-    note(&plan.remarks);
+    arguments.output.output.one(&plan, |plan| {
+        let nothing = "nothing to do: the world is as broker.toml declares it";
+        lines(&plan.steps, nothing) + &notes(&plan.remarks)
+    })?;
     Ok(())
 }
 
 /// `broker apply`.
-pub(super) async fn apply(arguments: ApplyArguments) -> Result<(), Error> {
-    let ApplyArguments { broker, prune } = arguments;
-    let mut client = ConfigServiceClient::new(connect(&broker).await?);
+pub(super) async fn apply(arguments: ConfigArguments) -> Result<(), Error> {
+    let prune = arguments.prune;
+    let mut client = ConfigServiceClient::new(connect(&arguments.broker).await?);
+    let waiting = Waiting::begin("make the world as broker.toml declares it");
     let applied = client.apply(pb::ApplyRequest { prune }).await;
-    print(
-        &applied.map_err(refused)?.into_inner().steps,
-        "nothing was to do: the world is as broker.toml declares it",
-    );
-    if prune {
-        // What stays although it is declared no more, and why.
-        let left = client.plan(pb::PlanRequest { prune }).await;
-        note(&left.map_err(refused)?.into_inner().remarks);
-    }
+    let applied = applied.map_err(refused)?.into_inner();
+    // What stays although it is declared no more, and why.
+    let left = match prune {
+        false => Vec::new(),
+        true => {
+            let left = client.plan(pb::PlanRequest { prune }).await;
+            left.map_err(refused)?.into_inner().remarks
+        }
+    };
+    drop(waiting);
+    arguments.output.output.one(&applied, |applied| {
+        let nothing = "nothing was to do: the world is as broker.toml declares it";
+        lines(&applied.steps, nothing) + &notes(&left)
+    })?;
     Ok(())
 }
 
@@ -146,6 +169,7 @@ pub(super) async fn health(arguments: HealthArguments) -> Result<(), Error> {
     let serving = match arguments.wait {
         Some(seconds) => {
             let wait = Duration::from_secs(seconds);
+            let _waiting = Waiting::begin(format!("until {target} is ready"));
             match rpc::health::wait_until_serving(&target, WHOLE_SERVER, wait).await {
                 Ok(()) => Serving::Serving,
                 Err(WaitError::NotServing { .. }) => Serving::NotServing,
@@ -157,11 +181,13 @@ pub(super) async fn health(arguments: HealthArguments) -> Result<(), Error> {
             rpc::health::probe(&target, WHOLE_SERVER, limit).await?
         }
     };
+    let output = arguments.output.output;
     match serving {
         Serving::Serving => {
-            println!("SERVING");
+            output.value(&json!({"status": "SERVING"}), |_| "SERVING\n".to_owned())?;
             Ok(())
         }
+        // For people, the error says it.
         Serving::NotServing => Err(Error::NotReady {
             address: target.to_string(),
             bindings: not_ready(&arguments.broker).await.unwrap_or_default(),
@@ -181,10 +207,17 @@ async fn not_ready(broker: &Arguments) -> Result<Vec<String>, Error> {
         .collect())
 }
 
+/// A connection to the broker; one that is lost is made again by the next call.
 pub(super) async fn connect(broker: &Arguments) -> Result<Channel, Error> {
     let limit = Duration::from_millis(CONNECT_MS_MAX);
     let target = broker.target();
-    let connecting = target.connect(|endpoint| endpoint.connect_timeout(limit));
+    let keepalive = Duration::from_secs(KEEPALIVE_SECONDS);
+    let connecting = target.connect(|endpoint| {
+        endpoint
+            .connect_timeout(limit)
+            .http2_keep_alive_interval(keepalive)
+            .keep_alive_timeout(keepalive)
+    });
     Ok(connecting.await?)
 }
 
@@ -197,24 +230,21 @@ pub(super) fn refused(status: tonic::Status) -> Error {
     }
 }
 
-fn print(steps: &[pb::Step], nothing: &str) {
+fn lines(steps: &[pb::Step], nothing: &str) -> String {
     if steps.is_empty() {
-        println!("{nothing}");
+        return format!("{nothing}\n");
     }
-    let width = steps
+    let width = steps.iter().map(|step| step.binding.len()).max();
+    let width = width.unwrap_or(0);
+    let lines = steps
         .iter()
-        .map(|step| step.binding.len())
-        .max()
-        .unwrap_or(0);
-    for step in steps {
-        println!("{:width$}  {}", step.binding, step.description);
-    }
+        .map(|step| format!("{:width$}  {}\n", step.binding, step.description));
+    lines.collect()
 }
 
-fn note(remarks: &[String]) {
-    for remark in remarks {
-        println!("note: {remark}");
-    }
+fn notes(remarks: &[String]) -> String {
+    let notes = remarks.iter().map(|remark| format!("note: {remark}\n"));
+    notes.collect()
 }
 
 fn named(bindings: &[String]) -> String {

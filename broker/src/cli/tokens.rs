@@ -5,10 +5,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Subcommand;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use rpc::clock::ClockArgs;
-use rpc::tokens::{self, TokensError};
+use rpc::tokens::{self, Token, TokensError};
 use secrecy::ExposeSecret as _;
+use serde::Serialize;
+use serde_json::json;
+
+use super::output::{self, Output, OutputArguments};
+use super::table;
+use super::times::ttl;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -17,6 +23,8 @@ pub(super) struct Arguments {
     tokens_file: Option<PathBuf>,
     #[command(flatten)]
     clock: ClockArgs,
+    #[command(flatten)]
+    output: OutputArguments,
     #[command(subcommand)]
     command: Command,
 }
@@ -55,6 +63,8 @@ pub(super) enum Error {
     Clock(#[source] std::io::Error),
     #[error(transparent)]
     Tokens(#[from] TokensError),
+    #[error(transparent)]
+    Output(#[from] output::Error),
 }
 
 /// `broker tokens`.
@@ -62,52 +72,77 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
     let file = arguments.tokens_file.as_deref().ok_or(Error::NoFile)?;
     let clock = arguments.clock.clock().map_err(Error::Clock)?;
     let now = Timestamp::try_from(clock.now()).unwrap_or(Timestamp::MAX);
+    let output = arguments.output.output;
     match &arguments.command {
-        Command::Create { name, ttl } => create(file, name, *ttl, now),
-        Command::List => list(file, now),
-        Command::Revoke { name, id } => revoke(file, name, id.as_deref()),
+        Command::Create { name, ttl } => create(file, name, *ttl, now, output),
+        Command::List => {
+            let rows = tokens::list(file)?.into_iter().map(Row::from);
+            let rows: Vec<Row> = rows.collect();
+            Ok(output.value(&rows, |rows| table_of(rows, now))?)
+        }
+        Command::Revoke { name, id } => {
+            let revoked = tokens::revoke(file, name, id.as_deref())?;
+            let rows: Vec<Row> = revoked.into_iter().map(Row::from).collect();
+            Ok(output.value(&rows, |rows| {
+                let lines = rows.iter();
+                let lines = lines.map(|row| format!("revoked {} of {}\n", row.id, row.name));
+                lines.collect()
+            })?)
+        }
     }
 }
 
-fn create(file: &Path, name: &str, ttl: Option<Duration>, now: Timestamp) -> Result<(), Error> {
+/// A token as it is shown: without its hash.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Row {
+    id: String,
+    name: String,
+    create_time: Timestamp,
+    expire_time: Option<Timestamp>,
+}
+
+impl From<Token> for Row {
+    fn from(token: Token) -> Row {
+        Row {
+            id: token.id,
+            name: token.name,
+            create_time: token.create_time,
+            expire_time: token.expire_time,
+        }
+    }
+}
+
+fn create(
+    file: &Path,
+    name: &str,
+    ttl: Option<Duration>,
+    now: Timestamp,
+    output: Output,
+) -> Result<(), Error> {
     let created = tokens::create(file, name, ttl, now)?;
-    // The one line on stdout, for a file or a pipe.
-    println!("{}", created.secret.expose_secret());
     let until = match created.token.expire_time {
         Some(time) => format!("good until {time:.0}"),
         None => "good until it is revoked".to_owned(),
     };
-    eprintln!(
-        "token {} of {name}, {until}; it is not shown again",
-        created.token.id
-    );
-    Ok(())
+    let id = &created.token.id;
+    eprintln!("token {id} of {name}, {until}; it is not shown again");
+    // The one line on stdout, for a file or a pipe.
+    let secret = created.secret.expose_secret();
+    Ok(output.value(&json!({ "token": secret, "id": id }), |_| {
+        format!("{secret}\n")
+    })?)
 }
 
-fn list(file: &Path, now: Timestamp) -> Result<(), Error> {
-    for token in tokens::list(file)? {
-        let until = match token.expire_time {
+fn table_of(rows: &[Row], now: Timestamp) -> String {
+    let rows = rows.iter().map(|row| {
+        let until = match row.expire_time {
             Some(time) if time <= now => format!("expired {time:.0}"),
-            Some(time) => format!("until {time:.0}"),
-            None => "until revoked".to_owned(),
+            Some(time) => format!("{time:.0}"),
+            None => "revoked".to_owned(),
         };
-        let (id, name, made) = (&token.id, &token.name, token.create_time);
-        println!("{id}  {name}  made {made:.0}  {until}");
-    }
-    Ok(())
-}
-
-fn revoke(file: &Path, name: &str, id: Option<&str>) -> Result<(), Error> {
-    for token in tokens::revoke(file, name, id)? {
-        println!("revoked {} of {}", token.id, token.name);
-    }
-    Ok(())
-}
-
-fn ttl(text: &str) -> Result<Duration, String> {
-    let parsed: Option<SignedDuration> = text.parse().ok();
-    parsed
-        .and_then(|ttl| Duration::try_from(ttl).ok())
-        .filter(|ttl| *ttl >= Duration::from_secs(1))
-        .ok_or_else(|| "it is no duration of a second or more, as 720h and 1h 30m are".to_owned())
+        let made = format!("{:.0}", row.create_time);
+        vec![row.id.clone(), row.name.clone(), made, until]
+    });
+    table::of(&["ID", "NAME", "MADE", "GOOD UNTIL"], rows)
 }

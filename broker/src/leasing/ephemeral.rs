@@ -9,6 +9,8 @@ use neon_api::BranchId;
 use super::{Asked, Connected, Error, Leasing};
 use crate::branches;
 use crate::leases::{Taken, branch_name};
+use crate::logins::Place;
+use crate::migrate;
 use crate::names::{BranchResource, LeaseId};
 use crate::neon::{NewBranch, Point};
 use crate::text::one_line;
@@ -36,6 +38,10 @@ impl Leasing {
             let (branch, end) = self.branch_of(id, &asked, parent).await?;
             self.leases.making(id, Some(branch.clone())).await?;
             let place = self.place_on(&branch, &asked.request.service).await?;
+            if asked.migrate {
+                Box::pin(migrate_to_newest(&place)).await?;
+            }
+            // With the rights on what the revisions made.
             self.prepare(&place).await?;
             self.give(id, asked, &place, end).await
         };
@@ -128,4 +134,21 @@ impl Leasing {
             }
         }
     }
+}
+
+/// Runs the service's revisions that the branch does not have. They take as long as
+/// they take; one that fails gives no lease, and the branch goes with what it made.
+async fn migrate_to_newest(place: &Place) -> Result<(), Error> {
+    let migrating = async {
+        let folder = place.service.migrations.clone();
+        let listing = tokio::task::spawn_blocking(move || migrate::revisions_in(&folder));
+        let newest = listing.await.map_err(migrate::Error::Interrupted)??;
+        migrate::run(&place.uris.direct, &place.service, &newest).await
+    };
+    let done = migrating.await.map_err(Error::Migrate)?;
+    for revision in done {
+        let (branch, revision) = (&place.branch, revision.name);
+        tracing::info!(%branch, revision, "migrated the branch of a lease");
+    }
+    Ok(())
 }

@@ -217,6 +217,7 @@ fn leasing(error: leasing::Error, message: String) -> Refusal {
             roles::Error::NotOurs { .. } => step(false, "ROLE_NOT_OURS", message),
             roles::Error::Postgres(error) => database(error.is_transient(), message),
         },
+        E::Migrate(error) => step(error.is_transient(), "MIGRATION_FAILED", message),
         E::Uri(_) => database(false, message),
         E::RoleClosing { .. } => database(true, message),
     }

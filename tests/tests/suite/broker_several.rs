@@ -224,7 +224,7 @@ async fn of_two_brokers_one_takes_over_from_the_other() -> anyhow::Result<()> {
     };
     let mixed = audit.list_audit_events(foreign).await;
     refused(mixed, Code::InvalidArgument, Some("page_token"));
-    let printed = Process::start(
+    let mut printing = Process::start(
         "broker",
         &[
             "audit",
@@ -235,11 +235,12 @@ async fn of_two_brokers_one_takes_over_from_the_other() -> anyhow::Result<()> {
         ],
         &[],
         &folder.join("audit.log"),
-    )?
-    .line()
-    .await?;
+    )?;
+    let head = printing.line().await?;
+    ensure!(head.starts_with("TIME"), "{head}");
+    let printed = printing.line().await?;
     ensure!(
-        printed.contains("released") && printed.contains(&v1.name),
+        printed.contains("RELEASED") && printed.contains(&v1.name),
         "{printed}"
     );
     other.process.stop().await?;

@@ -5,6 +5,7 @@
 mod broker_apply;
 mod broker_bad_days;
 mod broker_branches;
+mod broker_cli;
 mod broker_faults;
 mod broker_governor;
 mod broker_identity;
