@@ -24,10 +24,11 @@ const END_SECONDS_MAX: u64 = 60;
 
 /// The example system, without its user-service.
 struct Bench {
-    folder: Folder,
     config: Config,
     emulator: EmulatorProcess,
     broker: Broker,
+    /// Goes after those who write into it.
+    folder: Folder,
 }
 
 impl Bench {
