@@ -197,6 +197,10 @@ impl Bindings {
     }
 
     fn announce(&self, spec: &BindingSpec, generation: Generation, uris: OwnerUris) {
+        // It may have been since whoever announces it looked.
+        if generation.is_retired() {
+            return self.retired(&spec.name);
+        }
         let target = Target {
             spec: spec.clone(),
             generation: generation.number,

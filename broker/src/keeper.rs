@@ -241,6 +241,11 @@ impl Keeper {
         }
     }
 
+    /// Keeps applies of this process away for as long as it is held.
+    pub async fn alone(&self) -> MutexGuard<'_, ()> {
+        self.applying.lock().await
+    }
+
     /// Has the world made to match, soon and in the background.
     pub fn apply_again(&self) {
         self.unsettled.notify_one();
@@ -341,6 +346,7 @@ impl Keeper {
     ) -> Result<(), E> {
         let alone = self.applying.lock().await;
         let on_branch = self.bindings.on_branch(branch);
+        self.pause(&on_branch, &branch.id, what).await?;
         let mut held = Held {
             unsettled: (!on_branch.is_empty()).then_some(&self.unsettled),
         };
@@ -348,7 +354,6 @@ impl Keeper {
             let message = format!("its branch is being {what}");
             self.bindings.hold(name, message);
         }
-        self.pause(&on_branch, &branch.id, what).await?;
         let changed = change.await;
         if on_branch.is_empty() {
             changed?;

@@ -15,7 +15,7 @@ use crate::audit::{Action, Event};
 use crate::bindings::Bindings;
 use crate::branches::{self, Branches, End, Users};
 use crate::keeper::Keeper;
-use crate::leases::{Lease, Leases, RevokeRequest, Which};
+use crate::leases::{self, Lease, Leases, RevokeRequest, Which};
 use crate::leasing::{self, Leasing};
 use crate::names::{BindingName, BranchName, BranchResource, LeaseId};
 use crate::neon;
@@ -128,10 +128,17 @@ impl Retirement {
         })?;
         if let Some(id) = &retire.new_default {
             let found = self.keeper.neon().branch(id).await?;
-            found.ok_or_else(|| branches::Error::NotFound {
+            let found = found.ok_or_else(|| branches::Error::NotFound {
                 field: "new_default_branch",
                 name: BranchResource(id.clone()),
             })?;
+            let name = found.branch.name.clone();
+            if *id == branch {
+                return Err(branches::Error::Default { name }.into());
+            }
+            if found.branch.expires_at.is_some() {
+                return Err(branches::Error::Expires { name }.into());
+            }
         }
         let others = |found: &neon::Found| {
             let mut bindings = self.keeper.bindings_on(&found.branch);
@@ -187,6 +194,9 @@ impl Retirement {
             let binding = &asked.binding;
             let last = draft.generation(binding).cloned();
             let last = last.ok_or_else(|| Error::NotReady(binding.clone()))?;
+            if last.branch != branch {
+                return Err(Error::Moving(binding.clone()));
+            }
             if last.is_retired() {
                 return Ok(());
             }
@@ -248,13 +258,24 @@ impl Retirement {
             // The state lives as long as we do.
             let _ = tokio::time::timeout(Duration::from_millis(LOOK_MS), told.changed()).await;
         }
-        let request = RevokeRequest {
-            which: Which::Branch(branch.clone()),
-            reason: format!("{} is retired, by {}", retire.binding, retire.by),
-            request_id: None,
-        };
-        let revoked = Box::pin(self.leasing.revoke(request)).await;
-        revoked.map_err(|error| Error::Leasing(Box::new(error)))?;
+        let now = self.leases.now();
+        let left = self
+            .state
+            .read(|data| live_on(data.leases.values(), &retire.binding, branch, now));
+        // One may be on a branch that the binding was switched from.
+        let each = left.into_iter().map(Which::Lease);
+        for which in std::iter::once(Which::Branch(branch.clone())).chain(each) {
+            let request = RevokeRequest {
+                which,
+                reason: format!("{} is retired, by {}", retire.binding, retire.by),
+                request_id: None,
+            };
+            match Box::pin(self.leasing.revoke(request)).await {
+                // It has ended meanwhile.
+                Ok(_) | Err(leasing::Error::Lease(leases::Error::NotFound(_))) => {}
+                Err(error) => return Err(Error::Leasing(Box::new(error))),
+            }
+        }
         Ok(())
     }
 }

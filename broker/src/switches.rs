@@ -13,6 +13,7 @@ mod votes;
 use std::sync::Arc;
 use std::time::Duration;
 
+use backon::{ExponentialBuilder, Retryable as _};
 use jiff::Timestamp;
 use neon_api::BranchId;
 
@@ -22,13 +23,14 @@ use crate::branches;
 use crate::config::BindingSpec;
 use crate::keeper::Keeper;
 use crate::leases::{self, Leases};
+use crate::ledger;
 use crate::logins::{Logins, Place};
 use crate::names::{BindingName, BranchName, BranchResource};
 use crate::operations::Work;
 use crate::reconcile::Outcome;
-use crate::state::{Data, Draft, Move, Phase, State};
+use crate::state::{Data, Draft, Generation, Move, Phase, State};
 use crate::text::one_line;
-use crate::watches;
+use crate::watches::{self, Watches};
 use votes::{Alive, Counting, Tally};
 
 pub use error::Error;
@@ -40,6 +42,8 @@ const FENCING_SECONDS: u64 = 40;
 /// How long they have to say that they do, in seconds. The branch is closed to them
 /// whether or not they say so.
 const HOLD_BACK_SECONDS: u64 = 5;
+/// How often the rights to write are tried to be given back.
+const UNFENCE_TRIES_MAX: usize = 5;
 /// How often to look at the votes, should nobody say anything, in milliseconds.
 const LOOK_MS: u64 = 100;
 
@@ -70,6 +74,7 @@ pub struct Switches {
     bindings: Arc<Bindings>,
     leases: Arc<Leases>,
     logins: Arc<Logins>,
+    watches: Arc<Watches>,
 }
 
 /// A switch that is under way.
@@ -93,6 +98,7 @@ impl Switches {
         bindings: Arc<Bindings>,
         leases: Arc<Leases>,
         logins: Arc<Logins>,
+        watches: Arc<Watches>,
     ) -> Switches {
         Switches {
             state,
@@ -100,6 +106,7 @@ impl Switches {
             bindings,
             leases,
             logins,
+            watches,
         }
     }
 
@@ -107,12 +114,9 @@ impl Switches {
     pub async fn check(&self, switch: &Switch) -> Result<(), Error> {
         self.spec(&switch.binding)?;
         let now = self.leases.now();
-        let current = |data: &Data| {
-            let current = data.generations.get(&switch.binding);
-            current.map(|current| current.branch.clone())
-        };
+        let current = |data: &Data| data.generations.get(&switch.binding).cloned();
         // That another is under way is found when this one has begun: it may be this one.
-        may_move(switch, self.state.read(current), None)?;
+        may_move(switch, self.state.read(current).as_ref(), None)?;
         self.branch_name(&switch.branch).await?;
         self.state.read(|data| {
             let watch = |id| data.watches.get(&id);
@@ -125,8 +129,14 @@ impl Switches {
         work.describe(BranchResource(switch.branch.clone()).to_string());
         let spec = self.spec(&switch.binding)?;
         let left = self.left(switch, work);
-        if let Some(over) = left.as_ref().filter(|left| left.phase == Phase::Committed) {
-            return self.drain(switch, work, over).await;
+        match left.as_ref().map(|left| (left, left.phase)) {
+            Some((over, Phase::Committed)) => return self.drain(switch, work, over).await,
+            Some((_, Phase::Done)) => return Ok(()),
+            Some((left, Phase::Reverted)) => {
+                let why = Error::GivenUp(left.message.clone());
+                return Err(self.revert(switch, work, left, why).await);
+            }
+            _ => {}
         }
         let prepared = async {
             let branch_name = self.branch_name(&switch.branch).await?;
@@ -190,7 +200,7 @@ impl Switches {
 
     /// Waits until what was before is drained, and lets go of it.
     async fn drain(&self, switch: &Switch, work: &Work, committed: &Move) -> Result<(), Error> {
-        let mut alive = Alive::default();
+        let mut alive = Alive::new(self.watches.broker());
         let mut told = self.state.moves();
         loop {
             let tally = self.tally(&switch.binding, committed, &mut alive);
@@ -202,7 +212,9 @@ impl Switches {
         let (now, by) = (self.leases.now(), switch.by.clone());
         let (binding, committed) = (switch.binding.clone(), committed.clone());
         let done = move |draft: &mut Draft<'_>| {
-            leases::drained(draft, &committed.source, &binding.service, now);
+            let holders = votes::drained(draft, &binding, &committed, now);
+            let (source, service) = (&committed.source, &binding.service);
+            leases::drained(draft, source, service, &holders, now);
             let done = Move {
                 phase: Phase::Done,
                 update_time: now,
@@ -212,7 +224,15 @@ impl Switches {
             draft.audit(event(&binding, &committed, &by, now, "is done"));
             Ok::<_, Error>(())
         };
-        work.step(done).await
+        match work.step(done).await {
+            // The binding has moved all the same; roles go by themselves.
+            Err(Error::State(error)) => {
+                let (binding, error) = (&switch.binding, one_line(&error));
+                tracing::warn!(%binding, error, "that a switch is done is not stored");
+                Ok(())
+            }
+            ended => ended,
+        }
     }
 
     /// Gives a switch up. The error that it was given up for, unless it cannot be.
@@ -221,7 +241,7 @@ impl Switches {
             return why;
         }
         if announced.fence
-            && let Err(error) = self.unfence(switch, announced).await
+            && let Err(error) = self.unfence_at_last(switch, announced).await
         {
             let (binding, error) = (&switch.binding, one_line(&error));
             tracing::warn!(%binding, error, "the rights to write are given back by the next apply");
@@ -230,6 +250,14 @@ impl Switches {
         let (binding, by, now) = (switch.binding.clone(), switch.by.clone(), self.leases.now());
         let (announced, message) = (announced.clone(), one_line(&why));
         let reverted = move |draft: &mut Draft<'_>| {
+            // Who refused it has given it up already.
+            let is_ours = |last: &&Move| last.operation == announced.operation;
+            let last = draft.last_move(&binding).filter(is_ours);
+            if !last.is_some_and(|last| last.phase.is_pending()) {
+                let what = format!("was given up: {message}");
+                draft.audit(event(&binding, &announced, &by, now, &what));
+                return Ok(());
+            }
             let reverted = Move {
                 phase: Phase::Reverted,
                 message: message.clone(),
@@ -262,6 +290,13 @@ impl Switches {
         })
     }
 
+    /// Tries again for a while: until then nobody writes.
+    async fn unfence_at_last(&self, switch: &Switch, announced: &Move) -> Result<(), Error> {
+        let backoff = ExponentialBuilder::default().with_max_times(UNFENCE_TRIES_MAX);
+        let unfencing = || self.unfence(switch, announced);
+        unfencing.retry(backoff).await
+    }
+
     async fn unfence(&self, switch: &Switch, announced: &Move) -> Result<(), Error> {
         let place = self.source(switch, announced).await?;
         self.logins.prepare(&place).await.map_err(Error::Fence)
@@ -288,6 +323,8 @@ impl Run<'_> {
         let now = self.switches.leases.now();
         let announce = move |draft: &mut Draft<'_>| {
             let source = check_draft(draft, &switch, now)?;
+            check_target(draft, &switch.branch)?;
+            check_fence(draft, &switch, &source)?;
             votes::check_unwatched(draft.leases(), |id| draft.watch(id), &switch, now)?;
             let one = Move {
                 operation: Some(operation),
@@ -315,12 +352,16 @@ impl Run<'_> {
 
     /// From wherever it was left to the moment from which the binding leads elsewhere.
     async fn until_committed(&self, mut one: Move) -> Result<Move, Error> {
-        let mut alive = Alive::default();
+        let mut alive = Alive::new(self.switches.watches.broker());
         if one.phase == Phase::Announced {
             self.until_acked(&one, &mut alive).await?;
-            if one.fence {
-                one = self.hold_back(&one).await?;
-            }
+        }
+        // No apply gives the rights back that are taken now.
+        let mut alone = None;
+        if one.fence {
+            alone = Some(self.switches.keeper.alone().await);
+            // From now, also for who takes it up.
+            one = self.hold_back(&one).await?;
         }
         if one.phase == Phase::Fencing {
             self.until_held_back(&one, &mut alive).await?;
@@ -328,7 +369,9 @@ impl Run<'_> {
             let fenced = self.switches.logins.fence(&source).await;
             fenced.map_err(Error::Fence)?;
         }
-        self.commit(one, alive).await
+        let committed = self.commit(one, alive).await;
+        drop(alone);
+        committed
     }
 
     /// Returns when all have acknowledged who are waited for.
@@ -368,6 +411,9 @@ impl Run<'_> {
             if let Some(refused) = tally.refused.take() {
                 return Err(refused);
             }
+            if let Some(why) = self.given_up() {
+                return Err(Error::GivenUp(why));
+            }
             if self.switch.unwatched != Unwatched::Wait {
                 tally.unwatched.clear();
             }
@@ -377,6 +423,16 @@ impl Run<'_> {
             // The state lives as long as we do.
             let _ = tokio::time::timeout(Duration::from_millis(LOOK_MS), told.changed()).await;
         }
+    }
+
+    /// Why the switch was given up by now, if somebody refused it who is not there any
+    /// more.
+    fn given_up(&self) -> Option<String> {
+        self.switches.state.read(|data| {
+            let last = data.moves.get(&self.switch.binding)?;
+            let is_ours = last.operation == Some(self.work.id());
+            (is_ours && last.phase == Phase::Reverted).then(|| last.message.clone())
+        })
     }
 
     /// From here on nobody cancels it: the old branch is closed to writes.
@@ -389,7 +445,9 @@ impl Run<'_> {
             ..one.clone()
         };
         let (binding, put) = (self.switch.binding.clone(), fencing.clone());
+        let was = one.clone();
         let change = move |draft: &mut Draft<'_>| {
+            still(draft, &binding, &was)?;
             draft.move_put(binding.clone(), put.clone());
             Ok::<_, Error>(())
         };
@@ -424,6 +482,8 @@ impl Run<'_> {
         let (put, by) = (committed.clone(), switch.by.clone());
         let change = move |draft: &mut Draft<'_>| {
             let binding = &switched.binding;
+            still(draft, binding, &one)?;
+            check_target(draft, &one.target)?;
             let current = draft.generation(binding);
             let is_as_it_was = current.is_some_and(|current| {
                 current.branch == one.source && current.number < one.generation
@@ -457,16 +517,50 @@ impl Run<'_> {
     }
 }
 
+/// Whether a switch is as it was left: nobody has refused it meanwhile.
+fn still(draft: &Draft<'_>, binding: &BindingName, one: &Move) -> Result<(), Error> {
+    match draft.last_move(binding) {
+        Some(last) if last == one => Ok(()),
+        Some(last) if last.phase == Phase::Reverted => Err(Error::GivenUp(last.message.clone())),
+        _ => Err(Error::Overtaken(binding.clone())),
+    }
+}
+
+/// A binding does not move to what is being changed or deleted.
+fn check_target(draft: &Draft<'_>, target: &BranchId) -> Result<(), Error> {
+    match draft.is_held(target) || ledger::is_going(draft, target) {
+        true => Err(Error::BranchHeld(target.clone())),
+        false => Ok(()),
+    }
+}
+
+/// A fence takes the writes of a service from a branch, whichever binding has them.
+fn check_fence(draft: &Draft<'_>, switch: &Switch, source: &BranchId) -> Result<(), Error> {
+    let binding = &switch.binding;
+    let mut others = draft.generations().filter(|(other, generation)| {
+        *other != binding
+            && other.service == binding.service
+            && generation.branch == *source
+            && !generation.is_retired()
+    });
+    match others.next().filter(|_| switch.fence) {
+        None => Ok(()),
+        Some((other, _)) => Err(Error::FenceShared {
+            binding: binding.clone(),
+            other: other.clone(),
+        }),
+    }
+}
+
 /// Whether the binding can be switched; where it leads now.
 fn check_draft(draft: &Draft<'_>, switch: &Switch, now: Timestamp) -> Result<BranchId, Error> {
     let current = draft.generation(&switch.binding);
-    let source = current.map(|current| current.branch.clone());
-    may_move(switch, source, draft.move_of(&switch.binding, now))
+    may_move(switch, current, draft.move_of(&switch.binding, now))
 }
 
 fn may_move(
     switch: &Switch,
-    source: Option<BranchId>,
+    current: Option<&Generation>,
     moving: Option<&Move>,
 ) -> Result<BranchId, Error> {
     let binding = &switch.binding;
@@ -479,7 +573,11 @@ fn may_move(
             },
         });
     }
-    let source = source.ok_or_else(|| Error::NotReady(binding.clone()))?;
+    let current = current.ok_or_else(|| Error::NotReady(binding.clone()))?;
+    if current.is_retired() {
+        return Err(Error::Retired(binding.clone()));
+    }
+    let source = current.branch.clone();
     match source == switch.branch {
         false => Ok(source),
         true => Err(Error::LivesThere {

@@ -20,12 +20,11 @@ use uuid::Uuid;
 
 use crate::leases::Lease;
 use crate::names::{BindingName, LeaseId};
-use crate::state::{self, Draft, State, Watching};
+use crate::state::{self, Draft, Phase, State, Watching};
 use crate::text::one_line;
 
-/// How often a broker with such watches says that it is there while a binding moves, in
-/// milliseconds.
-const BEAT_MS: u64 = 1_000;
+/// How often a broker says that it is there while a binding moves, in milliseconds.
+pub const BEAT_MS: u64 = 1_000;
 
 /// What a consumer says of a generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,6 +139,7 @@ impl Watches {
                 Report::Nack(why) if about == About::Pending => {
                     watching.refused = generation;
                     watching.refusal = why.clone();
+                    give_up(draft, lease, why, now);
                 }
                 Report::Nack(_) => {}
                 Report::Drained => {
@@ -175,8 +175,12 @@ impl Watches {
         }
     }
 
-    /// Says that this process is there while a binding moves, for as long as leases have
-    /// a say through it; for ever.
+    /// This process, among those that share the state.
+    pub fn broker(&self) -> Uuid {
+        self.broker
+    }
+
+    /// Says that this process is there while a binding moves, for ever.
     pub async fn beat(&self) {
         let mut interval = tokio::time::interval(Duration::from_millis(BEAT_MS));
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -193,12 +197,11 @@ impl Watches {
                     let mut all = data.moves.keys();
                     all.any(|binding| data.move_of(binding, now).is_some())
                 };
-                let is_ours = |one: &Watching| one.broker == broker && one.gone_time.is_none();
                 let is_told = data.brokers.get(&broker).is_some_and(|seen| {
                     let since = now.duration_since(*seen).unsigned_abs();
                     since < Duration::from_millis(BEAT_MS / 2)
                 });
-                !is_told && moves() && data.watches.values().any(is_ours)
+                !is_told && moves()
             });
             if is_due {
                 let change = move |draft: &mut Draft<'_>| draft.broker_put(broker, now);
@@ -233,6 +236,26 @@ fn about(draft: &Draft<'_>, lease: LeaseId, generation: i64, now: Timestamp) -> 
         return Some(About::Pending);
     }
     (moving.holds_back(now) && moving.pause_generation() == generation).then_some(About::Pause)
+}
+
+/// Gives a switch up that a lease which has a say refuses: here, where it says so, since
+/// the lease may have ended before anybody looks.
+fn give_up(draft: &mut Draft<'_>, lease: LeaseId, why: &str, now: Timestamp) {
+    let Some(known) = draft.lease(lease) else {
+        return;
+    };
+    let holder = known.request.holder.clone();
+    let Some(binding) = known.request.target.binding().cloned() else {
+        return;
+    };
+    let moving = draft.last_move(&binding);
+    let moving = moving.filter(|one| one.phase.is_pending() && one.voters.contains(&lease));
+    if let Some(mut one) = moving.cloned() {
+        one.phase = Phase::Reverted;
+        one.message = format!("{holder} cannot use the new branch ({lease}): {why}");
+        one.update_time = now;
+        draft.move_put(binding, one);
+    }
 }
 
 /// The leases of a binding that have a say now.

@@ -4,10 +4,11 @@ use neon_api::BranchId;
 use neon_api::types::BranchUpdateRequest;
 
 use super::checks::{self, Users, View};
-use super::{Branches, Error, Which, noted};
+use super::{Branches, Error, Which, intend_delete, noted};
 use crate::names::BranchName;
 use crate::neon::Found;
 use crate::operations::Work;
+use crate::state::Draft;
 use crate::text::one_line;
 
 /// What retired branches are called.
@@ -95,6 +96,7 @@ impl Branches {
     async fn try_delete_childless(&self, going: Vec<(BranchName, BranchId)>) -> Result<(), Error> {
         let neon = self.neon().background();
         for (name, id) in going {
+            let turn = neon.turn().await?;
             let view = View(self.all_in_background().await?);
             let Ok(found) = view.find("name", &id) else {
                 noted(self.ledger.deleted(&id).await);
@@ -108,8 +110,12 @@ impl Branches {
                 tracing::warn!(branch = %name, error, "a retired branch is not deleted");
                 continue;
             }
-            let turn = neon.turn().await?;
-            self.ledger.intend_delete(&name, &id).await?;
+            let (branch, now) = (found.branch.clone(), self.ledger.now());
+            let intend = move |draft: &mut Draft<'_>| intend_delete(draft, &branch, now);
+            if let Err(error) = self.ledger.state().change(intend).await? {
+                tracing::warn!(branch = %name, error = %one_line(&error), "is not deleted");
+                continue;
+            }
             if let Err(error) = neon.branch_delete(&id, &turn).await {
                 noted(self.ledger.retired(&name, &id).await);
                 return Err(error.into());

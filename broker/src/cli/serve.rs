@@ -236,6 +236,7 @@ async fn run(arguments: Arguments) -> Result<(), Error> {
         Arc::clone(&bindings),
         Arc::clone(&leases),
         Arc::clone(&logins),
+        Arc::clone(&watches),
     );
     let background = keeper.neon().background();
     let closer = Closer::new(

@@ -34,11 +34,15 @@ impl Keeper {
             }
             let leads = self.state.leader().borrow().is_some();
             // Who leads looks at the world first: what is stored may be true no more.
-            if leads && !*self.was_ready.borrow() {
-                continue;
+            let looks_first = leads && !*self.was_ready.borrow();
+            if !looks_first {
+                self.reread_if_behind();
             }
-            self.reread_if_behind();
             for spec in &self.config().bindings {
+                let known = self.bindings.get(&spec.name);
+                if looks_first && known.is_none_or(|known| known.target.is_none()) {
+                    continue;
+                }
                 let following = async {
                     self.follow_one(spec).await?;
                     self.follow_move(spec).await

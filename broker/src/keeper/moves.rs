@@ -127,6 +127,15 @@ impl Keeper {
             generation: 0,
         };
         self.roles_right(&place, false).await?;
+        // One that was to go with its children is lived on again.
+        if self
+            .ledger
+            .going()
+            .iter()
+            .any(|(_, id)| *id == outcome.branch)
+        {
+            self.ledger.created(branch, &outcome.branch).await?;
+        }
         Ok(outcome)
     }
 }

@@ -419,12 +419,19 @@ pub(super) fn left(draft: &mut Draft<'_>, lease: &super::Lease, now: Timestamp) 
     }
 }
 
-/// Lets go of the roles of a service on a branch that no lease has any more: nothing
-/// runs on them.
-pub fn drained(draft: &mut Draft<'_>, branch: &BranchId, service: &ServiceName, now: Timestamp) {
+/// Lets go of the roles that these holders had of a service on a branch, and that no
+/// lease has any more: nothing runs on them.
+pub fn drained(
+    draft: &mut Draft<'_>,
+    branch: &BranchId,
+    service: &ServiceName,
+    holders: &BTreeSet<String>,
+    now: Timestamp,
+) {
     let roles = draft.roles_on(branch);
     let left = roles.filter(|(key, role)| {
         role.service == *service
+            && holders.contains(&role.holder)
             && role.status.is_usable()
             && role.reserved_until > now
             && !draft.is_used(key, now)

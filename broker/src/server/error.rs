@@ -379,6 +379,15 @@ fn switch(error: switches::Error, message: String) -> Refusal {
                 None => refusal,
             }
         }
+        E::Retired(name) => {
+            step(false, "BINDING_RETIRED", message).resource("broker.v1.Binding", name.to_string())
+        }
+        E::BranchHeld(branch) => step(true, "BRANCH_HELD", message)
+            .resource("broker.v1.Branch", BranchResource(branch).to_string()),
+        E::FenceShared { other, .. } => {
+            step(false, "FENCE_SHARED", message).resource("broker.v1.Binding", other.to_string())
+        }
+        E::GivenUp(_) => aborted("SWITCH_GIVEN_UP"),
         E::Moving { binding, .. } => {
             aborted("SWITCH_RUNNING").resource("broker.v1.Binding", binding.to_string())
         }

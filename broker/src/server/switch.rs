@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures_util::{Stream, stream};
+use prost::Message as _;
 use prost_types::Any;
 use proto::broker::v1 as pb;
 use rpc::status::{FieldViolation, FieldViolations};
@@ -152,7 +153,11 @@ impl Telling {
                 self.is_over = true;
                 return Some(match result {
                     Ended::Error(status) => Err(refusal(&status)),
-                    Ended::Response(_) => Ok(self.wire(switch)),
+                    // Written by us.
+                    Ended::Response(any) => {
+                        let done = pb::Switch::decode(&*any.value);
+                        Ok(self.wire(done.unwrap_or(switch)))
+                    }
                 });
             }
             if self.last.as_ref() != Some(&switch) {

@@ -102,7 +102,10 @@ pub(super) async fn open(
     if watch.knows(&first) {
         watch.due = None;
     }
-    watch.report(&first).await?;
+    if first.report != 0 {
+        let message = "comes with a later request: the first one opens the watch";
+        return Err(Error::from(FieldViolation::new("report", message)).into());
+    }
     Ok(stream::unfold(Some(watch), |watch| async {
         let mut watch = watch?;
         match watch.next().await {
@@ -275,6 +278,13 @@ impl Watch {
             Err(Error::Leasing(error)) if error.passes() => return Ok(None),
             Err(error) => return Err(error.into()),
         };
+        // The lease may be where it is to go already, before everybody is told.
+        let generation = current.as_ref().map_or(0, |current| current.generation);
+        let pending = pending.filter(|pending| pending.generation > generation);
+        let pause = pause.filter(|pause| match pause.writes_only {
+            true => pending.is_some(),
+            false => pause.generation > generation,
+        });
         Ok(Some(pb::WatchBindingResponse {
             binding: self
                 .binding

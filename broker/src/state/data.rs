@@ -276,6 +276,14 @@ impl<'a> Draft<'a> {
         changed.or_else(|| self.data.generations.get(binding))
     }
 
+    /// The newest generation of each binding.
+    pub fn generations(&self) -> impl Iterator<Item = (&BindingName, &Generation)> {
+        let changed = &self.changes.generations;
+        let others = self.data.generations.iter();
+        let others = others.filter(|(name, _)| !changed.contains_key(*name));
+        changed.iter().chain(others)
+    }
+
     /// Gives a binding a generation.
     pub fn generation_put(&mut self, binding: BindingName, generation: Generation) {
         self.changes.generations.insert(binding, generation);

@@ -68,6 +68,26 @@ pub enum Error {
         /// Why.
         message: String,
     },
+    /// It was retired.
+    #[error("{0} is retired; declare another branch for it in broker.toml")]
+    Retired(BindingName),
+    /// The new branch is being reset, restored or deleted.
+    #[error("the branch {0} is being reset, restored or deleted")]
+    BranchHeld(BranchId),
+    /// Writes would be taken from another binding too.
+    #[error(
+        "{other} lives on the branch that {binding} is switched from, and a fence would take its \
+         writes too; switch it first, or switch without a fence"
+    )]
+    FenceShared {
+        /// The binding.
+        binding: BindingName,
+        /// The other.
+        other: BindingName,
+    },
+    /// It was given up, and why.
+    #[error("the switch was given up: {0}")]
+    GivenUp(String),
     /// Some did not answer.
     #[error("{} did not acknowledge in time: {}", count(.0.len()), names(.0))]
     TimedOut(Vec<LeaseId>),

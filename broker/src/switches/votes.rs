@@ -118,24 +118,48 @@ impl Counting<'_> {
     }
 }
 
+/// How many of the others' words may get lost before one is taken to be gone.
+const BEATS_LOST_MAX: u64 = 4;
+
 /// Which brokers are gone that watches lead to: they say that they are there while a
-/// binding moves. By how long this process has heard nothing, whatever clocks say.
-#[derive(Debug, Clone, Default)]
+/// binding moves. By how long this process has heard nothing, whatever clocks say; and
+/// only while it hears itself: otherwise it is the state database that is away.
+#[derive(Debug, Clone)]
 pub(super) struct Alive {
+    here: Uuid,
     heard: BTreeMap<Uuid, (Option<Timestamp>, Instant)>,
     gone: BTreeSet<Uuid>,
 }
 
 impl Alive {
+    pub(super) fn new(here: Uuid) -> Alive {
+        Alive {
+            here,
+            heard: BTreeMap::new(),
+            gone: BTreeSet::new(),
+        }
+    }
+
     pub(super) fn look(&mut self, data: &Data, grace: Duration) {
         let now = Instant::now();
-        let brokers: BTreeSet<Uuid> = data.watches.values().map(|one| one.broker).collect();
+        let grace = grace.max(Duration::from_millis(watches::BEAT_MS * BEATS_LOST_MAX));
+        let mut brokers: BTreeSet<Uuid> = data.watches.values().map(|one| one.broker).collect();
+        brokers.insert(self.here);
         for broker in &brokers {
             let said = data.brokers.get(broker).copied();
             let (last, since) = self.heard.entry(*broker).or_insert((said, now));
             if *last != said {
                 (*last, *since) = (said, now);
             }
+        }
+        let ours = self.heard.get(&self.here);
+        let hears_itself = ours.is_some_and(|(_, since)| {
+            now.duration_since(*since) < Duration::from_millis(watches::BEAT_MS * 2)
+        });
+        if !hears_itself {
+            self.heard.retain(|broker, _| *broker == self.here);
+            self.gone.clear();
+            return;
         }
         self.gone = brokers;
         self.gone.retain(|broker| {
@@ -178,4 +202,30 @@ pub(super) fn check_unwatched<'a, 'b>(
 /// came later begin with what is current.
 pub fn is_of_before(lease: &Lease, one: &Move) -> bool {
     lease.create_time <= one.create_time && !one.voters.contains(&lease.id)
+}
+
+/// The holders of those who voted, and who have nothing on what was before any more: all
+/// of their leases on the binding say so.
+pub(super) fn drained(
+    draft: &Draft<'_>,
+    binding: &BindingName,
+    one: &Move,
+    now: Timestamp,
+) -> BTreeSet<String> {
+    let has_drained = |lease: &&Lease| {
+        let watching = draft.watch(lease.id);
+        watching.is_some_and(|watching| watching.drained >= one.generation)
+    };
+    let all: Vec<&Lease> = watches::leases_of(draft.leases(), binding, now).collect();
+    let holder = |lease: &&Lease| lease.request.holder.clone();
+    let mut holders: BTreeSet<String> = all
+        .iter()
+        .copied()
+        .filter(|lease| one.voters.contains(&lease.id))
+        .map(|lease| holder(&lease))
+        .collect();
+    for lease in all.iter().copied().filter(|lease| !has_drained(lease)) {
+        holders.remove(&lease.request.holder);
+    }
+    holders
 }
