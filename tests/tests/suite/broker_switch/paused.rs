@@ -39,7 +39,14 @@ async fn a_reset_waits_until_consumers_hold_back() -> anyhow::Result<()> {
     let pause = one.state.pause.clone().context("a pause")?;
     assert!(!pause.writes_only && pause.deadline.is_some());
     assert!(pause.reason.contains("reset"), "{pause:?}");
-    // Nothing has happened to the branch yet.
+    // It is not reset: a reset that waits for nobody would be over by then.
+    let request = proto::google::longrunning::WaitOperationRequest {
+        name: operation.name.clone(),
+        timeout: Some(crate::broker_leasing::seconds(3)),
+    };
+    let mut operations = bench.broker.operations().await?;
+    let waiting = operations.wait_operation(request).await?.into_inner();
+    assert!(!waiting.done, "{waiting:?}");
     old.batch_execute("SELECT count(*) FROM users").await?;
     assert_eq!(current(&one.state), before);
     one.ack(pause.generation).await?;

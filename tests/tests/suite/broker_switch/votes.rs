@@ -144,10 +144,13 @@ async fn one_who_refuses_has_a_switch_given_up_for_all() -> anyhow::Result<()> {
         .until_it(|switch| votes(switch).contains(&SwitchVote::Ack))
         .await?;
     assert_eq!(votes(&half), [SwitchVote::Waiting, SwitchVote::Ack]);
+    // Nor what is said of one that nobody was told of.
+    other.ack(again + 50).await?;
     other.ack(again).await?;
     switching.until(SwitchPhase::Committed).await?;
     one.taken_over(again).await?;
     other.taken_over(again).await?;
+    other.is_known(&bench.broker, again).await?;
     bench.stop().await
 }
 
