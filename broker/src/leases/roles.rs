@@ -61,6 +61,29 @@ impl Made {
 }
 
 impl RoleFor {
+    /// A role of that generation that is about to be made.
+    fn role(&self, generation: i64, status: RoleStatus, now: Timestamp) -> (RoleKey, Role) {
+        let key = RoleKey {
+            branch: self.branch.clone(),
+            role: login_name(&self.service, self.access, &self.holder, generation),
+        };
+        let role = Role {
+            service: self.service.clone(),
+            database: self.database.clone(),
+            access: self.access,
+            holder: self.holder.clone(),
+            generation,
+            key: self.key.clone(),
+            valid_until: None,
+            reserved_until: now,
+            status,
+            failures: 0,
+            failure: String::new(),
+            update_time: now,
+        };
+        (key, role)
+    }
+
     fn fits(&self, role: &Role) -> bool {
         role.status == RoleStatus::Open
             && role.access == self.access
@@ -120,25 +143,8 @@ impl Leases {
                 let branch = of.branch.clone();
                 return Err(Error::TooManyRoles { branch, max });
             }
-            let generation = draft.version();
-            let key = RoleKey {
-                branch: of.branch.clone(),
-                role: login_name(&of.service, of.access, &of.holder, generation),
-            };
-            let role = Role {
-                service: of.service.clone(),
-                database: of.database.clone(),
-                access: of.access,
-                holder: of.holder.clone(),
-                generation,
-                key: of.key.clone(),
-                valid_until: None,
-                reserved_until,
-                status: RoleStatus::Open,
-                failures: 0,
-                failure: String::new(),
-                update_time: now,
-            };
+            let (key, mut role) = of.role(draft.version(), RoleStatus::Open, now);
+            role.reserved_until = reserved_until;
             draft.role_put(key.clone(), role);
             Ok(key)
         };
@@ -297,25 +303,7 @@ pub(super) fn given(draft: &mut Draft<'_>, made: &Made, now: Timestamp) -> Optio
 
 /// Notes that a role is about to be made on a warm branch, which nobody has yet.
 pub(super) fn reserve(draft: &mut Draft<'_>, of: &RoleFor, now: Timestamp) -> RoleKey {
-    let generation = draft.version();
-    let key = RoleKey {
-        branch: of.branch.clone(),
-        role: login_name(&of.service, of.access, &of.holder, generation),
-    };
-    let role = Role {
-        service: of.service.clone(),
-        database: of.database.clone(),
-        access: of.access,
-        holder: of.holder.clone(),
-        generation,
-        key: of.key.clone(),
-        valid_until: None,
-        reserved_until: now,
-        status: RoleStatus::Reserved,
-        failures: 0,
-        failure: String::new(),
-        update_time: now,
-    };
+    let (key, role) = of.role(draft.version(), RoleStatus::Reserved, now);
     draft.role_put(key.clone(), role);
     key
 }
