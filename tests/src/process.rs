@@ -14,6 +14,8 @@ use tokio::time::timeout;
 
 const START_SECONDS_MAX: u64 = 120;
 const STOP_SECONDS_MAX: u64 = 60;
+/// Lines of a log that a test which failed shows of each program.
+const SHOWN_LINES_MAX: usize = 40;
 
 /// A running program. Its stderr goes to a log file; a test that ends early
 /// does not leave it behind.
@@ -143,6 +145,29 @@ impl Process {
         match timeout(Duration::from_secs(STOP_SECONDS_MAX), self.child.wait()).await {
             Ok(status) => Ok(status?),
             Err(_) => bail!("{} does not stop: {}", self.name, self.log()),
+        }
+    }
+}
+
+/// A test that ends with a program running has failed: what the program was doing is
+/// shown beside the failure.
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Ended and waited for: whoever did that has told of it.
+        if self.child.id().is_none() {
+            return;
+        }
+        let state = match self.child.try_wait() {
+            Ok(Some(status)) => format!("had ended by itself, with {status}"),
+            Ok(None) => "was running".to_owned(),
+            Err(error) => format!("is in an unknown state: {error}"),
+        };
+        let log = self.log();
+        let lines: Vec<_> = log.lines().collect();
+        let shown = lines.len().saturating_sub(SHOWN_LINES_MAX);
+        eprintln!("{} {state}; the end of its log:", self.name);
+        for line in lines.iter().skip(shown) {
+            eprintln!("    {line}");
         }
     }
 }
