@@ -22,8 +22,8 @@ use crate::neon::OwnerUris;
 use crate::reconcile::Outcome;
 use crate::state::{Generation, State};
 
-pub(crate) use generations::end_pause;
 pub use generations::{Found, Switched};
+pub(crate) use generations::{end_fence, end_pause};
 
 /// A binding, as declared and as it is.
 #[derive(Debug, Clone)]

@@ -30,7 +30,7 @@ use crate::credentials::KeyId;
 use crate::ledger;
 use crate::names::{BindingName, LeaseId, ServiceName};
 use crate::roles::Access;
-use crate::state::{self, Draft, Generation, RoleKey, State, Turn};
+use crate::state::{self, Draft, RoleKey, State, Turn};
 pub(crate) use ephemeral::branch_name;
 pub use ephemeral::{Making, Taken};
 pub use hand_out::Take;
@@ -268,6 +268,15 @@ pub enum Error {
     /// Some broker gives the branch other data, or deletes it.
     #[error("the branch {0} is being reset, restored or deleted; ask again")]
     BranchHeld(BranchId),
+    /// A binding is being switched away from the branch, which takes no writes meanwhile.
+    #[error(
+        "the branch {0} takes no writes of the service while a binding is switched away from it; \
+         ask again"
+    )]
+    BranchFenced(BranchId),
+    /// Its binding leads elsewhere by now, and this broker has not followed yet.
+    #[error("{0} has just moved; ask again")]
+    BindingOvertaken(BindingName),
     /// Its binding was retired.
     #[error("{0} is retired; declare another branch for it in broker.toml")]
     BindingRetired(BindingName),
@@ -351,12 +360,9 @@ impl Leases {
             if draft.is_held(branch) || (!is_ephemeral && ledger::is_going(draft, branch)) {
                 return Err(Error::BranchHeld(branch.clone()));
             }
-            if let Some(binding) = new.request.target.binding()
-                && draft
-                    .generation(binding)
-                    .is_some_and(Generation::is_retired)
-            {
-                return Err(Error::BindingRetired(binding.clone()));
+            match new.request.target.binding() {
+                Some(binding) => check_binding(draft, binding, new.generation)?,
+                None => check_fence(draft, &new.request, branch)?,
             }
             let Some(valid_until) = roles::given(draft, &new.role, now) else {
                 return Ok(None);
@@ -480,6 +486,11 @@ impl Leases {
         self.state.read(|data| data.is_held(branch))
     }
 
+    /// Whether a switch has ever closed a branch to a service's writes.
+    pub fn was_fenced(&self, branch: &BranchId, service: &ServiceName) -> bool {
+        self.state.read(|data| data.was_fenced(branch, service))
+    }
+
     /// Why the role of a revoked lease is not closed yet, if that was tried.
     pub fn failure(&self, lease: &Lease) -> Option<(i32, String)> {
         self.state.read(|data| {
@@ -509,6 +520,9 @@ impl Leases {
         let now = self.now();
         let change = move |draft: &mut Draft<'_>| {
             let mut lease = live(draft, now, id)?;
+            if let Some(binding) = lease.request.target.binding() {
+                check_binding(draft, binding, generation)?;
+            }
             let Some(valid_until) = roles::given(draft, &role, now) else {
                 return Ok(None);
             };
@@ -567,6 +581,25 @@ fn stored(time: Timestamp) -> Timestamp {
         .smallest(Unit::Microsecond)
         .mode(jiff::RoundMode::Trunc);
     time.round(down).unwrap_or(time)
+}
+
+/// Whether leases are given on a binding, and are to be by that generation. Who has not
+/// heard of the newest one would give the branch that came before.
+fn check_binding(draft: &Draft<'_>, binding: &BindingName, generation: i64) -> Result<(), Error> {
+    match draft.generation(binding) {
+        Some(last) if last.is_retired() => Err(Error::BindingRetired(binding.clone())),
+        Some(last) if last.number > generation => Err(Error::BindingOvertaken(binding.clone())),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a lease on a branch that asks for writes can have them.
+fn check_fence(draft: &Draft<'_>, request: &Request, branch: &BranchId) -> Result<(), Error> {
+    let writes = request.access != Access::ReadOnly;
+    match writes && draft.is_fenced(branch, &request.service) {
+        true => Err(Error::BranchFenced(branch.clone())),
+        false => Ok(()),
+    }
 }
 
 fn live(draft: &Draft<'_>, now: Timestamp, id: LeaseId) -> Result<Lease, Error> {

@@ -124,7 +124,9 @@ impl Error {
     pub fn passes(&self) -> bool {
         matches!(
             self,
-            Error::BindingNotReady { .. } | Error::RoleClosing { .. }
+            Error::BindingNotReady { .. }
+                | Error::RoleClosing { .. }
+                | Error::Lease(leases::Error::BindingOvertaken(_))
         )
     }
 }
@@ -227,8 +229,14 @@ impl Leasing {
                 Box::pin(self.acquire_ephemeral(asked, parent)).await
             }
             Target::Binding(_) | Target::Branch(_) => {
-                let place = self.place_of(&asked.request).await?;
                 let id = LeaseId::random();
+                let place = self.place_of(&asked.request).await?;
+                let given = Box::pin(self.give(id, asked.clone(), &place, None)).await;
+                let Err(Error::Lease(leases::Error::BindingOvertaken(name))) = given else {
+                    return given;
+                };
+                self.followed(&name, place.generation).await;
+                let place = self.place_of(&asked.request).await?;
                 Box::pin(self.give(id, asked, &place, None)).await
             }
         }
@@ -237,7 +245,7 @@ impl Leasing {
     /// The connection of a lease, which goes where its binding leads now, by a role
     /// that it may have.
     pub async fn connected(self: &Arc<Self>, mut lease: Lease) -> Result<Connected, Error> {
-        let place = self.place_of_lease(&lease).await?;
+        let mut place = self.place_of_lease(&lease).await?;
         for _ in 0..GIVE_TRIES_MAX {
             if self.is_settled(&lease, &place) {
                 return Ok(self.with_uri(lease, place)?);
@@ -250,7 +258,14 @@ impl Leasing {
             if !matches!(moved, Ok(Some(_))) {
                 self.close_unusable(&place, &role.role).await?;
             }
-            lease = moved?.unwrap_or(lease);
+            match moved {
+                Ok(moved) => lease = moved.unwrap_or(lease),
+                Err(leases::Error::BindingOvertaken(name)) => {
+                    self.followed(&name, place.generation).await;
+                    place = self.place_of_lease(&lease).await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
         Err(Error::RoleClosing {
             branch: place.branch,

@@ -18,7 +18,7 @@ use crate::flights::Flights;
 use crate::neon::OwnerUris;
 use crate::postgres::{self, OwnerUri};
 use crate::roles::{self, Access, FoundLogin};
-use crate::state::RoleKey;
+use crate::state::{RoleKey, State};
 use sessions::Sessions;
 
 /// How long making or closing a role may take, in seconds, connecting to a
@@ -56,6 +56,7 @@ pub struct Wanted {
 /// the work.
 #[derive(Debug)]
 pub struct Logins {
+    state: Arc<State>,
     key: Key,
     clock: Clock,
     made: Flights<RoleKey, Timestamp>,
@@ -64,8 +65,9 @@ pub struct Logins {
 
 impl Logins {
     /// With passwords from that key, and their ends by that clock.
-    pub fn new(key: Key, clock: Clock) -> Logins {
+    pub fn new(state: Arc<State>, key: Key, clock: Clock) -> Logins {
         Logins {
+            state,
             key,
             clock,
             made: Flights::default(),
@@ -133,12 +135,16 @@ impl Logins {
     }
 
     /// Gives a service's groups their rights on a branch that no binding lives on, and
-    /// makes what the branch inherited harmless.
+    /// makes what the branch inherited harmless. None are given while it is fenced.
     pub async fn prepare(&self, place: &Place) -> Result<(), roles::Error> {
         let owner = &place.uris.direct;
         let preparing = self.sessions.work(owner, |mut client| async move {
-            if !roles::are_granted(&client, &place.service, &place.branch).await? {
-                roles::grant(&mut client, &place.service, &place.branch).await?;
+            let Place {
+                branch, service, ..
+            } = place;
+            if !roles::are_granted(&client, service, branch).await? {
+                let is_fenced = self.state.is_fenced(branch, &service.name);
+                roles::grant(&mut client, service, branch, is_fenced).await?;
             }
             Ok((client, ()))
         });

@@ -82,6 +82,18 @@ pub enum Error {
     /// The database could not be reached or refused.
     #[error(transparent)]
     Postgres(#[from] postgres::Error),
+    /// A switch of a binding away from the branch has closed it to the service's writes.
+    #[error(
+        "the branch is closed to the writes of the service {service} while a binding is switched \
+         away from it"
+    )]
+    Fenced {
+        /// The service.
+        service: ServiceName,
+    },
+    /// Whether it has could not be looked up.
+    #[error("look whether the branch is closed to the service's writes")]
+    FenceUnknown(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A role of that name is somebody else's.
     #[error(
         "the branch has a role {role} that the broker did not make; rename it, or the service \
@@ -98,6 +110,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Postgres(error) => error.is_transient(),
+            Error::Fenced { .. } | Error::FenceUnknown(_) => true,
             Error::NotOurs { .. } => false,
         }
     }
@@ -135,13 +148,27 @@ pub fn login_name(service: &ServiceName, access: Access, holder: &str, generatio
 /// what migrations will add; takes from PUBLIC what would be everybody's; makes
 /// login roles that this branch inherited harmless and drops them.
 /// Doing it again changes nothing. Two at once wait for each other.
-pub async fn grant(
+///
+/// `is_fenced` is looked at in between: who fences the branch writes that down before
+/// taking the rights away, and takes them away under the same lock. So rights that are
+/// given to a branch about to be fenced are given before, and none are given after.
+pub async fn grant<E>(
     client: &mut Client,
     service: &ServiceSpec,
     branch: &BranchId,
-) -> Result<(), Error> {
+    is_fenced: impl Future<Output = Result<bool, E>>,
+) -> Result<(), Error>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
     let granting = || format!("grant the rights of the service {}", service.name);
     let transaction = locked(client, service, &granting()).await?;
+    let is_fenced = is_fenced.await;
+    if is_fenced.map_err(|error| Error::FenceUnknown(Box::new(error)))? {
+        return Err(Error::Fenced {
+            service: service.name.clone(),
+        });
+    }
     for access in Access::GROUPS {
         let group = group_name(&service.name, access);
         group_ensure(&transaction, &group).await?;

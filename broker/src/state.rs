@@ -31,12 +31,13 @@ use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable as _};
 use jiff::{SignedDuration, Timestamp};
+use neon_api::BranchId;
 use rpc::clock::Clock;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::audit::{Event, Query};
-use crate::names::LeaseId;
+use crate::names::{LeaseId, ServiceName};
 use crate::postgres::OwnerUri;
 use crate::text::one_line;
 use data::Changes;
@@ -48,7 +49,7 @@ pub use data::{Answered, Data, Draft, Generation, RequestKey, Role, RoleKey, Rol
 pub use database::Error as DatabaseError;
 pub use endings::{Endings, Turn};
 pub use ledgers::{ForLease, Intent, Operation, OwnBranch, Warm};
-pub use moves::{Departure, Move, Phase, Watching};
+pub use moves::{Departure, Move, Phase, Stream, Watching};
 
 /// Sessions that may read audit events at once: what is looked up seldom is not
 /// kept in memory.
@@ -309,6 +310,13 @@ impl State {
     pub async fn catch_up(&self) -> Result<(), Error> {
         // A write reads first what it missed; of this one nothing else is left.
         self.change(|_| ()).await
+    }
+
+    /// Whether a branch is closed to a service's writes, by what any broker on this state
+    /// has written by now.
+    pub async fn is_fenced(&self, branch: &BranchId, service: &ServiceName) -> Result<bool, Error> {
+        self.catch_up().await?;
+        Ok(self.read(|data| data.is_fenced(branch, service)))
     }
 
     /// As [`State::change`], for what has happened already and must not get lost:

@@ -7,13 +7,14 @@
 //! only drained. Each phase is written down before it is acted on, and each step can be
 //! done twice: whoever takes the operation up goes on from the phase that it finds.
 
+mod checks;
 mod error;
+mod fence;
 mod votes;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{ExponentialBuilder, Retryable as _};
 use jiff::Timestamp;
 use neon_api::BranchId;
 
@@ -23,27 +24,19 @@ use crate::branches;
 use crate::config::BindingSpec;
 use crate::keeper::Keeper;
 use crate::leases::{self, Leases};
-use crate::ledger;
-use crate::logins::{Logins, Place};
+use crate::logins::Logins;
 use crate::names::{BindingName, BranchName, BranchResource};
 use crate::operations::Work;
 use crate::reconcile::Outcome;
-use crate::state::{Data, Draft, Generation, Move, Phase, State};
+use crate::state::{Data, Draft, Move, Phase, State};
 use crate::text::one_line;
 use crate::watches::{self, Watches};
+use checks::{check_draft, check_fence, check_target, may_move, still};
 use votes::{Alive, Counting, Tally};
 
 pub use error::Error;
 pub use votes::{Unwatched, is_of_before};
 
-/// How long those who write hold back at most while the old branch is closed to them,
-/// in seconds: longer than that takes.
-const FENCING_SECONDS: u64 = 40;
-/// How long they have to say that they do, in seconds. The branch is closed to them
-/// whether or not they say so.
-const HOLD_BACK_SECONDS: u64 = 5;
-/// How often the rights to write are tried to be given back.
-const UNFENCE_TRIES_MAX: usize = 5;
 /// How often to look at the votes, should nobody say anything, in milliseconds.
 const LOOK_MS: u64 = 100;
 
@@ -240,39 +233,38 @@ impl Switches {
         if let Error::Stopped = why {
             return why;
         }
-        if announced.fence
-            && let Err(error) = self.unfence_at_last(switch, announced).await
-        {
-            let (binding, error) = (&switch.binding, one_line(&error));
-            tracing::warn!(%binding, error, "the rights to write are given back by the next apply");
-            self.keeper.apply_again();
-        }
         let (binding, by, now) = (switch.binding.clone(), switch.by.clone(), self.leases.now());
-        let (announced, message) = (announced.clone(), one_line(&why));
+        let (message, fence) = (one_line(&why), announced.fence);
+        let one = announced.clone();
         let reverted = move |draft: &mut Draft<'_>| {
             // Who refused it has given it up already.
-            let is_ours = |last: &&Move| last.operation == announced.operation;
+            let is_ours = |last: &&Move| last.operation == one.operation;
             let last = draft.last_move(&binding).filter(is_ours);
             if !last.is_some_and(|last| last.phase.is_pending()) {
                 let what = format!("was given up: {message}");
-                draft.audit(event(&binding, &announced, &by, now, &what));
+                draft.audit(event(&binding, &one, &by, now, &what));
                 return Ok(());
             }
             let reverted = Move {
                 phase: Phase::Reverted,
                 message: message.clone(),
                 update_time: now,
-                ..announced.clone()
+                ..one.clone()
             };
             draft.move_put(binding.clone(), reverted);
             let what = format!("was given up: {message}");
-            draft.audit(event(&binding, &announced, &by, now, &what));
+            draft.audit(event(&binding, &one, &by, now, &what));
             Ok::<_, Error>(())
         };
-        match work.step(reverted).await {
-            Ok(()) => why,
-            Err(error) => error,
+        if let Err(error) = work.step(reverted).await {
+            return error;
         }
+        // Not before: none are let in while it may still be committed.
+        if fence && let Err(error) = self.let_in(&switch.binding, announced).await {
+            let (binding, error) = (&switch.binding, one_line(&error));
+            tracing::warn!(%binding, error, "the old branch does not take writes again yet");
+        }
+        why
     }
 
     fn tally(&self, binding: &BindingName, one: &Move, alive: &mut Alive) -> Tally {
@@ -287,31 +279,6 @@ impl Switches {
                 grace,
             };
             counting.of(data)
-        })
-    }
-
-    /// Tries again for a while: until then nobody writes.
-    async fn unfence_at_last(&self, switch: &Switch, announced: &Move) -> Result<(), Error> {
-        let backoff = ExponentialBuilder::default().with_max_times(UNFENCE_TRIES_MAX);
-        let unfencing = || self.unfence(switch, announced);
-        unfencing.retry(backoff).await
-    }
-
-    async fn unfence(&self, switch: &Switch, announced: &Move) -> Result<(), Error> {
-        let place = self.source(switch, announced).await?;
-        self.logins.prepare(&place).await.map_err(Error::Fence)
-    }
-
-    /// Where the binding leads before it is switched.
-    async fn source(&self, switch: &Switch, announced: &Move) -> Result<Place, Error> {
-        let spec = self.spec(&switch.binding)?;
-        let (branch, database) = (&announced.source, &spec.service.database);
-        Ok(Place {
-            branch: branch.clone(),
-            uris: self.keeper.neon().owner_uris(branch, database).await?,
-            service: Arc::clone(&spec.service),
-            connections: spec.connections,
-            generation: 0,
         })
     }
 }
@@ -362,12 +329,7 @@ impl Run<'_> {
             alone = Some(self.switches.keeper.alone().await);
             // From now, also for who takes it up.
             one = self.hold_back(&one).await?;
-        }
-        if one.phase == Phase::Fencing {
-            self.until_held_back(&one, &mut alive).await?;
-            let source = self.switches.source(self.switch, &one).await?;
-            let fenced = self.switches.logins.fence(&source).await;
-            fenced.map_err(Error::Fence)?;
+            self.fence(&one, &mut alive).await?;
         }
         let committed = self.commit(one, alive).await;
         drop(alone);
@@ -388,17 +350,6 @@ impl Run<'_> {
         .await
     }
 
-    /// Returns when all who write hold back, or have had the time to.
-    async fn until_held_back(&self, one: &Move, alive: &mut Alive) -> Result<(), Error> {
-        let until = after(one.update_time, Duration::from_secs(HOLD_BACK_SECONDS));
-        let leases = &self.switches.leases;
-        self.until(one, alive, |tally| {
-            let is_time = leases.now() >= until;
-            (tally.holding_back.is_empty() || is_time).then_some(Ok(()))
-        })
-        .await
-    }
-
     async fn until(
         &self,
         one: &Move,
@@ -414,7 +365,7 @@ impl Run<'_> {
             if let Some(why) = self.given_up() {
                 return Err(Error::GivenUp(why));
             }
-            if self.switch.unwatched != Unwatched::Wait {
+            if self.switch.unwatched == Unwatched::Proceed {
                 tally.unwatched.clear();
             }
             if let Some(decided) = decide(&tally) {
@@ -433,26 +384,6 @@ impl Run<'_> {
             let is_ours = last.operation == Some(self.work.id());
             (is_ours && last.phase == Phase::Reverted).then(|| last.message.clone())
         })
-    }
-
-    /// From here on nobody cancels it: the old branch is closed to writes.
-    async fn hold_back(&self, one: &Move) -> Result<Move, Error> {
-        let now = self.switches.leases.now();
-        let fencing = Move {
-            phase: Phase::Fencing,
-            deadline: after(now, Duration::from_secs(FENCING_SECONDS)),
-            update_time: now,
-            ..one.clone()
-        };
-        let (binding, put) = (self.switch.binding.clone(), fencing.clone());
-        let was = one.clone();
-        let change = move |draft: &mut Draft<'_>| {
-            still(draft, &binding, &was)?;
-            draft.move_put(binding.clone(), put.clone());
-            Ok::<_, Error>(())
-        };
-        self.work.commit(None, change).await?;
-        Ok(fencing)
     }
 
     /// Moves the binding, unless somebody has refused meanwhile.
@@ -480,6 +411,7 @@ impl Run<'_> {
             ..one.clone()
         };
         let (put, by) = (committed.clone(), switch.by.clone());
+        let goes_without = switch.unwatched == Unwatched::Proceed;
         let change = move |draft: &mut Draft<'_>| {
             let binding = &switched.binding;
             still(draft, binding, &one)?;
@@ -505,6 +437,13 @@ impl Run<'_> {
             if !tally.waiting.is_empty() {
                 return Err(Error::TimedOut(tally.waiting));
             }
+            // One that was given since the announcement, say.
+            if !goes_without && !tally.unwatched.is_empty() {
+                return Err(Error::Unwatched {
+                    binding: binding.clone(),
+                    leases: tally.unwatched,
+                });
+            }
             switched.put(draft, now);
             draft.move_put(binding.clone(), put.clone());
             draft.audit(event(binding, &put, &by, now, "is committed"));
@@ -514,76 +453,6 @@ impl Run<'_> {
         let (binding, generation) = (&switch.binding, committed.generation);
         tracing::info!(%binding, generation, branch = %self.branch_name, "switched");
         Ok(committed)
-    }
-}
-
-/// Whether a switch is as it was left: nobody has refused it meanwhile.
-fn still(draft: &Draft<'_>, binding: &BindingName, one: &Move) -> Result<(), Error> {
-    match draft.last_move(binding) {
-        Some(last) if last == one => Ok(()),
-        Some(last) if last.phase == Phase::Reverted => Err(Error::GivenUp(last.message.clone())),
-        _ => Err(Error::Overtaken(binding.clone())),
-    }
-}
-
-/// A binding does not move to what is being changed or deleted.
-fn check_target(draft: &Draft<'_>, target: &BranchId) -> Result<(), Error> {
-    match draft.is_held(target) || ledger::is_going(draft, target) {
-        true => Err(Error::BranchHeld(target.clone())),
-        false => Ok(()),
-    }
-}
-
-/// A fence takes the writes of a service from a branch, whichever binding has them.
-fn check_fence(draft: &Draft<'_>, switch: &Switch, source: &BranchId) -> Result<(), Error> {
-    let binding = &switch.binding;
-    let mut others = draft.generations().filter(|(other, generation)| {
-        *other != binding
-            && other.service == binding.service
-            && generation.branch == *source
-            && !generation.is_retired()
-    });
-    match others.next().filter(|_| switch.fence) {
-        None => Ok(()),
-        Some((other, _)) => Err(Error::FenceShared {
-            binding: binding.clone(),
-            other: other.clone(),
-        }),
-    }
-}
-
-/// Whether the binding can be switched; where it leads now.
-fn check_draft(draft: &Draft<'_>, switch: &Switch, now: Timestamp) -> Result<BranchId, Error> {
-    let current = draft.generation(&switch.binding);
-    may_move(switch, current, draft.move_of(&switch.binding, now))
-}
-
-fn may_move(
-    switch: &Switch,
-    current: Option<&Generation>,
-    moving: Option<&Move>,
-) -> Result<BranchId, Error> {
-    let binding = &switch.binding;
-    if let Some(moving) = moving {
-        return Err(match moving.phase {
-            Phase::Paused => Error::Paused(binding.clone()),
-            _ => Error::Moving {
-                binding: binding.clone(),
-                target: moving.target.clone(),
-            },
-        });
-    }
-    let current = current.ok_or_else(|| Error::NotReady(binding.clone()))?;
-    if current.is_retired() {
-        return Err(Error::Retired(binding.clone()));
-    }
-    let source = current.branch.clone();
-    match source == switch.branch {
-        false => Ok(source),
-        true => Err(Error::LivesThere {
-            binding: binding.clone(),
-            branch: source,
-        }),
     }
 }
 

@@ -20,11 +20,15 @@ use uuid::Uuid;
 
 use crate::leases::Lease;
 use crate::names::{BindingName, LeaseId};
-use crate::state::{self, Draft, Phase, State, Watching};
+use crate::state::{self, Draft, Phase, State, Stream, Watching};
 use crate::text::one_line;
 
 /// How often a broker says that it is there while a binding moves, in milliseconds.
 pub const BEAT_MS: u64 = 1_000;
+
+/// How many streams of a lease are remembered. A lease is one consumer's: more are left
+/// of brokers that died.
+const STREAMS_MAX: usize = 4;
 
 /// What a consumer says of a generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,8 +126,7 @@ impl Watches {
             let mut watching = match (&before, &report) {
                 (Some(before), _) => before.clone(),
                 (None, Report::Ack) => Watching {
-                    broker,
-                    stream,
+                    streams: Vec::new(),
                     acked: 0,
                     refused: 0,
                     refusal: String::new(),
@@ -133,7 +136,7 @@ impl Watches {
                 // Only who acknowledges has a say.
                 (None, _) => return false,
             };
-            (watching.broker, watching.stream, watching.gone_time) = (broker, stream, None);
+            acknowledges_by(&mut watching, Stream { id: stream, broker });
             match &report {
                 Report::Ack => watching.acked = watching.acked.max(generation),
                 Report::Nack(why) if about == About::Pending => {
@@ -163,9 +166,13 @@ impl Watches {
             false => state::now(&self.clock),
         };
         let change = move |draft: &mut Draft<'_>| {
-            let watching = draft.watch(lease).filter(|one| one.stream == stream);
-            if let Some(mut watching) = watching.cloned() {
-                watching.gone_time = Some(watching.gone_time.map_or(gone, |since| since.min(gone)));
+            let Some(mut watching) = draft.watch(lease).cloned() else {
+                return;
+            };
+            let before = watching.streams.len();
+            watching.streams.retain(|one| one.id != stream);
+            if watching.streams.len() < before {
+                watching.gone_time = watching.streams.is_empty().then_some(gone);
                 draft.watch_put(lease, watching);
             }
         };
@@ -210,6 +217,17 @@ impl Watches {
                 }
             }
         }
+    }
+}
+
+/// Notes the stream as the newest one of its lease.
+fn acknowledges_by(watching: &mut Watching, stream: Stream) {
+    watching.gone_time = None;
+    if watching.streams.last() != Some(&stream) {
+        watching.streams.retain(|one| one.id != stream.id);
+        watching.streams.push(stream);
+        let left = watching.streams.len().saturating_sub(STREAMS_MAX);
+        watching.streams.drain(..left);
     }
 }
 

@@ -205,6 +205,18 @@ pub(crate) fn end_pause(draft: &mut Draft<'_>, binding: &BindingName, now: Times
     }
 }
 
+/// Notes that a branch takes the writes of a binding's service again, whose switch away
+/// from it was given up.
+pub(crate) fn end_fence(draft: &mut Draft<'_>, binding: &BindingName, now: Timestamp) {
+    let last = draft.last_move(binding);
+    let left = last.filter(|last| last.phase == Phase::Reverted && last.fence);
+    if let Some(mut left) = left.cloned() {
+        left.fence = false;
+        left.update_time = now;
+        draft.move_put(binding.clone(), left);
+    }
+}
+
 fn announced(binding: &BindingName, generation: &Generation) -> Event {
     Event {
         id: 0,

@@ -212,7 +212,7 @@ async fn run(arguments: Arguments) -> Result<(), Error> {
     ));
     let bindings = Arc::new(Bindings::new(Arc::clone(&state), clock.clone()));
     let page_tokens = PageTokens::new(&key.page_token_key());
-    let logins = Arc::new(Logins::new(key, clock.clone()));
+    let logins = Arc::new(Logins::new(Arc::clone(&state), key, clock.clone()));
     let ledger = Ledger::new(Arc::clone(&state), clock.clone());
     let keeper = Arc::new(Keeper::new(
         neon,
@@ -318,6 +318,7 @@ async fn keep(
         state,
         keeper,
         branches,
+        switches,
         ..
     } = broker.clone();
     state.is_open().await;
@@ -341,6 +342,7 @@ async fn keep(
             () = pools.run() => {}
             () = broker.take_up_operations() => {}
             () = branches.settle() => {}
+            () = switches.let_in_left() => {}
             _ = leader.wait_for(Option::is_none) => {}
         }
     }

@@ -40,10 +40,6 @@ impl Keeper {
                 if let Some(moving) = moving.filter(|one| one.phase != Phase::Paused) {
                     return Err((binding.clone(), moving.target.clone()));
                 }
-                let voters = watches::voters(draft, binding, now);
-                if voters.is_empty() {
-                    continue;
-                }
                 let one = Move {
                     operation: None,
                     generation: draft.next_generation(binding),
@@ -51,7 +47,7 @@ impl Keeper {
                     target: branch.clone(),
                     phase: Phase::Paused,
                     fence: false,
-                    voters,
+                    voters: watches::voters(draft, binding, now),
                     deadline: now + SignedDuration::from_secs(PAUSE_SECONDS),
                     message: message.clone(),
                     create_time: now,

@@ -1,6 +1,7 @@
 //! Where leases lead.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use neon_api::BranchId;
 
@@ -11,6 +12,10 @@ use crate::leases::{Lease, Request, Target};
 use crate::logins::Place;
 use crate::names::{BindingName, ServiceName};
 use crate::neon::OwnerUris;
+
+/// How long a binding may take to be followed to where another broker has moved it, in
+/// seconds.
+const FOLLOW_SECONDS_MAX: u64 = 5;
 
 impl Leasing {
     /// What a declared binding leads to.
@@ -125,12 +130,31 @@ impl Leasing {
     /// none of its parent's lease roles.
     pub(crate) async fn prepare(&self, place: &Place) -> Result<(), Error> {
         let key = (place.branch.clone(), place.service.name.clone());
+        if self.leases.was_fenced(&key.0, &key.1) {
+            // What is remembered may be from before its rights were taken.
+            self.prepared.invalidate(&key).await;
+        }
         let preparing = Box::pin(self.logins.prepare(place));
         let prepared = self.prepared.try_get_with(key, preparing).await;
         prepared.map_err(|source| Error::Role {
             branch: place.branch.clone(),
             source,
         })
+    }
+
+    /// Returns when a binding leads elsewhere than by that generation, or has had the time
+    /// to: this broker goes along with what another has announced.
+    pub(super) async fn followed(&self, name: &BindingName, generation: i64) {
+        let Some(mut told) = self.bindings.watch(name) else {
+            return;
+        };
+        let moved = told.wait_for(|binding| {
+            let target = binding.target.as_ref();
+            target.is_some_and(|target| target.generation > generation)
+        });
+        let limit = Duration::from_secs(FOLLOW_SECONDS_MAX);
+        // Otherwise the caller is told to ask again.
+        let _ = tokio::time::timeout(limit, moved).await;
     }
 
     /// Forgets how the owner connects to a branch, and that it was prepared.

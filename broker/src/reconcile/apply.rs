@@ -236,13 +236,19 @@ impl Run<'_> {
                     }
                 }
                 (Action::Grant, _) => {
-                    let granting = roles::grant(&mut client, &spec.service, branch);
-                    let granted = bounded(GRANT_LIMIT, "grant the rights", granting);
-                    granted.await.map_err(|source| Error::FailedGrant {
-                        branch: spec.branch.clone(),
-                        source,
-                    })?;
-                    self.took(Action::Grant);
+                    let is_fenced = self.ledger.state().is_fenced(branch, &spec.service.name);
+                    let granting = roles::grant(&mut client, &spec.service, branch, is_fenced);
+                    match bounded(GRANT_LIMIT, "grant the rights", granting).await {
+                        Ok(()) => self.took(Action::Grant),
+                        // As it is to be while its binding is switched away from it.
+                        Err(roles::Error::Fenced { .. }) => {}
+                        Err(source) => {
+                            return Err(Error::FailedGrant {
+                                branch: spec.branch.clone(),
+                                source,
+                            });
+                        }
+                    }
                 }
                 _ => {}
             }

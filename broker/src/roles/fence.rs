@@ -2,7 +2,7 @@
 
 use tokio_postgres::Client;
 
-use super::{Access, Error, group_name};
+use super::{Access, Error, group_name, locked};
 use crate::config::ServiceSpec;
 use crate::postgres::{self, Attempted as _, escape_identifier, escape_literal};
 
@@ -36,7 +36,7 @@ async fn taken(client: &mut Client, service: &ServiceSpec) -> Result<(), postgre
     const WHAT: &str = "take the rights to write";
     let schema = escape_identifier(&service.schema);
     let group = escape_identifier(&group_name(&service.name, Access::ReadWrite));
-    let transaction = client.transaction().await.attempted(WHAT)?;
+    let transaction = locked(client, service, WHAT).await?;
     let statements = format!(
         "SET LOCAL lock_timeout = {ENDS_MS};
          REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA {schema} FROM {group};

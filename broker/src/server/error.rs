@@ -178,6 +178,11 @@ fn lease(error: leases::Error, message: String) -> Refusal {
         }
         leases::Error::BranchHeld(branch) => step(true, "BRANCH_HELD", message)
             .resource("broker.v1.Branch", BranchResource(branch).to_string()),
+        leases::Error::BranchFenced(branch) => step(true, "BRANCH_FENCED", message)
+            .resource("broker.v1.Branch", BranchResource(branch).to_string()),
+        leases::Error::BindingOvertaken(name) => {
+            step(true, "BINDING_NOT_READY", message).resource("broker.v1.Binding", name.to_string())
+        }
         leases::Error::BindingRetired(name) => {
             step(false, "BINDING_RETIRED", message).resource("broker.v1.Binding", name.to_string())
         }
@@ -213,10 +218,7 @@ fn leasing(error: leasing::Error, message: String) -> Refusal {
         E::Branch(error) => branch(*error, message),
         E::Neon(error) => neon(&error, message),
         E::Lease(error) => lease(error, message),
-        E::Role { source, .. } => match &*source {
-            roles::Error::NotOurs { .. } => step(false, "ROLE_NOT_OURS", message),
-            roles::Error::Postgres(error) => database(error.is_transient(), message),
-        },
+        E::Role { source, .. } => role(&source, message),
         E::Migrate(error) => step(error.is_transient(), "MIGRATION_FAILED", message),
         E::Uri(_) => database(false, message),
         E::RoleClosing { .. } => database(true, message),
@@ -340,11 +342,9 @@ fn keeper(error: keeper::Error, message: String) -> Refusal {
         keeper::Error::Binding { binding, source } => {
             reconcile(source, message).resource("broker.v1.Binding", binding.to_string())
         }
-        keeper::Error::Roles { branch, source } => match &*source {
-            roles::Error::NotOurs { .. } => step(false, "ROLE_NOT_OURS", message),
-            roles::Error::Postgres(error) => database(error.is_transient(), message),
+        keeper::Error::Roles { branch, source } => {
+            role(&source, message).resource("broker.v1.Branch", BranchResource(branch).to_string())
         }
-        .resource("broker.v1.Branch", BranchResource(branch).to_string()),
         keeper::Error::State(error) => state(&error, message),
         keeper::Error::Moving { binding, .. } => step(false, "SWITCH_RUNNING", message)
             .resource("broker.v1.Binding", binding.to_string()),
@@ -398,10 +398,7 @@ fn switch(error: switches::Error, message: String) -> Refusal {
             aborted("SWITCH_REFUSED").resource("broker.v1.Lease", lease.to_string())
         }
         E::TimedOut(_) => aborted("SWITCH_TIMED_OUT"),
-        E::Fence(source) => match source {
-            roles::Error::NotOurs { .. } => step(false, "ROLE_NOT_OURS", message),
-            roles::Error::Postgres(error) => database(error.is_transient(), message),
-        },
+        E::Fence(source) => role(&source, message),
         E::Stopped => Refusal::new(Code::Cancelled, "OPERATION_CANCELLED", message),
         E::Branch(error) => branch(*error, message),
         E::Keeper(error) => keeper(*error, message),
@@ -448,10 +445,7 @@ fn reconcile(error: reconcile::Error, message: String) -> Refusal {
         reconcile::Error::FailedLook { .. } => database(transient, message),
         reconcile::Error::FailedMigrate { .. } => step(transient, "MIGRATION_FAILED", message),
         reconcile::Error::FailedSeed { .. } => step(transient, "SEED_FAILED", message),
-        reconcile::Error::FailedGrant { source, .. } => match source {
-            roles::Error::NotOurs { .. } => step(false, "ROLE_NOT_OURS", message),
-            roles::Error::Postgres(_) => database(transient, message),
-        },
+        reconcile::Error::FailedGrant { source, .. } => role(&source, message),
         reconcile::Error::BranchNotFound { .. } => step(false, "BRANCH_NOT_FOUND", message),
         reconcile::Error::ParentNotFound { .. } => step(false, "PARENT_NOT_FOUND", message),
         reconcile::Error::ParentNotReady { .. } => step(transient, "PARENT_NOT_READY", message),
@@ -459,6 +453,15 @@ fn reconcile(error: reconcile::Error, message: String) -> Refusal {
         reconcile::Error::BudgetExceeded { .. } => {
             step(false, "CONNECTION_BUDGET_EXCEEDED", message)
         }
+    }
+}
+
+fn role(error: &roles::Error, message: String) -> Refusal {
+    match error {
+        roles::Error::NotOurs { .. } => step(false, "ROLE_NOT_OURS", message),
+        roles::Error::Fenced { .. } => step(true, "BRANCH_FENCED", message),
+        roles::Error::FenceUnknown(_) => step(true, "STATE_UNAVAILABLE", message),
+        roles::Error::Postgres(error) => database(error.is_transient(), message),
     }
 }
 

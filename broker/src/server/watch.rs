@@ -25,11 +25,12 @@ use super::request::{Watched, watched};
 use super::rights::Rights;
 use super::{Broker, Error};
 use crate::bindings::{self, Binding, Pause, Target};
+use crate::leases::{self, Leases};
+use crate::leasing;
 use crate::names::{BindingName, BranchResource, LeaseId};
 use crate::state::{Data, Turn};
 use crate::text::one_line;
 use crate::watches::{Open, Report};
-use crate::{leases, leasing};
 
 /// How long a watch may be open without saying what it watches, in
 /// milliseconds.
@@ -312,10 +313,11 @@ impl Watch {
         let Some((id, turns)) = &mut self.lease else {
             return Ok(Some(current));
         };
-        let lease = self.broker.leases.known(*id)?;
+        let leases = &self.broker.leases;
+        let lease = leases.known(*id)?;
         let connected = match (binding, target.flatten()) {
             // No roles are made while its branch gets other data, or on one that is to go.
-            (Some(binding), Some(target)) if binding.status != bindings::Status::Ready => {
+            (Some(binding), Some(target)) if is_being_changed(leases, binding, target) => {
                 match self.broker.leasing.as_it_is(lease, target) {
                     Some(connected) => connected,
                     None => return Ok(None),
@@ -356,6 +358,13 @@ impl Watch {
             }
         }
     }
+}
+
+/// Whether the branch of a binding gets other data: by this broker, or by another, which
+/// has its consumers hold back.
+fn is_being_changed(leases: &Leases, binding: &Binding, target: &Target) -> bool {
+    let by_another = || binding.pause.is_some() && leases.is_held(&target.branch);
+    binding.status != bindings::Status::Ready || by_another()
 }
 
 fn wire(target: &Target, connection: Option<pb::Connection>) -> pb::BindingTarget {

@@ -295,6 +295,14 @@ impl<'a> Draft<'a> {
         changed.or_else(|| self.data.moves.get(binding))
     }
 
+    /// The newest move of each binding.
+    pub fn moves(&self) -> impl Iterator<Item = (&BindingName, &Move)> {
+        let changed = &self.changes.moves;
+        let others = self.data.moves.iter();
+        let others = others.filter(|(name, _)| !changed.contains_key(*name));
+        changed.iter().chain(others)
+    }
+
     /// Begins a move, or says how far it is.
     pub fn move_put(&mut self, binding: BindingName, one: Move) {
         self.changes.moves.insert(binding, one);

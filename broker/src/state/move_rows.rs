@@ -6,7 +6,7 @@ use diesel::{Insertable, Queryable, Selectable};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::moves::{Move, Phase, Watching};
+use super::moves::{Move, Phase, Stream, Watching};
 use super::rows::{BadRow, bad, maybe_time, parsed, time, time_out};
 use super::schema::{brokers, moves, watches};
 use crate::names::{BindingName, LeaseId};
@@ -34,8 +34,8 @@ pub(super) struct MoveRow {
 pub(super) struct WatchRow {
     lease: Uuid,
     version: i64,
-    broker: Uuid,
-    stream: Uuid,
+    streams: Vec<Uuid>,
+    stream_brokers: Vec<Uuid>,
     acked: i64,
     refused: i64,
     refusal: String,
@@ -94,8 +94,12 @@ impl WatchRow {
         WatchRow {
             lease: lease.uuid(),
             version,
-            broker: watching.broker,
-            stream: watching.stream,
+            streams: watching.streams.iter().map(|stream| stream.id).collect(),
+            stream_brokers: watching
+                .streams
+                .iter()
+                .map(|stream| stream.broker)
+                .collect(),
             acked: watching.acked,
             refused: watching.refused,
             refusal: watching.refusal.clone(),
@@ -105,9 +109,9 @@ impl WatchRow {
     }
 
     pub(super) fn read(self) -> Result<(LeaseId, Watching), BadRow> {
+        let streams = self.streams.into_iter().zip(self.stream_brokers);
         let watching = Watching {
-            broker: self.broker,
-            stream: self.stream,
+            streams: streams.map(|(id, broker)| Stream { id, broker }).collect(),
             acked: self.acked,
             refused: self.refused,
             refusal: self.refusal,

@@ -7,7 +7,7 @@ use neon_api::BranchId;
 use uuid::Uuid;
 
 use super::data::{Data, Draft};
-use crate::names::{BindingName, BranchName, LeaseId};
+use crate::names::{BindingName, BranchName, LeaseId, ServiceName};
 
 /// A binding that moves to another branch, or is held back while its own gets other
 /// data. Of each binding the newest is kept.
@@ -23,7 +23,8 @@ pub struct Move {
     pub target: BranchId,
     /// How far it is.
     pub phase: Phase,
-    /// Whether the source takes no writes any more before the target does.
+    /// Whether the source takes no writes any more before the target does. One that was
+    /// given up says so until they are let in again.
     pub fence: bool,
     /// Leases whose watch acknowledged when it was announced.
     pub voters: BTreeSet<LeaseId>,
@@ -105,6 +106,17 @@ impl Move {
         }
     }
 
+    /// Whether it may have closed that branch to the writes of its binding's service.
+    fn fences(&self, binding: &BindingName, branch: &BranchId, service: &ServiceName) -> bool {
+        self.fence && self.source == *branch && binding.service == *service
+    }
+
+    /// Whether a switch with a fence has reached that, and goes on.
+    fn is_closed(&self, is_worked_on: impl Fn(Uuid) -> bool) -> bool {
+        matches!(self.phase, Phase::Fencing | Phase::Committed)
+            && self.operation.is_some_and(is_worked_on)
+    }
+
     /// Whether consumers are held back by it then.
     pub fn holds_back(&self, now: Timestamp) -> bool {
         matches!(self.phase, Phase::Fencing | Phase::Paused) && now < self.deadline
@@ -114,10 +126,9 @@ impl Move {
 /// A lease whose watch acknowledges.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Watching {
-    /// The broker that the stream leads to.
-    pub broker: Uuid,
-    /// The stream: the newest of the lease is the one that counts.
-    pub stream: Uuid,
+    /// The streams through which it does, the newest last. After a reconnect the one
+    /// before may not be known to be gone yet.
+    pub streams: Vec<Stream>,
     /// The highest generation that was acknowledged.
     pub acked: i64,
     /// The highest one that was refused; 0: none.
@@ -126,8 +137,17 @@ pub struct Watching {
     pub refusal: String,
     /// The highest one before which nothing is used any more.
     pub drained: i64,
-    /// Since when the stream is away.
+    /// Since when there is no stream.
     pub gone_time: Option<Timestamp>,
+}
+
+/// A stream that acknowledges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stream {
+    /// It.
+    pub id: Uuid,
+    /// The broker that it leads to.
+    pub broker: Uuid,
 }
 
 /// What a switch or a retirement made of a binding. It holds for as long as broker.toml
@@ -150,6 +170,33 @@ impl Data {
         one.goes_on(now, is_worked_on).then_some(one)
     }
 
+    /// Whether a branch is closed to a service's writes: a switch away from it goes on
+    /// that has reached its fence.
+    pub fn is_fenced(&self, branch: &BranchId, service: &ServiceName) -> bool {
+        let is_worked_on = |id| self.operations.get(&id).is_some_and(|one| !one.done);
+        let mut all = self.moves.iter();
+        all.any(|(binding, one)| {
+            one.fences(binding, branch, service) && one.is_closed(is_worked_on)
+        })
+    }
+
+    /// Whether a switch has ever closed a branch to a service's writes.
+    pub fn was_fenced(&self, branch: &BranchId, service: &ServiceName) -> bool {
+        let mut all = self.moves.iter();
+        all.any(|(binding, one)| one.fences(binding, branch, service))
+    }
+
+    /// Switches that were given up, are worked on no more, and have not let the writes in
+    /// again.
+    pub fn fences_left(&self) -> Vec<(BindingName, Move)> {
+        let is_over = |id| self.operations.get(&id).is_none_or(|one| one.done);
+        let all = self.moves.iter().filter(|(_, one)| {
+            one.fence && one.phase == Phase::Reverted && one.operation.is_some_and(is_over)
+        });
+        let all = all.map(|(binding, one)| (binding.clone(), one.clone()));
+        all.collect()
+    }
+
     /// Bindings that are on their way to that branch.
     pub fn moving_to(&self, branch: &BranchId, now: Timestamp) -> Vec<BindingName> {
         let on_their_way = self.moves.keys().filter(|binding| {
@@ -166,6 +213,15 @@ impl Draft<'_> {
         let one = self.last_move(binding)?;
         let is_worked_on = |id| self.operation(id).is_some_and(|one| !one.done);
         one.goes_on(now, is_worked_on).then_some(one)
+    }
+
+    /// As [`Data::is_fenced`].
+    pub fn is_fenced(&self, branch: &BranchId, service: &ServiceName) -> bool {
+        let is_worked_on = |id| self.operation(id).is_some_and(|one| !one.done);
+        let mut all = self.moves();
+        all.any(|(binding, one)| {
+            one.fences(binding, branch, service) && one.is_closed(is_worked_on)
+        })
     }
 
     /// A generation of the binding that nobody was told of yet, in whatever way.

@@ -72,8 +72,8 @@ diesel::table! {
     broker.watches (lease) {
         lease -> Uuid,
         version -> BigInt,
-        broker -> Uuid,
-        stream -> Uuid,
+        streams -> Array<Uuid>,
+        stream_brokers -> Array<Uuid>,
         acked -> BigInt,
         refused -> BigInt,
         refusal -> Text,

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{Error, Switch};
 use crate::leases::Lease;
 use crate::names::{BindingName, LeaseId};
-use crate::state::{Data, Draft, Move, Phase, Watching};
+use crate::state::{Data, Draft, Move, Phase, Stream, Watching};
 use crate::watches::{self, Standing};
 
 /// What becomes of leases on a binding that have no say in its switch.
@@ -45,7 +45,7 @@ pub(super) struct Tally {
     pub(super) holding_back: Vec<LeaseId>,
     /// Those who have not drained yet.
     pub(super) draining: Vec<LeaseId>,
-    /// Leases that lived when it was announced, have no say, and have not acknowledged.
+    /// Leases that have no say, and would not hear of it.
     pub(super) unwatched: Vec<LeaseId>,
 }
 
@@ -56,22 +56,32 @@ impl Counting<'_> {
             self.count(&mut tally, *id, data.leases.get(id), data.watches.get(id));
         }
         let leases = watches::leases_of(data.leases.values(), self.binding, self.now);
-        let others = leases.filter(|lease| {
-            let watching = data.watches.get(&lease.id);
-            is_of_before(lease, self.one)
-                && watching.is_none_or(|watching| watching.acked < self.one.generation)
-        });
+        let others = leases.filter(|lease| self.is_unwatched(lease, data.watches.get(&lease.id)));
         tally.unwatched = others.map(|lease| lease.id).collect();
         tally
     }
 
-    /// As [`Counting::of`], inside a transaction; without those who have no say.
+    /// As [`Counting::of`], inside a transaction.
     pub(super) fn of_draft(&self, draft: &Draft<'_>) -> Tally {
         let mut tally = Tally::default();
         for id in &self.one.voters {
             self.count(&mut tally, *id, draft.lease(*id), draft.watch(*id));
         }
+        let leases = watches::leases_of(draft.leases(), self.binding, self.now);
+        let others = leases.filter(|lease| self.is_unwatched(lease, draft.watch(lease.id)));
+        tally.unwatched = others.map(|lease| lease.id).collect();
         tally
+    }
+
+    /// Whether a lease has no say in the move, and would not hear of it as those do who
+    /// have. Who came later begins with what is current, and is told by its watch.
+    fn is_unwatched(&self, lease: &Lease, watching: Option<&Watching>) -> bool {
+        let came_later = lease.create_time > self.one.create_time;
+        let hears = watching.is_some_and(|watching| {
+            let is_there = watching.gone_time.is_none();
+            watching.acked >= self.one.generation || (came_later && is_there)
+        });
+        !hears && !self.one.voters.contains(&lease.id)
     }
 
     fn count(
@@ -86,7 +96,7 @@ impl Counting<'_> {
         } = *self;
         // One whose broker is gone is away too, though nobody could say so.
         let is_away = watching.is_some_and(|watching| {
-            self.alive.is_gone(watching.broker) || watches::is_away(watching, now, grace)
+            self.alive.are_gone(&watching.streams) || watches::is_away(watching, now, grace)
         });
         let standing = |generation| {
             let standing = watches::standing(lease, watching, generation, now, grace);
@@ -143,7 +153,8 @@ impl Alive {
     pub(super) fn look(&mut self, data: &Data, grace: Duration) {
         let now = Instant::now();
         let grace = grace.max(Duration::from_millis(watches::BEAT_MS * BEATS_LOST_MAX));
-        let mut brokers: BTreeSet<Uuid> = data.watches.values().map(|one| one.broker).collect();
+        let streams = data.watches.values().flat_map(|one| &one.streams);
+        let mut brokers: BTreeSet<Uuid> = streams.map(|one| one.broker).collect();
         brokers.insert(self.here);
         for broker in &brokers {
             let said = data.brokers.get(broker).copied();
@@ -168,8 +179,10 @@ impl Alive {
         });
     }
 
-    fn is_gone(&self, broker: Uuid) -> bool {
-        self.gone.contains(&broker)
+    /// Whether all of a lease's streams went with their brokers.
+    fn are_gone(&self, streams: &[Stream]) -> bool {
+        let mut brokers = streams.iter().map(|stream| stream.broker);
+        !streams.is_empty() && brokers.all(|broker| self.gone.contains(&broker))
     }
 }
 

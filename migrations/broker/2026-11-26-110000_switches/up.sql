@@ -34,14 +34,14 @@ CREATE TABLE broker.moves (
 );
 CREATE INDEX moves_version ON broker.moves (version);
 
--- Leases whose watch acknowledges: through which broker and stream, and what it has
--- said: the highest generation that was taken over, refused, drained. `gone_time`: since
--- when the stream is away.
+-- Leases whose watch acknowledges: through which streams, each with the broker that it
+-- leads to, and what it has said: the highest generation that was taken over, refused,
+-- drained. `gone_time`: since when there is no stream.
 CREATE TABLE broker.watches (
     lease uuid PRIMARY KEY REFERENCES broker.leases ON DELETE CASCADE,
     version bigint NOT NULL,
-    broker uuid NOT NULL,
-    stream uuid NOT NULL,
+    streams uuid[] NOT NULL,
+    stream_brokers uuid[] NOT NULL,
     acked bigint NOT NULL,
     refused bigint NOT NULL,
     refusal text NOT NULL,

@@ -4176,11 +4176,13 @@ pub mod lease_service_client {
         /// access or a service that does not go with the target; NOT_FOUND for a service or
         /// version that broker.toml does not declare, or a branch that is not there;
         /// UNAVAILABLE, with RetryInfo, while the binding is being prepared or its branch
-        /// cannot be reached; FAILED_PRECONDITION when preparing the binding failed, or the
+        /// cannot be reached, or while a binding is switched away from the branch with a
+        /// fence (BRANCH_FENCED); FAILED_PRECONDITION when preparing the binding failed, or the
         /// parent expires (PARENT_EXPIRES); OUT_OF_RANGE for a point that is not in the
         /// parent's history; RESOURCE_EXHAUSTED when there are as many leases as the broker
-        /// keeps, as many roles as the branch takes, or as many ephemeral branches as the
-        /// caller is granted.
+        /// keeps, as many roles as the branch takes, as many ephemeral branches as the
+        /// caller is granted, or as there may be in all and none comes free while the call
+        /// waits (EPHEMERAL_BRANCHES_FULL, with RetryInfo).
         ///
         ///   grpcurl -plaintext -d '{"binding": "services/users/versions/v1"}' \
         ///     127.0.0.1:7431 broker.v1.LeaseService/AcquireLease
@@ -4456,11 +4458,13 @@ pub mod lease_service_server {
         /// access or a service that does not go with the target; NOT_FOUND for a service or
         /// version that broker.toml does not declare, or a branch that is not there;
         /// UNAVAILABLE, with RetryInfo, while the binding is being prepared or its branch
-        /// cannot be reached; FAILED_PRECONDITION when preparing the binding failed, or the
+        /// cannot be reached, or while a binding is switched away from the branch with a
+        /// fence (BRANCH_FENCED); FAILED_PRECONDITION when preparing the binding failed, or the
         /// parent expires (PARENT_EXPIRES); OUT_OF_RANGE for a point that is not in the
         /// parent's history; RESOURCE_EXHAUSTED when there are as many leases as the broker
-        /// keeps, as many roles as the branch takes, or as many ephemeral branches as the
-        /// caller is granted.
+        /// keeps, as many roles as the branch takes, as many ephemeral branches as the
+        /// caller is granted, or as there may be in all and none comes free while the call
+        /// waits (EPHEMERAL_BRANCHES_FULL, with RetryInfo).
         ///
         ///   grpcurl -plaintext -d '{"binding": "services/users/versions/v1"}' \
         ///     127.0.0.1:7431 broker.v1.LeaseService/AcquireLease

@@ -270,8 +270,8 @@ impl Session {
                 .do_update()
                 .set((
                     watches::version.eq(excluded(watches::version)),
-                    watches::broker.eq(excluded(watches::broker)),
-                    watches::stream.eq(excluded(watches::stream)),
+                    watches::streams.eq(excluded(watches::streams)),
+                    watches::stream_brokers.eq(excluded(watches::stream_brokers)),
                     watches::acked.eq(excluded(watches::acked)),
                     watches::refused.eq(excluded(watches::refused)),
                     watches::refusal.eq(excluded(watches::refusal)),

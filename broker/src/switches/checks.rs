@@ -1,0 +1,87 @@
+//! Whether a binding can be switched, by what is stored.
+
+use jiff::Timestamp;
+use neon_api::BranchId;
+
+use super::{Error, Switch};
+use crate::ledger;
+use crate::names::BindingName;
+use crate::state::{Draft, Generation, Move, Phase};
+
+/// Whether a switch is as it was left: nobody has refused it meanwhile.
+pub(super) fn still(draft: &Draft<'_>, binding: &BindingName, one: &Move) -> Result<(), Error> {
+    match draft.last_move(binding) {
+        Some(last) if last == one => Ok(()),
+        Some(last) if last.phase == Phase::Reverted => Err(Error::GivenUp(last.message.clone())),
+        _ => Err(Error::Overtaken(binding.clone())),
+    }
+}
+
+/// A binding does not move to what is being changed or deleted.
+pub(super) fn check_target(draft: &Draft<'_>, target: &BranchId) -> Result<(), Error> {
+    match draft.is_held(target) || ledger::is_going(draft, target) {
+        true => Err(Error::BranchHeld(target.clone())),
+        false => Ok(()),
+    }
+}
+
+/// A fence takes the writes of a service from a branch, whichever binding has them.
+pub(super) fn check_fence(
+    draft: &Draft<'_>,
+    switch: &Switch,
+    source: &BranchId,
+) -> Result<(), Error> {
+    let binding = &switch.binding;
+    let mut others = draft.generations().filter(|(other, generation)| {
+        *other != binding
+            && other.service == binding.service
+            && generation.branch == *source
+            && !generation.is_retired()
+    });
+    match others.next().filter(|_| switch.fence) {
+        None => Ok(()),
+        Some((other, _)) => Err(Error::FenceShared {
+            binding: binding.clone(),
+            other: other.clone(),
+        }),
+    }
+}
+
+/// Whether the binding can be switched; where it leads now.
+pub(super) fn check_draft(
+    draft: &Draft<'_>,
+    switch: &Switch,
+    now: Timestamp,
+) -> Result<BranchId, Error> {
+    let current = draft.generation(&switch.binding);
+    may_move(switch, current, draft.move_of(&switch.binding, now))
+}
+
+pub(super) fn may_move(
+    switch: &Switch,
+    current: Option<&Generation>,
+    moving: Option<&Move>,
+) -> Result<BranchId, Error> {
+    let binding = &switch.binding;
+    if let Some(moving) = moving {
+        return Err(match moving.phase {
+            Phase::Paused => Error::Paused(binding.clone()),
+            _ => Error::Moving {
+                binding: binding.clone(),
+                target: moving.target.clone(),
+            },
+        });
+    }
+    let current = current.ok_or_else(|| Error::NotReady(binding.clone()))?;
+    if current.is_retired() {
+        return Err(Error::Retired(binding.clone()));
+    }
+    let source = current.branch.clone();
+    match source == switch.branch {
+        false => Ok(source),
+        true => Err(Error::LivesThere {
+            binding: binding.clone(),
+            branch: source,
+        }),
+    }
+}
