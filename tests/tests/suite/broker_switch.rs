@@ -2,6 +2,7 @@
 
 mod fenced;
 mod killed;
+mod never_reads;
 mod paused;
 mod retired;
 mod votes;
