@@ -1,10 +1,13 @@
 //! Bindings that are switched to another branch, with consumers that watch.
 
 mod fenced;
+mod held;
 mod killed;
+mod killed_between;
 mod never_reads;
 mod paused;
 mod retired;
+mod two_brokers;
 mod votes;
 mod watching;
 
