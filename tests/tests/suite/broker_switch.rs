@@ -7,6 +7,7 @@ mod killed_between;
 mod never_reads;
 mod paused;
 mod retired;
+mod retired_killed;
 mod two_brokers;
 mod votes;
 mod watching;
