@@ -6,6 +6,7 @@ mod killed;
 mod killed_between;
 mod never_reads;
 mod paused;
+mod paused_killed;
 mod retired;
 mod retired_killed;
 mod two_brokers;
