@@ -1,5 +1,6 @@
 //! Bindings that are switched to another branch, with consumers that watch.
 
+mod fence_holds;
 mod fenced;
 mod held;
 mod killed;
