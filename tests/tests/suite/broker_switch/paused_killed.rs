@@ -30,7 +30,7 @@ async fn a_pause_ends_though_its_broker_was_killed() -> anyhow::Result<()> {
     let mut one = Consumer::join(&bench.broker, "one").await?;
     let before = current(&one.state);
     let old = one.session(&bench, false).await?;
-    let stalled = Stalled::on(&bench, "POST", RESTORE, "").await?;
+    let stalled = Stalled::on(&bench, "POST", RESTORE, "/restore").await?;
     reset(&bench.broker).await?;
     let first = paused(&mut one).await?;
     one.ack(first).await?;

@@ -134,7 +134,7 @@ async fn with_children(bench: Bench, step: Step) -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retirement_that_was_written_down_is_finished() -> anyhow::Result<()> {
     let bench = Bench::start().await?;
-    let step = Step::asks(&bench, "POST", DEFAULT, "").await?;
+    let step = Step::asks(&bench, "POST", DEFAULT, "/set_as_default").await?;
     without_children(bench, step).await
 }
 
@@ -164,7 +164,7 @@ async fn a_retirement_whose_branch_is_being_renamed_is_finished() -> anyhow::Res
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retirement_whose_branch_is_renamed_is_finished() -> anyhow::Result<()> {
     let bench = Bench::start().await?;
-    let step = Step::asks(&bench, "DELETE", ENDPOINT, "").await?;
+    let step = Step::asks(&bench, "DELETE", ENDPOINT, "/endpoints/").await?;
     with_children(bench, step).await
 }
 
