@@ -221,10 +221,24 @@ impl Broker {
         config: &Path,
         clock: &Clock,
     ) -> anyhow::Result<Self> {
+        let log = folder.join("broker.log");
+        Self::start_clocked_logging(folder, emulator, config, clock, &log).await
+    }
+
+    /// As [`Broker::start_clocked`], with a log of its own: for a second one.
+    ///
+    /// # Errors
+    /// When it ends at its start; with its log.
+    pub async fn start_clocked_logging(
+        folder: &Folder,
+        emulator: &EmulatorProcess,
+        config: &Path,
+        clock: &Clock,
+        log: &Path,
+    ) -> anyhow::Result<Self> {
         let environment = Self::environment(folder, emulator).await?;
         let flags = clock.flags()?.map(str::to_owned).to_vec();
-        let (listen, log) = (crate::free_address()?, folder.join("broker.log"));
-        Self::launch(&listen, config, flags, environment, &log).await
+        Self::launch(&crate::free_address()?, config, flags, environment, log).await
     }
 
     /// As [`Broker::start`], with a log of its own: for a second one.

@@ -25,20 +25,24 @@ enum What {
     /// Branches of idle and busy parents, small and large, on ext4 and, as root,
     /// on XFS and btrfs images. Also written to docs/bench/engine.json.
     Engine,
-    /// What a broker with a durable state answers in a second, and how fast. Also
-    /// written to docs/bench/broker.json.
-    Broker,
+    /// What a broker with a durable state answers in a second, and how fast, and what
+    /// a fleet of watchers takes. Also written to docs/bench/broker.json.
+    Broker {
+        /// What to measure: reads, leases, warm, crowd, fleet; without any, all of
+        /// them. The others stay in the file as they are.
+        parts: Vec<String>,
+    },
 }
 
 impl Bench {
     pub(crate) fn run(&self) -> Result<()> {
-        let name = match self.what {
-            What::Branch => "branch",
-            What::Gateway => "gateway",
-            What::Engine => "engine",
-            What::Broker => "broker",
+        let (name, parts): (_, &[String]) = match &self.what {
+            What::Branch => ("branch", &[]),
+            What::Gateway => ("gateway", &[]),
+            What::Engine => ("engine", &[]),
+            What::Broker { parts } => ("broker", parts),
         };
         let suite = Binaries::build(true)?;
-        process::run(Command::new(suite.path("bench")).arg(name))
+        process::run(Command::new(suite.path("bench")).arg(name).args(parts))
     }
 }

@@ -1,9 +1,16 @@
 //! Bindings that are switched to another branch, with consumers that watch.
 
+mod fence_holds;
 mod fenced;
+mod held;
 mod killed;
+mod killed_between;
+mod never_reads;
 mod paused;
+mod paused_killed;
 mod retired;
+mod retired_killed;
+mod two_brokers;
 mod votes;
 mod watching;
 

@@ -1,18 +1,24 @@
 //! The broker, its state on the disk: what it answers in a second and how fast,
-//! leases given and renewed, branches that wait for one, and many callers at once for one missing branch.
+//! leases given and renewed, branches that wait for one, many callers at once for one
+//! missing branch, and a fleet that watches.
 
 mod client;
 mod crowd;
+mod fleet;
+mod generations;
 mod leases;
 mod pace;
 mod reads;
+mod usage;
 mod warm;
+mod watch;
 mod wire;
 
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::Args;
+use clap::builder::RangedU64ValueParser;
+use clap::{Args, ValueEnum};
 use suite::{Broker, Config, EmulatorProcess, Folder, StateDatabase};
 
 use crate::table::{Row, Table};
@@ -24,6 +30,9 @@ const CONNECTIONS: usize = 4;
 
 #[derive(Debug, Args)]
 pub(crate) struct Sizes {
+    /// What to measure; without any, everything.
+    #[arg(value_enum)]
+    parts: Vec<Part>,
     /// How often each thing is measured, in turns.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -39,9 +48,49 @@ pub(crate) struct Sizes {
     /// Callers at once for one missing branch.
     #[arg(long, default_value_t = 10_000)]
     callers: usize,
+    /// Holders of the fleet, each with a lease that it watches and renews: there are
+    /// 10,000 leases at most.
+    #[arg(long, default_value_t = 10_000, value_parser = at_least_one())]
+    holders: usize,
+    /// How often each of them renews its lease, every 30 s, while that is measured.
+    #[arg(long, default_value_t = 2, value_parser = at_least_one())]
+    periods: usize,
+    /// Watchers of a binding that gets new generations.
+    #[arg(long, default_value_t = 1_000, value_parser = at_least_one())]
+    watchers: usize,
+    /// Services whose replicas those are: for each a role is made anew.
+    #[arg(long, default_value_t = 10, value_parser = at_least_one())]
+    watching_services: usize,
+    /// New generations that they see, of each kind.
+    #[arg(long, default_value_t = 10, value_parser = at_least_one())]
+    generations: usize,
+}
+
+/// What can be measured alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Reads,
+    Leases,
+    Warm,
+    Crowd,
+    Fleet,
+}
+
+impl Part {
+    /// Those that one broker is measured with, one after another.
+    const OF_ONE_BROKER: [Part; 4] = [Part::Reads, Part::Leases, Part::Warm, Part::Crowd];
 }
 
 impl Sizes {
+    /// Whether everything is measured.
+    pub(crate) fn is_everything(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    fn has(&self, part: Part) -> bool {
+        self.is_everything() || self.parts.contains(&part)
+    }
+
     fn time(&self) -> Duration {
         Duration::from_secs(self.seconds)
     }
@@ -60,15 +109,36 @@ struct Place {
 }
 
 pub(crate) async fn run(sizes: &Sizes) -> anyhow::Result<Vec<Row>> {
-    let place = Place::start().await?;
     let mut rows = Table::default();
-    reads::measure(&place, sizes, &mut rows).await?;
-    leases::acquire(&place, sizes, &mut rows).await?;
-    leases::renew(&place, sizes, &mut rows).await?;
-    warm::measure(&place, sizes, &mut rows).await?;
-    crowd::measure(&place, sizes, &mut rows).await?;
-    place.stop().await?;
+    if Part::OF_ONE_BROKER.iter().any(|part| sizes.has(*part)) {
+        of_one_broker(sizes, &mut rows).await?;
+    }
+    if sizes.has(Part::Fleet) {
+        fleet::measure(sizes, &mut rows).await?;
+    }
     Ok(rows.0)
+}
+
+async fn of_one_broker(sizes: &Sizes, rows: &mut Table) -> anyhow::Result<()> {
+    let place = Place::start().await?;
+    if sizes.has(Part::Reads) {
+        reads::measure(&place, sizes, rows).await?;
+    }
+    if sizes.has(Part::Leases) {
+        leases::acquire(&place, sizes, rows).await?;
+        leases::renew(&place, sizes, rows).await?;
+    }
+    if sizes.has(Part::Warm) {
+        warm::measure(&place, sizes, rows).await?;
+    }
+    if sizes.has(Part::Crowd) {
+        crowd::measure(&place, sizes, rows).await?;
+    }
+    place.stop().await
+}
+
+fn at_least_one() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
 }
 
 impl Place {

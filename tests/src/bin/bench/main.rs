@@ -32,8 +32,8 @@ enum What {
     },
     /// Branches of idle and busy parents, small and large, on each file system.
     Engine(engine::Sizes),
-    /// Reads against a health check, leases, and many callers of one missing
-    /// branch, with a durable state.
+    /// Reads against a health check, leases, many callers of one missing branch, and
+    /// a fleet that watches, with a durable state.
     Broker(broker::Sizes),
     /// Forwarding against a direct connection, and the wake of a suspended
     /// endpoint.
@@ -57,7 +57,12 @@ async fn main() -> anyhow::Result<()> {
         !cfg!(debug_assertions),
         "a debug build measures nothing of worth: run `cargo xtask bench`"
     );
-    let (name, durability, rows) = match Cli::parse().what {
+    let what = Cli::parse().what;
+    let is_everything = match &what {
+        What::Broker(sizes) => sizes.is_everything(),
+        What::Branch { .. } | What::Engine(_) | What::Gateway { .. } => true,
+    };
+    let (name, durability, rows) = match what {
         What::Branch { rounds, starts } => {
             let rows = vec![
                 branch::branches(rounds).await?,
@@ -81,5 +86,5 @@ async fn main() -> anyhow::Result<()> {
         }
     };
     table::print(&rows);
-    table::write(name, &durability, &rows)
+    table::write(name, &durability, &rows, is_everything)
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Context;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// What the median is to be.
 #[derive(Clone, Copy)]
@@ -143,9 +143,16 @@ pub(crate) fn print(rows: &[Row]) {
     }
 }
 
-pub(crate) fn write(name: &str, durability: &str, rows: &[Row]) -> anyhow::Result<()> {
+/// `is_everything`: otherwise what was measured before and is not among the rows stays
+/// in the file.
+pub(crate) fn write(
+    name: &str,
+    durability: &str,
+    rows: &[Row],
+    is_everything: bool,
+) -> anyhow::Result<()> {
     let round = |value: f64| (value * 100.0).round() / 100.0;
-    let rows: Vec<_> = rows
+    let mut rows: Vec<_> = rows
         .iter()
         .map(|row| {
             json!({
@@ -157,10 +164,30 @@ pub(crate) fn write(name: &str, durability: &str, rows: &[Row]) -> anyhow::Resul
             })
         })
         .collect();
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let report = json!({ "bench": name, "cores": cores, "durability": durability, "rows": rows });
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../docs/bench/{name}.json"));
     std::fs::create_dir_all(path.parent().context("a folder")?)?;
+    if !is_everything && path.exists() {
+        rows = merged(&path, rows)?;
+    }
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let report = json!({ "bench": name, "cores": cores, "durability": durability, "rows": rows });
     std::fs::write(&path, serde_json::to_string_pretty(&report)? + "\n")
         .with_context(|| format!("write {}", path.display()))
+}
+
+/// The rows of a file, with those that were measured anew in their places, or behind
+/// them.
+fn merged(path: &Path, new: Vec<Value>) -> anyhow::Result<Vec<Value>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    let mut report: Value =
+        serde_json::from_str(&text).with_context(|| format!("parse {}", path.display()))?;
+    let rows = report.get_mut("rows").and_then(Value::as_array_mut);
+    let mut rows = std::mem::take(rows.with_context(|| format!("rows in {}", path.display()))?);
+    for row in new {
+        match rows.iter_mut().find(|old| old["what"] == row["what"]) {
+            Some(old) => *old = row,
+            None => rows.push(row),
+        }
+    }
+    Ok(rows)
 }

@@ -1,13 +1,17 @@
 //! A switch that closes the old branch to writes first, and one that does not.
 
-use anyhow::Context;
-use proto::broker::v1::{SwitchBindingRequest, SwitchPhase};
+use anyhow::{Context, ensure};
+use proto::broker::v1::{Access, SwitchBindingRequest, SwitchPhase};
 use tokio_postgres::error::SqlState;
+use tonic::Code;
+use tonic_types::StatusExt as _;
 
-use super::{Bench, Consumer, current, next_branch, switch, to};
-use crate::broker_leasing::code;
+use super::{Bench, Consumer, binding, current, next_branch, switch, to};
+use crate::broker_leasing::{code, on_binding};
+use crate::details::refused;
 
-const WRITE: &str = "INSERT INTO users (name, email) VALUES ('Late', 'late@example.org')";
+pub(super) const WRITE: &str =
+    "INSERT INTO users (name, email) VALUES ('Late', 'late@example.org')";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fence_ends_writes_before_the_binding_moves() -> anyhow::Result<()> {
@@ -47,7 +51,7 @@ async fn a_fence_ends_writes_before_the_binding_moves() -> anyhow::Result<()> {
     assert_eq!(switching.end().await?.phase(), SwitchPhase::Done);
 
     // A binding that comes back has its writes back.
-    let source = super::binding(&bench.broker)
+    let source = binding(&bench.broker)
         .await?
         .last_switch
         .context("the switch")?
@@ -108,5 +112,60 @@ async fn a_fence_that_is_given_up_gives_the_writes_back() -> anyhow::Result<()> 
     })
     .await?;
     old.batch_execute(WRITE).await?;
+    bench.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_fence_takes_the_writes_of_another_version() -> anyhow::Result<()> {
+    const V3: &str = "services/users/versions/v3";
+    let bench = Bench::start_with(|config| {
+        let text = config.text()?;
+        let beside = r#"
+[services.users.versions.v3]
+branch = "api_v1_branch"
+revision = "2026-01-10-090000_create_users"
+connections = 8
+"#;
+        config.write(&(text + beside))
+    })
+    .await?;
+    let mut one = Consumer::join(&bench.broker, "one").await?;
+    let beside = bench.acquire(on_binding(V3, Access::ReadWrite)).await?;
+    ensure!(beside.lease.branch == binding(&bench.broker).await?.branch);
+    let (mine, its) = (
+        one.session(&bench, false).await?,
+        bench.session(&beside.uri).await?,
+    );
+    let next = next_branch(&bench, "next").await?;
+    let request = SwitchBindingRequest {
+        fence: true,
+        ..to(&next)
+    };
+    // It is refused at once, or once it has looked.
+    let mut bindings = bench.broker.bindings().await?;
+    let ended = match bindings.switch_binding(request).await {
+        Err(status) => Err(status),
+        Ok(begun) => super::Switching(begun.into_inner()).end().await,
+    };
+    let denied = refused(ended, Code::FailedPrecondition, None);
+    let info = denied.get_details_error_info().context("a reason")?;
+    assert_eq!(info.reason, "FENCE_SHARED");
+    let resource = denied.get_details_resource_info().context("which")?;
+    assert_eq!(resource.resource_name, V3);
+
+    // Nothing was taken, and nobody was told of anything.
+    mine.batch_execute(WRITE).await?;
+    its.batch_execute("UPDATE users SET name = 'Early'").await?;
+    let last = binding(&bench.broker).await?.last_switch;
+    ensure!(last.is_none(), "{last:?}");
+    // Without a fence it may go.
+    let mut switching = switch(&bench.broker, to(&next)).await?;
+    let generation = one.pending().await?;
+    ensure!(one.state.pause.is_none(), "{:?}", one.state);
+    one.ack(generation).await?;
+    switching.until(SwitchPhase::Committed).await?;
+    one.taken_over(generation).await?;
+    its.batch_execute("UPDATE users SET name = 'Earlier'")
+        .await?;
     bench.stop().await
 }

@@ -4,11 +4,12 @@ use anyhow::ensure;
 use proto::broker::v1::{SwitchBindingRequest, SwitchPhase, WatchBindingRequest};
 use suite::{Broker, eventually};
 
+use super::two_brokers::waits_for_one;
 use super::{Bench, Consumer, binding, current, next_branch, switch, to};
 
 /// How far the clock is moved, in seconds, so that a broker takes up what another has
 /// left: longer than that one may be silent, and shorter than consumers have.
-const TAKEN_UP_SECONDS: i64 = 20;
+pub(super) const TAKEN_UP_SECONDS: i64 = 20;
 
 /// Where a broker is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +35,8 @@ async fn again(bench: Bench, by_seconds: i64) -> anyhow::Result<Bench> {
     Ok(bench)
 }
 
-async fn back(bench: &Bench, consumer: Consumer) -> anyhow::Result<Consumer> {
+/// The same consumer, on the broker that there is now.
+pub(super) async fn back(bench: &Bench, consumer: Consumer) -> anyhow::Result<Consumer> {
     Consumer::watch(
         &bench.broker,
         consumer.lease.clone(),
@@ -149,10 +151,12 @@ async fn consumers_of_two_brokers_take_a_switch_over_together() -> anyhow::Resul
     let mut here = Consumer::join(&bench.broker, "here").await?;
     let mut there = Consumer::join(&second, "there").await?;
     let next = next_branch(&bench, "next").await?;
+    let before = binding(&bench.broker).await?;
     let mut switching = switch(&bench.broker, to(&next)).await?;
     let generation = here.pending().await?;
     assert_eq!(there.pending().await?, generation);
     here.ack(generation).await?;
+    waits_for_one(&mut switching, [&bench.broker, &second], &before).await?;
     there.session(&bench, true).await?;
     there.ack(generation).await?;
     switching.until(SwitchPhase::Committed).await?;

@@ -2,28 +2,33 @@
 
 use anyhow::Context;
 use proto::broker::v1::{ResetBranchRequest, SwitchPhase};
+use proto::google::longrunning::{Operation, WaitOperationRequest};
+use suite::Broker;
 
-use super::{Bench, Consumer, binding, current, next_branch, switch, to};
+use super::{Bench, Consumer, binding, current, next_branch, seconds, switch, to};
 
-async fn reset(bench: &Bench) -> anyhow::Result<proto::google::longrunning::Operation> {
+/// Begins to give the binding's branch its parent's data.
+pub(super) async fn reset(broker: &Broker) -> anyhow::Result<Operation> {
     let request = ResetBranchRequest {
-        name: binding(&bench.broker).await?.branch,
+        name: binding(broker).await?.branch,
         preserve_under_name: format!("before_{}", uuid::Uuid::new_v4().simple()),
         ..Default::default()
     };
-    let mut branches = bench.broker.branches().await?;
+    let mut branches = broker.branches().await?;
     Ok(branches.reset_branch(request).await?.into_inner())
 }
 
-async fn done(
-    bench: &Bench,
-    operation: proto::google::longrunning::Operation,
-) -> anyhow::Result<proto::google::longrunning::Operation> {
-    let request = proto::google::longrunning::WaitOperationRequest {
-        name: operation.name,
-        timeout: None,
+/// An operation once it is done, or after so many seconds.
+pub(super) async fn waited(
+    broker: &Broker,
+    operation: &Operation,
+    most_seconds: Option<i64>,
+) -> anyhow::Result<Operation> {
+    let request = WaitOperationRequest {
+        name: operation.name.clone(),
+        timeout: most_seconds.map(seconds),
     };
-    let mut operations = bench.broker.operations().await?;
+    let mut operations = broker.operations().await?;
     Ok(operations.wait_operation(request).await?.into_inner())
 }
 
@@ -33,24 +38,19 @@ async fn a_reset_waits_until_consumers_hold_back() -> anyhow::Result<()> {
     let mut one = Consumer::join(&bench.broker, "one").await?;
     let before = current(&one.state);
     let old = one.session(&bench, false).await?;
-    let operation = reset(&bench).await?;
+    let operation = reset(&bench.broker).await?;
     one.until("it is to hold back", |state| state.pause.is_some())
         .await?;
     let pause = one.state.pause.clone().context("a pause")?;
     assert!(!pause.writes_only && pause.deadline.is_some());
     assert!(pause.reason.contains("reset"), "{pause:?}");
     // It is not reset: a reset that waits for nobody would be over by then.
-    let request = proto::google::longrunning::WaitOperationRequest {
-        name: operation.name.clone(),
-        timeout: Some(crate::broker_leasing::seconds(3)),
-    };
-    let mut operations = bench.broker.operations().await?;
-    let waiting = operations.wait_operation(request).await?.into_inner();
+    let waiting = waited(&bench.broker, &operation, Some(3)).await?;
     assert!(!waiting.done, "{waiting:?}");
     old.batch_execute("SELECT count(*) FROM users").await?;
     assert_eq!(current(&one.state), before);
     one.ack(pause.generation).await?;
-    let after = done(&bench, operation).await?;
+    let after = waited(&bench.broker, &operation, None).await?;
     assert!(after.done, "{after:?}");
     one.until("it goes on", |state| {
         state.pause.is_none() && current(state) > before
@@ -71,8 +71,8 @@ async fn a_consumer_that_says_nothing_holds_a_reset_up_no_longer_than_the_grace(
     .await?;
     let mut one = Consumer::join(&bench.broker, "one").await?;
     let before = current(&one.state);
-    let operation = reset(&bench).await?;
-    let after = done(&bench, operation).await?;
+    let operation = reset(&bench.broker).await?;
+    let after = waited(&bench.broker, &operation, None).await?;
     assert!(after.done, "{after:?}");
     one.until("it has the new data", |state| current(state) > before)
         .await?;
@@ -87,8 +87,8 @@ async fn a_branch_is_not_reset_beneath_a_switch() -> anyhow::Result<()> {
     let next = next_branch(&bench, "next").await?;
     let mut switching = switch(&bench.broker, to(&next)).await?;
     let generation = one.pending().await?;
-    let operation = reset(&bench).await?;
-    let failed = done(&bench, operation).await?;
+    let operation = reset(&bench.broker).await?;
+    let failed = waited(&bench.broker, &operation, None).await?;
     let Some(proto::google::longrunning::operation::Result::Error(status)) = failed.result else {
         anyhow::bail!("it is not refused: {failed:?}");
     };

@@ -16,7 +16,7 @@ use super::{Bench, Consumer, seconds};
 use crate::broker_leasing::{V1, V2, on_binding, on_branch};
 use crate::details::refused;
 
-fn retire(name: &str) -> RetireVersionRequest {
+pub(super) fn retire(name: &str) -> RetireVersionRequest {
     RetireVersionRequest {
         name: name.to_owned(),
         ..Default::default()
@@ -45,7 +45,7 @@ async fn retired(
 }
 
 /// Waits until the project has no branch whose name is like that.
-async fn none_named(bench: &Bench, part: &str) -> anyhow::Result<()> {
+pub(super) async fn none_named(bench: &Bench, part: &str) -> anyhow::Result<()> {
     eventually("the branch is gone", async || {
         let there = bench.branches().await?;
         let found = there.iter().find(|branch| branch.name.contains(part));

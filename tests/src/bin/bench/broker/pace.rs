@@ -4,10 +4,10 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use tokio::task::JoinSet;
 
 use super::Place;
+use super::usage::processor_seconds;
 use super::wire::{Call, Wire};
 use crate::table::milliseconds;
 
@@ -15,8 +15,6 @@ use crate::table::milliseconds;
 pub(super) const CALLERS: usize = 32;
 /// How long a thread may take to wake up.
 const WAKE_UP: Duration = Duration::from_micros(300);
-/// In which Linux counts processor time, whatever it runs on.
-const TICKS_A_SECOND: f64 = 100.0;
 
 /// Some seconds of calls, as fast as the answers came.
 pub(super) struct Round {
@@ -107,19 +105,4 @@ async fn wait_until(due: Instant) -> anyhow::Result<()> {
             None => tokio::task::yield_now().await,
         }
     }
-}
-
-/// The processor time that a process and its threads have had.
-fn processor_seconds(pid: &str) -> anyhow::Result<f64> {
-    let path = format!("/proc/{pid}/stat");
-    let stat = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-    // The name, in parentheses, may have spaces in it.
-    let (_, fields) = stat.rsplit_once(") ").context("a name in it")?;
-    let fields: Vec<&str> = fields.split(' ').collect();
-    let ticks = |at: usize| -> anyhow::Result<f64> {
-        let field = fields.get(at).with_context(|| format!("{path} is short"))?;
-        Ok(field.parse()?)
-    };
-    // utime and stime, the 14th and 15th of all fields.
-    Ok((ticks(11)? + ticks(12)?) / TICKS_A_SECOND)
 }
