@@ -2,6 +2,7 @@
 //! and whenever somebody asks for an apply.
 
 mod announcer;
+mod error;
 mod follow;
 mod in_force;
 mod moves;
@@ -27,10 +28,11 @@ use crate::logins::Logins;
 use crate::names::BindingName;
 use crate::neon::{self, Neon};
 use crate::reconcile::{self, Applied, Outcome, Remark, Step};
-use crate::roles;
-use crate::state::{self, State};
+use crate::state::State;
 use crate::text::one_line;
 use announcer::Announcer;
+
+pub use error::Error;
 
 /// Pauses between attempts to make the world match, in milliseconds.
 const RETRY_MS_MIN: u64 = 250;
@@ -39,71 +41,6 @@ const RETRY_MS_MAX: u64 = 15_000;
 /// How many applies in a row go on by themselves although an operation of
 /// Neon's failed in each: it may have been a bad moment, and may not.
 const OPERATION_FAILURES_MAX: u32 = 4;
-
-/// Why an apply or a plan came to nothing.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// broker.toml is not valid.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// Another apply runs.
-    #[error("another apply is running")]
-    Running,
-    /// The world could not be looked at or changed.
-    #[error(transparent)]
-    Reconcile(#[from] reconcile::Error),
-    /// Some bindings are not as declared; the first of them.
-    #[error("{binding}")]
-    Binding {
-        /// The binding.
-        binding: BindingName,
-        /// Why.
-        #[source]
-        source: reconcile::Error,
-    },
-    /// A binding's generation could not be stored, so it is not announced.
-    #[error(transparent)]
-    State(#[from] state::Error),
-    /// A branch's lease roles could not be put right, so it is not announced.
-    #[error("put the lease roles of the branch {branch} right")]
-    Roles {
-        /// The branch.
-        branch: BranchId,
-        /// What came instead.
-        #[source]
-        source: Arc<roles::Error>,
-    },
-    /// The binding is on its way to another branch.
-    #[error("{binding} is being switched to the branch {target}; wait until it is, or cancel that")]
-    Moving {
-        /// The binding.
-        binding: BindingName,
-        /// Where to.
-        target: BranchId,
-    },
-    /// The task that applied is gone.
-    #[error("the apply ended early")]
-    Interrupted(#[source] tokio::task::JoinError),
-}
-
-impl Error {
-    /// Whether the same may work in a moment.
-    pub fn is_transient(&self) -> bool {
-        match self {
-            Error::Config(_) | Error::Moving { .. } => false,
-            Error::Running | Error::State(_) | Error::Interrupted(_) => true,
-            Error::Reconcile(error) => error.is_transient(),
-            Error::Binding { source, .. } => source.is_transient(),
-            Error::Roles { source, .. } => source.is_transient(),
-        }
-    }
-
-    /// Whether Neon will not have us. While we serve, that may be a mistake
-    /// which somebody corrects.
-    fn is_access_denied(&self) -> bool {
-        matches!(self, Error::Reconcile(reconcile::Error::Neon(error)) if error.is_fatal())
-    }
-}
 
 /// What an apply would do.
 #[derive(Debug)]

@@ -9,7 +9,9 @@
 //! outlives the role's password; a role that is closed is never opened again.
 
 mod ephemeral;
+mod error;
 mod hand_out;
+mod lease;
 mod requests;
 mod revoke;
 mod roles;
@@ -26,14 +28,15 @@ use tokio::sync::watch;
 
 use crate::audit::{Action, Event};
 use crate::config::LeaseSettings;
-use crate::credentials::KeyId;
 use crate::ledger;
 use crate::names::{BindingName, LeaseId, ServiceName};
 use crate::roles::Access;
-use crate::state::{self, Draft, RoleKey, State, Turn};
+use crate::state::{self, Draft, State, Turn};
 pub(crate) use ephemeral::branch_name;
 pub use ephemeral::{Making, Taken};
+pub use error::Error;
 pub use hand_out::Take;
+pub use lease::{End, EndReason, Grant, Lease, Request, Revoked, Target};
 pub use requests::{RequestId, is_repeated};
 pub use revoke::{RevokeRequest, Which};
 pub use roles::{Made, RoleFor, drained, retire_roles};
@@ -46,121 +49,6 @@ const LEASES_MAX: usize = 10_000;
 /// How long a lease may be renewed before another audit event says that it is, in
 /// seconds.
 const RENEWALS_UNTOLD_SECONDS_MAX: i64 = 3_600;
-
-/// A right to connect, until `expire_time`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Lease {
-    /// Its name.
-    pub id: LeaseId,
-    /// What it was asked for.
-    pub request: Request,
-    /// What it leads to.
-    pub grant: Grant,
-    /// When it was given.
-    pub create_time: Timestamp,
-    /// When it ends unless it is renewed before.
-    pub expire_time: Timestamp,
-    /// How often it was renewed.
-    pub renewals: i64,
-    /// When an audit event last told that it lives.
-    pub note_time: Timestamp,
-    /// When Neon deletes its branch, where that goes with it: as Neon confirmed it.
-    pub branch_expire_time: Option<Timestamp>,
-    /// That it was taken from its holder: it ends when its role is closed.
-    pub revoked: Option<Revoked>,
-}
-
-/// What a lease is asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
-    /// Where.
-    pub target: Target,
-    /// Whose tables.
-    pub service: ServiceName,
-    /// What its connection may do.
-    pub access: Access,
-    /// Whether its connection leads through the pooler.
-    pub pooled: bool,
-    /// Who asks: the caller's identity, or, without one, as they name
-    /// themselves.
-    pub holder: String,
-    /// Whose the lease is: the caller's identity. Nobody else who has one can do
-    /// anything with it.
-    pub owner: Option<String>,
-}
-
-/// What a lease is on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
-    /// What a binding leads to.
-    Binding(BindingName),
-    /// A branch.
-    Branch(BranchId),
-    /// A branch that goes with it.
-    Ephemeral {
-        /// What that was forked from.
-        parent: BranchId,
-    },
-}
-
-impl Target {
-    /// The binding, if it is on one.
-    pub fn binding(&self) -> Option<&BindingName> {
-        match self {
-            Target::Binding(binding) => Some(binding),
-            Target::Branch(_) | Target::Ephemeral { .. } => None,
-        }
-    }
-
-    /// Whether the branch goes with the lease.
-    pub fn is_ephemeral(&self) -> bool {
-        matches!(self, Target::Ephemeral { .. })
-    }
-}
-
-/// What a lease leads to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Grant {
-    /// The branch.
-    pub branch: BranchId,
-    /// The binding's generation; 0 for one on a branch.
-    pub generation: i64,
-    /// The role to connect as.
-    pub role: String,
-    /// The key that the role's password is derived from.
-    pub key: KeyId,
-}
-
-/// That a lease was taken from its holder.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Revoked {
-    /// When.
-    pub time: Timestamp,
-    /// By whom and why, for people.
-    pub reason: String,
-}
-
-impl Lease {
-    /// Whether its connection is by that role.
-    pub(crate) fn has_role(&self, key: &RoleKey) -> bool {
-        self.grant.branch == key.branch && self.grant.role == key.role
-    }
-
-    /// Whether its connection may be used then.
-    pub fn lives(&self, now: Timestamp) -> bool {
-        self.expire_time > now && self.revoked.is_none()
-    }
-}
-
-impl Grant {
-    /// Its role, as the state names it.
-    pub fn role_key(&self) -> RoleKey {
-        RoleKey {
-            branch: self.branch.clone(),
-            role: self.role.clone(),
-        }
-    }
-}
 
 /// A lease to be given.
 #[derive(Debug, Clone)]
@@ -179,113 +67,6 @@ pub struct NewLease {
     pub role: Made,
     /// When Neon deletes its branch, where that goes with it.
     pub branch_expire_time: Option<Timestamp>,
-}
-
-/// How a lease ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct End {
-    /// When.
-    pub time: Timestamp,
-    /// Why.
-    pub reason: EndReason,
-}
-
-/// Why a lease ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EndReason {
-    /// Its holder gave it back.
-    Released,
-    /// Its time was up.
-    Expired,
-    /// It was taken from its holder, and its role is closed.
-    Revoked,
-}
-
-impl EndReason {
-    const ALL: [EndReason; 3] = [EndReason::Released, EndReason::Expired, EndReason::Revoked];
-
-    /// As it is stored.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            EndReason::Released => "released",
-            EndReason::Expired => "expired",
-            EndReason::Revoked => "revoked",
-        }
-    }
-
-    pub(crate) fn of_stored(text: &str) -> Option<EndReason> {
-        let mut all = EndReason::ALL.into_iter();
-        all.find(|reason| reason.as_str() == text)
-    }
-}
-
-/// Why a lease is not given or kept.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// It was never given, or it has ended.
-    #[error("there is no lease {0}: it was never given, was released or revoked, or has expired")]
-    NotFound(LeaseId),
-    /// The id was used for another request.
-    #[error("the request id {0} was used with another request")]
-    RequestIdReused(uuid::Uuid),
-    /// There are as many as there may be.
-    #[error("there are {LEASES_MAX} leases already; release some, or wait until they expire")]
-    TooMany,
-    /// As many requests are remembered as there may be.
-    #[error(
-        "{} requests with ids are remembered already; leave the id out, or wait",
-        requests::REMEMBERED_MAX
-    )]
-    TooManyRequests,
-    /// The branch has as many login roles as it may.
-    #[error(
-        "the branch {branch} has {max} login roles already, as many as leases.roles_per_branch_max \
-         allows; release leases there, or wait until they expire"
-    )]
-    TooManyRoles {
-        /// The branch.
-        branch: BranchId,
-        /// How many.
-        max: usize,
-    },
-    /// The holder has as many branches of their own as they may.
-    #[error("{holder} has {max} ephemeral branches already, as many as granted; release one")]
-    TooManyEphemeral {
-        /// Who.
-        holder: String,
-        /// How many.
-        max: u32,
-    },
-    /// There are as many branches that go with their lease as there may be.
-    #[error(
-        "there are {max} ephemeral branches already, as many as leases.ephemeral_branches_max \
-         allows; release some, or wait until they expire"
-    )]
-    EphemeralFull {
-        /// How many.
-        max: usize,
-    },
-    /// Some broker gives the branch other data, or deletes it.
-    #[error("the branch {0} is being reset, restored or deleted; ask again")]
-    BranchHeld(BranchId),
-    /// A binding is being switched away from the branch, which takes no writes meanwhile.
-    #[error(
-        "the branch {0} takes no writes of the service while a binding is switched away from it; \
-         ask again"
-    )]
-    BranchFenced(BranchId),
-    /// Its binding leads elsewhere by now, and this broker has not followed yet.
-    #[error("{0} has just moved; ask again")]
-    BindingOvertaken(BindingName),
-    /// Its binding was retired.
-    #[error("{0} is retired; declare another branch for it in broker.toml")]
-    BindingRetired(BindingName),
-    /// The branch that was made for it is being deleted: making it took too long.
-    #[error("the branch of the lease is gone already: making it took too long; ask again")]
-    BranchGone,
-    /// It could not be stored, and was not given.
-    #[error(transparent)]
-    State(#[from] state::Error),
 }
 
 /// All leases.

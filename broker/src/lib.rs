@@ -31,6 +31,7 @@ pub mod ledger;
 pub mod logins;
 pub mod metrics;
 pub mod migrate;
+mod moving;
 pub mod names;
 pub mod neon;
 pub mod operations;

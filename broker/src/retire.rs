@@ -17,10 +17,11 @@ use crate::branches::{self, Branches, End, Users};
 use crate::keeper::Keeper;
 use crate::leases::{self, Lease, Leases, RevokeRequest, Which};
 use crate::leasing::{self, Leasing};
+use crate::moving::Error;
 use crate::names::{BindingName, BranchName, BranchResource, LeaseId};
 use crate::neon;
-use crate::operations::{Stopped, Work};
-use crate::state::{self, Departure, Draft, Generation, State};
+use crate::operations::Work;
+use crate::state::{Departure, Draft, Generation, State};
 
 /// How often to look whether leases still live, in milliseconds.
 const LOOK_MS: u64 = 200;
@@ -45,59 +46,6 @@ pub struct Retired {
     pub branch: BranchId,
     /// What became of that.
     pub end: End,
-}
-
-/// Why a version does not end.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// broker.toml declares no such binding.
-    #[error("broker.toml does not declare {0}")]
-    BindingNotFound(BindingName),
-    /// It never led anywhere.
-    #[error("{0} is not ready yet")]
-    NotReady(BindingName),
-    /// Leases live.
-    #[error(
-        "{} live leases are on {binding}, {} the first; release or revoke them, or give them a \
-         `drain_timeout`",
-        .leases.len(), .leases.first().map(ToString::to_string).unwrap_or_default()
-    )]
-    LeasesLive {
-        /// The binding.
-        binding: BindingName,
-        /// The leases.
-        leases: Vec<LeaseId>,
-    },
-    /// It is on its way to another branch.
-    #[error("{0} is being switched to another branch; wait until it is, or cancel that")]
-    Moving(BindingName),
-    /// The operation was cancelled, or is another broker's by now.
-    #[error("it was cancelled, or another broker has taken it up")]
-    Stopped,
-    /// The branch.
-    #[error(transparent)]
-    Branch(Box<branches::Error>),
-    /// The leases that are left.
-    #[error(transparent)]
-    Leasing(Box<leasing::Error>),
-    /// Neon.
-    #[error(transparent)]
-    Neon(#[from] neon::Error),
-    /// It could not be stored.
-    #[error(transparent)]
-    State(#[from] state::Error),
-}
-
-impl From<Stopped> for Error {
-    fn from(_: Stopped) -> Error {
-        Error::Stopped
-    }
-}
-
-impl From<branches::Error> for Error {
-    fn from(error: branches::Error) -> Error {
-        Error::Branch(Box::new(error))
-    }
 }
 
 /// Ends versions.
@@ -195,13 +143,13 @@ impl Retirement {
             let last = draft.generation(binding).cloned();
             let last = last.ok_or_else(|| Error::NotReady(binding.clone()))?;
             if last.branch != branch {
-                return Err(Error::Moving(binding.clone()));
+                return Err(Error::Overtaken(binding.clone()));
             }
             if last.is_retired() {
                 return Ok(());
             }
-            if draft.move_of(binding, now).is_some() {
-                return Err(Error::Moving(binding.clone()));
+            if let Some(moving) = draft.move_of(binding, now) {
+                return Err(Error::of_move(binding, moving));
             }
             check_leases(&asked, &live_on(draft.leases(), binding, &branch, now))?;
             let retired = Generation {

@@ -16,6 +16,7 @@
 mod clocks;
 mod data;
 mod database;
+mod draft;
 mod endings;
 mod leader;
 mod ledgers;
@@ -40,13 +41,14 @@ use crate::audit::{Event, Query};
 use crate::names::{LeaseId, ServiceName};
 use crate::postgres::OwnerUri;
 use crate::text::one_line;
-use data::Changes;
 use database::Session;
+use draft::Changes;
 use writer::{Change, Job, Writer};
 
 pub use clocks::now;
-pub use data::{Answered, Data, Draft, Generation, RequestKey, Role, RoleKey, RoleStatus};
+pub use data::{Answered, Data, Generation, RequestKey, Role, RoleKey, RoleStatus};
 pub use database::Error as DatabaseError;
+pub use draft::Draft;
 pub use endings::{Endings, Turn};
 pub use ledgers::{ForLease, Intent, Operation, OwnBranch, Warm};
 pub use moves::{Departure, Move, Phase, Stream, Watching};

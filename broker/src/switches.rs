@@ -8,7 +8,6 @@
 //! done twice: whoever takes the operation up goes on from the phase that it finds.
 
 mod checks;
-mod error;
 mod fence;
 mod votes;
 
@@ -34,7 +33,7 @@ use crate::watches::{self, Watches};
 use checks::{check_draft, check_fence, check_target, may_move, still};
 use votes::{Alive, Counting, Tally};
 
-pub use error::Error;
+pub use crate::moving::Error;
 pub use votes::{Unwatched, is_of_before};
 
 /// How often to look at the votes, should nobody say anything, in milliseconds.

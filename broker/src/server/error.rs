@@ -8,8 +8,8 @@ use tonic::{Code, Status};
 use crate::names::{BranchResource, LeaseId};
 use crate::text::one_line;
 use crate::{
-    branches, keeper, leases, leasing, neon, operations, reconcile, request_ids, retire, roles,
-    state, switches,
+    branches, keeper, leases, leasing, moving, neon, operations, reconcile, request_ids, roles,
+    state,
 };
 
 /// What a caller waits who came too early, in milliseconds.
@@ -58,12 +58,9 @@ pub enum Error {
     /// A plan or an apply.
     #[error(transparent)]
     Keeper(Box<keeper::Error>),
-    /// A switch of a binding.
+    /// A switch of a binding, or the end of its version.
     #[error(transparent)]
-    Switch(Box<switches::Error>),
-    /// The end of a version.
-    #[error(transparent)]
-    Retire(Box<retire::Error>),
+    Moving(Box<moving::Error>),
 }
 
 impl From<FieldViolations> for Error {
@@ -97,26 +94,15 @@ impl From<leasing::Error> for Error {
     }
 }
 
-impl From<switches::Error> for Error {
-    fn from(error: switches::Error) -> Self {
+impl From<moving::Error> for Error {
+    fn from(error: moving::Error) -> Self {
         match error {
-            switches::Error::Branch(error) => Error::Branch(error),
-            switches::Error::Keeper(error) => Error::Keeper(error),
-            switches::Error::Neon(error) => Error::Neon(error),
-            switches::Error::State(error) => Error::State(error),
-            error => Error::Switch(Box::new(error)),
-        }
-    }
-}
-
-impl From<retire::Error> for Error {
-    fn from(error: retire::Error) -> Self {
-        match error {
-            retire::Error::Branch(error) => Error::Branch(error),
-            retire::Error::Leasing(error) => (*error).into(),
-            retire::Error::Neon(error) => Error::Neon(error),
-            retire::Error::State(error) => Error::State(error),
-            error => Error::Retire(Box::new(error)),
+            moving::Error::Branch(error) => Error::Branch(error),
+            moving::Error::Keeper(error) => Error::Keeper(error),
+            moving::Error::Leasing(error) => (*error).into(),
+            moving::Error::Neon(error) => Error::Neon(error),
+            moving::Error::State(error) => Error::State(error),
+            error => Error::Moving(Box::new(error)),
         }
     }
 }
@@ -149,8 +135,7 @@ impl From<Error> for Status {
             Error::Neon(error) => neon(&error, message),
             Error::State(error) => state(&error, message),
             Error::Keeper(error) => keeper(*error, message),
-            Error::Switch(error) => switch(*error, message),
-            Error::Retire(error) => retire(*error, message),
+            Error::Moving(error) => moving(*error, message),
         };
         refusal.into()
     }
@@ -346,14 +331,16 @@ fn keeper(error: keeper::Error, message: String) -> Refusal {
             role(&source, message).resource("broker.v1.Branch", BranchResource(branch).to_string())
         }
         keeper::Error::State(error) => state(&error, message),
-        keeper::Error::Moving { binding, .. } => step(false, "SWITCH_RUNNING", message)
-            .resource("broker.v1.Binding", binding.to_string()),
+        keeper::Error::Moving { binding, .. } => {
+            Refusal::new(Code::Aborted, "SWITCH_RUNNING", message)
+                .resource("broker.v1.Binding", binding.to_string())
+        }
         keeper::Error::Interrupted(_) => Refusal::new(Code::Internal, "APPLY_INTERRUPTED", message),
     }
 }
 
-fn switch(error: switches::Error, message: String) -> Refusal {
-    use switches::Error as E;
+fn moving(error: moving::Error, message: String) -> Refusal {
+    use moving::Error as E;
     let aborted = |reason| Refusal::new(Code::Aborted, reason, message.clone());
     match error {
         E::BindingNotFound(name) => Refusal::new(Code::NotFound, "BINDING_NOT_FOUND", message)
@@ -372,13 +359,8 @@ fn switch(error: switches::Error, message: String) -> Refusal {
         E::BranchNotNameable(_) => step(false, "BRANCH_NOT_NAMEABLE", message).violation(
             FieldViolation::new("branch", "has a name that broker.toml cannot have"),
         ),
-        E::Unwatched { leases, .. } => {
-            let refusal = step(false, "LEASES_UNWATCHED", message);
-            match leases.first() {
-                Some(lease) => refusal.resource("broker.v1.Lease", lease.to_string()),
-                None => refusal,
-            }
-        }
+        E::Unwatched { leases, .. } => of_leases(&leases, "LEASES_UNWATCHED", message),
+        E::LeasesLive { leases, .. } => of_leases(&leases, "LEASES_LIVE", message),
         E::Retired(name) => {
             step(false, "BINDING_RETIRED", message).resource("broker.v1.Binding", name.to_string())
         }
@@ -402,38 +384,18 @@ fn switch(error: switches::Error, message: String) -> Refusal {
         E::Stopped => Refusal::new(Code::Cancelled, "OPERATION_CANCELLED", message),
         E::Branch(error) => branch(*error, message),
         E::Keeper(error) => keeper(*error, message),
+        E::Leasing(error) => leasing(*error, message),
         E::Neon(error) => neon(&error, message),
         E::State(error) => state(&error, message),
     }
 }
 
-fn retire(error: retire::Error, message: String) -> Refusal {
-    use retire::Error as E;
-    match error {
-        E::BindingNotFound(name) => Refusal::new(Code::NotFound, "BINDING_NOT_FOUND", message)
-            .resource("broker.v1.Binding", name.to_string())
-            .violation(FieldViolation::new(
-                "name",
-                "is not declared in broker.toml",
-            )),
-        E::NotReady(name) => {
-            step(true, "BINDING_NOT_READY", message).resource("broker.v1.Binding", name.to_string())
-        }
-        E::LeasesLive { leases, .. } => {
-            let refusal = step(false, "LEASES_LIVE", message);
-            match leases.first() {
-                Some(lease) => refusal.resource("broker.v1.Lease", lease.to_string()),
-                None => refusal,
-            }
-        }
-        E::Moving(name) => {
-            step(false, "SWITCH_RUNNING", message).resource("broker.v1.Binding", name.to_string())
-        }
-        E::Stopped => Refusal::new(Code::Cancelled, "OPERATION_CANCELLED", message),
-        E::Branch(error) => branch(*error, message),
-        E::Leasing(error) => leasing(*error, message),
-        E::Neon(error) => neon(&error, message),
-        E::State(error) => state(&error, message),
+/// Leases are in the way: the first of them as the resource.
+fn of_leases(leases: &[LeaseId], reason: &'static str, message: String) -> Refusal {
+    let refusal = step(false, reason, message);
+    match leases.first() {
+        Some(lease) => refusal.resource("broker.v1.Lease", lease.to_string()),
+        None => refusal,
     }
 }
 

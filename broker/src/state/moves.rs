@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use neon_api::BranchId;
 use uuid::Uuid;
 
-use super::data::{Data, Draft};
+use super::data::Data;
+use super::draft::Draft;
 use crate::names::{BindingName, BranchName, LeaseId, ServiceName};
 
 /// A binding that moves to another branch, or is held back while its own gets other

@@ -14,8 +14,8 @@ use rpc::clock::Clock;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::data::{Changes, Draft};
 use super::database::{self, Begun, Head, Session};
+use super::draft::{Changes, Draft};
 use super::{ENDED_HOURS, Error, Shared};
 use crate::postgres::OwnerUri;
 use crate::text::one_line;

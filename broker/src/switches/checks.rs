@@ -64,13 +64,7 @@ pub(super) fn may_move(
 ) -> Result<BranchId, Error> {
     let binding = &switch.binding;
     if let Some(moving) = moving {
-        return Err(match moving.phase {
-            Phase::Paused => Error::Paused(binding.clone()),
-            _ => Error::Moving {
-                binding: binding.clone(),
-                target: moving.target.clone(),
-            },
-        });
+        return Err(Error::of_move(binding, moving));
     }
     let current = current.ok_or_else(|| Error::NotReady(binding.clone()))?;
     if current.is_retired() {

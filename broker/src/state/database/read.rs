@@ -3,7 +3,7 @@
 use diesel::{ExpressionMethods as _, QueryDsl as _, SelectableHelper as _};
 use diesel_async::{RunQueryDsl as _, SimpleAsyncConnection as _};
 
-use super::super::data::Changes;
+use super::super::draft::Changes;
 use super::super::move_rows::{BrokerRow, MoveRow, WatchRow};
 use super::super::rows::{
     BranchRow, EventRow, GenerationRow, LeaseRow, OperationRow, RequestRow, RoleRow, time_out,

@@ -7,7 +7,7 @@ use diesel_async::RunQueryDsl as _;
 use futures_util::{future, try_join};
 use jiff::Timestamp;
 
-use super::super::data::Changes;
+use super::super::draft::Changes;
 use super::super::move_rows::{BrokerRow, MoveRow, WatchRow};
 use super::super::rows::{
     BranchRow, GenerationRow, LeaseRow, NewEventRow, OperationRow, RequestRow, RoleRow, time_out,

@@ -1,15 +1,16 @@
-//! Why a binding is not switched.
+//! Why a binding is not moved to another branch, or its version not ended.
 
 use neon_api::BranchId;
 
 use crate::names::{BindingName, LeaseId};
 use crate::operations::Stopped;
-use crate::{branches, keeper, neon, roles, state};
+use crate::state::{Move, Phase};
+use crate::{branches, keeper, leasing, neon, roles, state};
 
 /// How many leases an error names.
 const NAMED_MAX: usize = 5;
 
-/// Why a binding is not switched.
+/// Why a binding is not switched, or not retired.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// broker.toml declares no such binding.
@@ -44,7 +45,7 @@ pub enum Error {
     #[error("the branch of {0} is being reset or restored")]
     Paused(BindingName),
     /// It leads elsewhere by now, or to other data.
-    #[error("{0} was changed while it was being switched")]
+    #[error("{0} was changed meanwhile; look at it, and ask again")]
     Overtaken(BindingName),
     /// Leases have no say, and that is not wanted.
     #[error(
@@ -67,6 +68,17 @@ pub enum Error {
         holder: String,
         /// Why.
         message: String,
+    },
+    /// Leases live on what is to be retired.
+    #[error(
+        "{} on {binding}: {}; release or revoke them, or give them a `drain_timeout`",
+        live(.leases.len()), names(.leases)
+    )]
+    LeasesLive {
+        /// The binding.
+        binding: BindingName,
+        /// The leases.
+        leases: Vec<LeaseId>,
     },
     /// It was retired.
     #[error("{0} is retired; declare another branch for it in broker.toml")]
@@ -95,7 +107,7 @@ pub enum Error {
     #[error("close the old branch to writes")]
     Fence(#[source] roles::Error),
     /// The operation was cancelled, or is another broker's by now.
-    #[error("the switch was cancelled, or another broker has taken it up")]
+    #[error("it was cancelled, or another broker has taken it up")]
     Stopped,
     /// A branch.
     #[error(transparent)]
@@ -103,12 +115,28 @@ pub enum Error {
     /// The branch could not be made what the binding declares.
     #[error(transparent)]
     Keeper(Box<keeper::Error>),
+    /// Leases that are left on what is retired.
+    #[error(transparent)]
+    Leasing(Box<leasing::Error>),
     /// Neon.
     #[error(transparent)]
     Neon(#[from] neon::Error),
     /// It could not be stored.
     #[error(transparent)]
     State(#[from] state::Error),
+}
+
+impl Error {
+    /// What is in the way of a binding that is moving already.
+    pub(crate) fn of_move(binding: &BindingName, moving: &Move) -> Error {
+        match moving.phase {
+            Phase::Paused => Error::Paused(binding.clone()),
+            _ => Error::Moving {
+                binding: binding.clone(),
+                target: moving.target.clone(),
+            },
+        }
+    }
 }
 
 impl From<Stopped> for Error {
@@ -126,6 +154,13 @@ impl From<branches::Error> for Error {
 impl From<keeper::Error> for Error {
     fn from(error: keeper::Error) -> Error {
         Error::Keeper(Box::new(error))
+    }
+}
+
+fn live(leases: usize) -> String {
+    match leases {
+        1 => "1 lease lives".to_owned(),
+        more => format!("{more} leases live"),
     }
 }
 
