@@ -89,7 +89,7 @@ impl Closer {
         let mut awake = self.awake.subscribe();
         let woken = async || {
             tokio::select! {
-                () = looks.next(&self.state) => {}
+                () = looks.next(|| self.state.version()) => {}
                 // Its sender is ours.
                 _ = awake.changed() => {}
             }
@@ -163,7 +163,8 @@ impl Closer {
 
     async fn move_all(&self) {
         let mut looks = Looks::new();
-        let woken = async || looks.next(&self.state).await;
+        // Leases are stranded by what becomes of roles.
+        let woken = async || looks.next(|| self.state.roles_version()).await;
         let all = || {
             let stranded = self.leases.stranded().into_iter();
             let stranded = stranded.map(|lease| Errand {
@@ -198,11 +199,11 @@ impl Looks {
         }
     }
 
-    /// Returns when something was written, or time has gone on.
-    async fn next(&mut self, state: &State) {
+    /// Returns when the version is another, or time has gone on.
+    async fn next(&mut self, version: impl Fn() -> i64) {
         loop {
             self.interval.tick().await;
-            let version = state.version();
+            let version = version();
             let is_same = self.last.is_some_and(|(last, at)| {
                 last == version && at.elapsed() < Duration::from_millis(LOOK_ALL_MS)
             });

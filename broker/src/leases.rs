@@ -30,6 +30,7 @@ use crate::audit::{Action, Event};
 use crate::config::LeaseSettings;
 use crate::ledger;
 use crate::names::{BindingName, LeaseId, ServiceName};
+use crate::request_ids;
 use crate::roles::Access;
 use crate::state::{self, Draft, State, Turn};
 pub(crate) use ephemeral::branch_name;
@@ -39,7 +40,7 @@ pub use hand_out::Take;
 pub use lease::{End, EndReason, Grant, Lease, Request, Revoked, Target};
 pub use requests::{RequestId, is_repeated};
 pub use revoke::{RevokeRequest, Which};
-pub use roles::{Made, RoleFor, drained, retire_roles};
+pub use roles::{Made, RoleFor, drained, retire_roles, turn_over};
 pub use warm::{PoolCount, WarmMaking};
 
 /// How many leases may be alive. Each is some hundreds of bytes, in memory and in
@@ -116,6 +117,15 @@ impl Leases {
             };
             let lease = data.leases.get(&id).filter(|lease| lease.lives(now));
             Ok(Some((id, lease.cloned())))
+        })
+    }
+
+    /// Whether this request was answered before. Another under the same id is an error.
+    pub fn is_known(&self, id: Option<&RequestId>) -> Result<bool, Error> {
+        let now = self.now();
+        self.state.read(|data| {
+            let answered = id.and_then(|id| Some((id, data.requests.get(&id.key)?)));
+            Ok(request_ids::repeated(answered, now)?.is_some())
         })
     }
 
@@ -210,7 +220,7 @@ impl Leases {
             draft.lease_put(lease.clone());
             Ok(lease)
         };
-        self.state.change(change).await?
+        self.state.change_with_others(change).await?
     }
 
     /// Ends a lease; false when it had ended already. On an error it lives on, here
@@ -300,26 +310,11 @@ impl Leases {
     ) -> Result<Option<Lease>, Error> {
         let now = self.now();
         let change = move |draft: &mut Draft<'_>| {
-            let mut lease = live(draft, now, id)?;
+            let lease = live(draft, now, id)?;
             if let Some(binding) = lease.request.target.binding() {
                 check_binding(draft, binding, generation)?;
             }
-            let Some(valid_until) = roles::given(draft, &role, now) else {
-                return Ok(None);
-            };
-            let grant = role.grant(generation);
-            if lease.grant != grant {
-                roles::left(draft, &lease, now);
-                let message = match lease.grant.generation == generation {
-                    true => format!("to the role {}", grant.role),
-                    false => format!("to generation {generation} of its binding"),
-                };
-                lease.grant = grant;
-                lease.expire_time = lease.expire_time.min(valid_until);
-                draft.audit(Event::of_lease(&lease, Action::Moved, now, message));
-                draft.lease_put(lease.clone());
-            }
-            Ok(Some(lease))
+            Ok(roles::moved(draft, lease, &role, generation, now))
         };
         self.state.change(change).await?
     }

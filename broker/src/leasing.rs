@@ -8,6 +8,7 @@ mod close;
 mod ephemeral;
 mod keep;
 mod place;
+mod rotate;
 mod warm;
 
 pub use close::STUCK_FAILURES;
@@ -246,6 +247,13 @@ impl Leasing {
     /// that it may have.
     pub async fn connected(self: &Arc<Self>, mut lease: Lease) -> Result<Connected, Error> {
         let mut place = self.place_of_lease(&lease).await?;
+        if let Some(name) = lease.request.target.binding()
+            && lease.grant.generation > place.generation
+        {
+            // It was turned over with its binding, which is not followed here yet.
+            self.followed(name, place.generation).await;
+            place = self.place_of_lease(&lease).await?;
+        }
         for _ in 0..GIVE_TRIES_MAX {
             if self.is_settled(&lease, &place) {
                 return Ok(self.with_uri(lease, place)?);
@@ -291,7 +299,7 @@ impl Leasing {
     ) -> Result<Connected, Error> {
         let place = place::at(target);
         let made = self.role(&place, &lease.request).await?;
-        self.leases.role_reserve(made.role.clone(), until).await?;
+        self.leases.role_reserve(made.clone(), until).await?;
         let lease = Lease {
             grant: made.grant(place.generation),
             ..lease

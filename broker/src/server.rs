@@ -31,6 +31,7 @@ use rpc::server::Server;
 
 pub use error::Error;
 pub use operations::ends;
+pub use watch::tell_rights;
 
 use crate::bindings::Bindings;
 use crate::branches::Branches;

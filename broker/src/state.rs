@@ -139,6 +139,8 @@ struct Shared {
     endings: Endings,
     /// What memory has: all that was written up to this version.
     seen: AtomicI64,
+    /// The last change in which a login role was another.
+    roles: AtomicI64,
     /// The epoch of this broker, while it works in the background.
     leader: watch::Sender<Option<i64>>,
     /// Told that bindings have new generations.
@@ -251,6 +253,16 @@ impl State {
         self.shared.seen()
     }
 
+    /// Goes up with each change of a login role.
+    pub fn roles_version(&self) -> i64 {
+        self.shared.roles.load(Ordering::Relaxed)
+    }
+
+    /// Forgets whom to tell of leases that nobody follows any more.
+    pub fn forget_unfollowed(&self) {
+        self.shared.endings.forget_unknown(&self.shared.data());
+    }
+
     /// Told when bindings have new generations, whoever gave them.
     pub fn generations(&self) -> watch::Receiver<()> {
         self.shared.generations.subscribe()
@@ -291,7 +303,19 @@ impl State {
     where
         T: Send + 'static,
     {
-        self.change_of(None, change).await
+        self.change_of(None, false, change).await
+    }
+
+    /// As [`State::change`], for what nobody is in a hurry for: it may wait some
+    /// milliseconds for others that share its transaction.
+    pub async fn change_with_others<T>(
+        &self,
+        change: impl FnMut(&mut Draft<'_>) -> T + Send + 'static,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+    {
+        self.change_of(None, true, change).await
     }
 
     /// As [`State::change`], for the work in the background: refused when another
@@ -304,7 +328,7 @@ impl State {
         T: Send + 'static,
     {
         let epoch = *self.shared.leader.borrow();
-        self.change_of(Some(epoch.ok_or(Error::Fenced)?), change)
+        self.change_of(Some(epoch.ok_or(Error::Fenced)?), false, change)
             .await
     }
 
@@ -375,6 +399,7 @@ impl State {
     async fn change_of<T>(
         &self,
         epoch: Option<i64>,
+        may_wait: bool,
         mut change: impl FnMut(&mut Draft<'_>) -> T + Send + 'static,
     ) -> Result<T, Error>
     where
@@ -386,6 +411,7 @@ impl State {
         let (waits, answer) = oneshot::channel();
         let job = Change {
             epoch,
+            may_wait,
             change: move |draft: &mut Draft<'_>| change(draft),
             made: None,
             waits,
@@ -428,6 +454,7 @@ impl Shared {
             data: Mutex::default(),
             endings: Endings::default(),
             seen: AtomicI64::new(0),
+            roles: AtomicI64::new(0),
             leader: watch::Sender::new(None),
             generations: watch::Sender::new(()),
             operations: watch::Sender::new(()),
@@ -451,6 +478,7 @@ impl Shared {
         let turns = {
             let mut data = self.data();
             self.seen.store(version, Ordering::Relaxed);
+            self.note_roles(&changes, version);
             changes.apply(&mut data)
         };
         self.tell(turns, news);
@@ -464,10 +492,17 @@ impl Shared {
             let made = change(&mut Draft::new(&data, &mut changes, version));
             data.events_keep(&mut changes.events);
             let news = News::of(&changes);
+            self.note_roles(&changes, version);
             (made, changes.apply(&mut data), news)
         };
         self.tell(turns, news);
         made
+    }
+
+    fn note_roles(&self, changes: &Changes, version: i64) {
+        if !changes.roles.is_empty() {
+            self.roles.store(version, Ordering::Relaxed);
+        }
     }
 
     fn tell(&self, turns: Vec<(LeaseId, Turn)>, news: News) {

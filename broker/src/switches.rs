@@ -445,6 +445,7 @@ impl Run<'_> {
             }
             switched.put(draft, now);
             draft.move_put(binding.clone(), put.clone());
+            leases::turn_over(draft, binding, &put.target, put.generation, now);
             draft.audit(event(binding, &put, &by, now, "is committed"));
             Ok(())
         };

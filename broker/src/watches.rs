@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rpc::clock::Clock;
+use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
@@ -64,6 +65,8 @@ pub struct Watches {
     /// This process, among those that share the state.
     broker: Uuid,
     open: AtomicUsize,
+    /// Told when callers may no more what they could.
+    rights: watch::Sender<()>,
 }
 
 /// A watch that is open.
@@ -84,6 +87,7 @@ impl Watches {
             clock,
             broker: Uuid::new_v4(),
             open: AtomicUsize::new(0),
+            rights: watch::Sender::new(()),
         }
     }
 
@@ -91,6 +95,16 @@ impl Watches {
     pub fn open(self: &Arc<Self>) -> Open {
         self.open.fetch_add(1, Ordering::Relaxed);
         Open(Arc::clone(self))
+    }
+
+    /// Has all of them look whether their callers still may.
+    pub fn rights_changed(&self) {
+        self.rights.send_replace(());
+    }
+
+    /// Told when they are to look.
+    pub fn rights(&self) -> watch::Receiver<()> {
+        self.rights.subscribe()
     }
 
     /// How many are open here.
@@ -155,7 +169,7 @@ impl Watches {
             }
             true
         };
-        self.state.change(change).await
+        self.state.change_with_others(change).await
     }
 
     /// Notes that a stream through which a lease had a say is away. `for_good`: its

@@ -1,6 +1,8 @@
 //! The gRPC APIs of this system: messages, clients and servers, generated from
 //! the .proto files beside this crate by `cargo xtask codegen`.
 
+pub mod codec;
+
 use std::fmt;
 
 /// The encoded `FileDescriptorSet` of every package here, for reflection.

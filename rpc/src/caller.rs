@@ -69,18 +69,15 @@ impl Caller {
         }
     }
 
-    /// Whether what the caller showed is good still: for calls that last. A
-    /// certificate that is not ends its connection by itself.
-    ///
-    /// # Errors
-    /// UNAUTHENTICATED.
-    pub fn check(&self) -> Result<(), Status> {
+    /// Returns when what the caller showed is good no more, with UNAUTHENTICATED: for
+    /// calls that last. A certificate that is not ends its connection by itself.
+    pub async fn until_refused(&self) -> Status {
         match self {
             Caller::Identified(Identity {
                 token: Some((tokens, hash)),
                 ..
-            }) => tokens.holder_of(hash).map(drop).map_err(refused_token),
-            _ => Ok(()),
+            }) => refused_token(tokens.until_refused(hash).await),
+            _ => std::future::pending().await,
         }
     }
 }

@@ -11,12 +11,13 @@ use std::{
     collections::HashMap,
     fmt,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 
 use crate::clock::Clock;
 
@@ -121,6 +122,8 @@ pub struct Tokens {
     path: Arc<Path>,
     clock: Clock,
     known: Arc<RwLock<HashMap<[u8; 32], Known>>>,
+    /// Told when the file was read again.
+    read: watch::Sender<()>,
 }
 
 #[derive(Debug)]
@@ -139,6 +142,7 @@ impl Tokens {
             path: path.into(),
             clock,
             known: Arc::new(RwLock::new(known(path)?)),
+            read: watch::Sender::new(()),
         })
     }
 
@@ -146,6 +150,7 @@ impl Tokens {
     pub(crate) fn reload(&self) -> Result<(), TokensError> {
         let new = known(&self.path)?;
         *self.known.write().unwrap_or_else(PoisonError::into_inner) = new;
+        self.read.send_replace(());
         Ok(())
     }
 
@@ -153,10 +158,30 @@ impl Tokens {
         &self.path
     }
 
+    /// Returns when the token with this hash is taken no more, and why.
+    pub(crate) async fn until_refused(&self, hash: &[u8; 32]) -> TokenRefusal {
+        let mut read = self.read.subscribe();
+        loop {
+            if let Err(refusal) = self.holder_of(hash) {
+                return refusal;
+            }
+            let until = self.known().get(hash).and_then(|known| known.until);
+            tokio::select! {
+                // Its sender is ours.
+                _ = read.changed() => {}
+                () = ends(&self.clock, until) => {}
+            }
+        }
+    }
+
+    fn known(&self) -> RwLockReadGuard<'_, HashMap<[u8; 32], Known>> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whose token has this hash. Looking it up takes as long as it takes: what
     /// that tells of a hash leads to no token.
     pub(crate) fn holder_of(&self, hash: &[u8; 32]) -> Result<String, TokenRefusal> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known();
         let found = known.get(hash).ok_or(TokenRefusal::Unknown)?;
         let now = Timestamp::try_from(self.clock.now()).unwrap_or(Timestamp::MAX);
         match found.until {
@@ -171,6 +196,13 @@ impl fmt::Debug for Tokens {
         f.debug_struct("Tokens")
             .field("path", &self.path)
             .finish_non_exhaustive()
+    }
+}
+
+async fn ends(clock: &Clock, until: Option<Timestamp>) {
+    match until {
+        Some(until) => clock.sleep_until(until.into()).await,
+        None => std::future::pending().await,
     }
 }
 

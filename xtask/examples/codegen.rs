@@ -39,6 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         .out_dir(&out)
+        .codec_path("crate::codec::Codec")
         // The type carries a password; lib.rs writes its Debug by hand.
         .skip_debug(["broker.v1.Connection"])
         .compile_fds(descriptors)?;

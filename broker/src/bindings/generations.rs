@@ -6,7 +6,7 @@ use super::{Bindings, Target};
 use crate::audit::{Action, Event};
 use crate::config::BindingSpec;
 use crate::connection;
-use crate::leases::{self, RequestId};
+use crate::leases::{self, Made, RequestId};
 use crate::names::{BindingName, BranchName};
 use crate::neon::OwnerUris;
 use crate::reconcile::Outcome;
@@ -43,6 +43,19 @@ pub struct Switched {
     pub reason: String,
 }
 
+/// A rotation of a binding's credentials.
+#[derive(Debug, Clone)]
+pub struct Rotated {
+    /// The binding.
+    pub name: BindingName,
+    /// Roles that holders get instead of those that they have.
+    pub next: Vec<Made>,
+    /// Who asks, for people.
+    pub by: String,
+    /// The request's id.
+    pub request_id: Option<RequestId>,
+}
+
 impl Bindings {
     /// The binding's branch is as declared. Its generation goes up when it
     /// leads elsewhere than before, or to other data, and is stored before this is
@@ -56,32 +69,36 @@ impl Bindings {
     }
 
     /// Gives the holders of a binding other roles: those that they have are given no
-    /// more, and its generation goes up. The same request does so once.
-    pub async fn rotate(
-        &self,
-        name: &BindingName,
-        target: &Target,
-        by: String,
-        request_id: Option<RequestId>,
-    ) -> Result<(), leases::Error> {
+    /// more, its generation goes up, and leases whose holder's next role is there have
+    /// it. The same request does so once.
+    pub async fn rotate(&self, target: &Target, rotated: Rotated) -> Result<(), leases::Error> {
         let now = state::now(&self.clock);
-        let (binding, branch) = (name.clone(), target.branch.clone());
+        let branch = target.branch.clone();
         let change = move |draft: &mut Draft<'_>| {
+            let Rotated {
+                name: binding,
+                next,
+                by,
+                request_id,
+            } = &rotated;
             if leases::is_repeated(draft, request_id.as_ref(), now)? {
                 return Ok(None);
             }
-            let Some(last) = draft.generation(&binding).cloned() else {
+            let Some(last) = draft.generation(binding).cloned() else {
                 return Ok(None);
             };
             let generation = Generation {
-                number: draft.next_generation(&binding),
+                number: draft.next_generation(binding),
                 since: now,
                 reason: format!("credentials were rotated by {by}"),
                 ..last
             };
-            leases::retire_roles(draft, &branch, &binding, &by, now);
+            leases::retire_roles(draft, &branch, binding, next, by, now);
             draft.generation_put(binding.clone(), generation.clone());
-            draft.audit(announced(&binding, &generation));
+            draft.audit(announced(binding, &generation));
+            if generation.branch == branch {
+                leases::turn_over(draft, binding, &branch, generation.number, now);
+            }
             Ok::<_, leases::Error>(Some(generation))
         };
         if let Some(generation) = self.state.change(change).await?? {

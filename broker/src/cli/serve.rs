@@ -296,6 +296,7 @@ async fn run(arguments: Arguments) -> Result<(), Error> {
         async move { keeper.follow().await }
     });
     tokio::spawn(async move { watches.beat().await });
+    tokio::spawn(server::tell_rights(broker.clone()));
     announce(&listener);
     let serving = server::add_services(server, &broker).serve(listener, stop);
     tokio::select! {

@@ -1,6 +1,6 @@
 //! Taking leases from their holders.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use jiff::Timestamp;
 use neon_api::BranchId;
@@ -104,9 +104,15 @@ impl Leases {
         let now = self.now();
         self.state.read(|data| {
             let leases = data.leases.values().filter(|lease| lease.lives(now));
+            // Thousands of leases have some few roles.
+            let mut usable: HashMap<(&BranchId, &str), bool> = HashMap::new();
             let stranded = leases.filter(|lease| {
-                let role = data.roles.get(&lease.grant.role_key());
-                role.is_none_or(|role| !role.status.is_usable())
+                let grant = &lease.grant;
+                let is_usable = usable.entry((&grant.branch, &grant.role));
+                !*is_usable.or_insert_with(|| {
+                    let role = data.roles.get(&grant.role_key());
+                    role.is_some_and(|role| role.status.is_usable())
+                })
             });
             stranded.cloned().collect()
         })

@@ -1,12 +1,13 @@
 //! Which role a lease gets: what is written down of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::{SignedDuration, Timestamp};
 use neon_api::BranchId;
 
 use super::{Error, Grant, Leases};
 use crate::audit::{Action, Event};
+use crate::bindings::Target;
 use crate::credentials::KeyId;
 use crate::names::{BindingName, ServiceName};
 use crate::roles::{Access, login_name};
@@ -84,6 +85,20 @@ impl RoleFor {
         (key, role)
     }
 
+    /// Writes down that such a role is about to be made.
+    fn intend(&self, draft: &mut Draft<'_>, max: usize, now: Timestamp) -> Result<RoleKey, Error> {
+        let there = draft.roles_on(&self.branch);
+        let there = there.filter(|(_, role)| role.status != RoleStatus::Closed);
+        if there.count() >= max {
+            let branch = self.branch.clone();
+            return Err(Error::TooManyRoles { branch, max });
+        }
+        let (key, mut role) = self.role(draft.version(), RoleStatus::Open, now);
+        role.reserved_until = reserved(now);
+        draft.role_put(key.clone(), role);
+        Ok(key)
+    }
+
     fn fits(&self, role: &Role) -> bool {
         role.status == RoleStatus::Open
             && role.access == self.access
@@ -116,9 +131,7 @@ impl Leases {
     pub async fn role_intend(&self, of: RoleFor) -> Result<RoleKey, Error> {
         let now = self.now();
         let max = self.settings().roles_per_branch_max;
-        let reserved_until = now
-            .checked_add(SignedDuration::from_secs(RESERVED_SECONDS))
-            .unwrap_or(Timestamp::MAX);
+        let reserved_until = reserved(now);
         let change = move |draft: &mut Draft<'_>| {
             let on_branch = draft.roles_on(&of.branch);
             let found = on_branch.filter(|(_, role)| of.fits(role));
@@ -137,31 +150,57 @@ impl Leases {
                     return Ok(key);
                 }
             }
-            let there = draft.roles_on(&of.branch);
-            let there = there.filter(|(_, role)| role.status != RoleStatus::Closed);
-            if there.count() >= max {
-                let branch = of.branch.clone();
-                return Err(Error::TooManyRoles { branch, max });
-            }
-            let (key, mut role) = of.role(draft.version(), RoleStatus::Open, now);
-            role.reserved_until = reserved_until;
-            draft.role_put(key.clone(), role);
-            Ok(key)
+            of.intend(draft, max, now)
         };
         self.state.change(change).await?
     }
 
-    /// Leaves a role alone until then, though no lease has it yet.
-    pub async fn role_reserve(&self, key: RoleKey, until: Timestamp) -> Result<(), state::Error> {
+    /// As [`Leases::role_intend`], but another than the one that the holder has.
+    pub async fn role_succeed(&self, of: RoleFor) -> Result<RoleKey, Error> {
+        let now = self.now();
+        let max = self.settings().roles_per_branch_max;
+        let change = move |draft: &mut Draft<'_>| of.intend(draft, max, now);
+        self.state.change(change).await?
+    }
+
+    /// The holders of a binding's live leases, and what their next role there is for.
+    pub fn holders_on(&self, binding: &BindingName, key: &KeyId, target: &Target) -> Vec<RoleFor> {
+        let now = self.now();
+        let holders: BTreeSet<(String, Access)> = self.state.read(|data| {
+            let leases = data.leases.values().filter(|lease| {
+                lease.request.target.binding() == Some(binding) && lease.lives(now)
+            });
+            let holder =
+                |lease: &super::Lease| (lease.request.holder.clone(), lease.request.access);
+            leases.map(holder).collect()
+        });
+        let of = |(holder, access)| RoleFor {
+            branch: target.branch.clone(),
+            service: binding.service.clone(),
+            database: target.spec.service.database.clone(),
+            access,
+            holder,
+            key: key.clone(),
+        };
+        holders.into_iter().map(of).collect()
+    }
+
+    /// Leaves a role that is there alone until then, though no lease has it yet.
+    pub async fn role_reserve(&self, made: Made, until: Timestamp) -> Result<(), state::Error> {
         let change = move |draft: &mut Draft<'_>| {
-            let role = draft.role(&key);
-            let role = role.filter(|role| role.status.is_usable() && role.reserved_until < until);
-            if let Some(mut role) = role.cloned() {
-                role.reserved_until = until;
-                draft.role_put(key.clone(), role);
+            let role = draft
+                .role(&made.role)
+                .filter(|role| role.status.is_usable());
+            let Some(mut role) = role.cloned() else {
+                return;
+            };
+            role.reserved_until = role.reserved_until.max(until);
+            role.valid_until = made.valid_until.or(role.valid_until);
+            if draft.role(&made.role) != Some(&role) {
+                draft.role_put(made.role.clone(), role);
             }
         };
-        self.state.change(change).await
+        self.state.change_with_others(change).await
     }
 
     /// Notes until when a role's password is good by now.
@@ -245,18 +284,26 @@ impl Leases {
     pub fn roles_to_close(&self) -> Vec<(RoleKey, Role)> {
         let now = self.now();
         self.state.read(|data| {
-            let live = data.leases.values().filter(|lease| lease.lives(now));
-            let used: BTreeSet<(&BranchId, &str)> = live
-                .map(|lease| (&lease.grant.branch, lease.grant.role.as_str()))
-                .collect();
-            let roles = data.roles.iter();
-            let due = roles.filter(|(key, role)| match role.status {
-                RoleStatus::Closed | RoleStatus::Reserved => false,
-                RoleStatus::Closing | RoleStatus::Revoked => true,
-                RoleStatus::Open | RoleStatus::Retired => {
-                    role.reserved_until <= now && !used.contains(&(&key.branch, key.role.as_str()))
+            let (mut due, mut perhaps) = (Vec::new(), BTreeMap::new());
+            for (key, role) in &data.roles {
+                match role.status {
+                    RoleStatus::Closing | RoleStatus::Revoked => due.push((key, role)),
+                    RoleStatus::Open | RoleStatus::Retired if role.reserved_until <= now => {
+                        perhaps.insert((&key.branch, key.role.as_str()), (key, role));
+                    }
+                    _ => {}
                 }
-            });
+            }
+            // Thousands of leases have some few roles: most often the first of them show
+            // that each has one.
+            let mut live = data.leases.values().filter(|lease| lease.lives(now));
+            while !perhaps.is_empty()
+                && let Some(lease) = live.next()
+            {
+                perhaps.remove(&(&lease.grant.branch, lease.grant.role.as_str()));
+            }
+            due.extend(perhaps.into_values());
+            let due = due.into_iter();
             due.map(|(key, role)| (key.clone(), role.clone())).collect()
         })
     }
@@ -285,6 +332,11 @@ impl Leases {
     }
 }
 
+fn reserved(now: Timestamp) -> Timestamp {
+    let until = now.checked_add(SignedDuration::from_secs(RESERVED_SECONDS));
+    until.unwrap_or(Timestamp::MAX)
+}
+
 /// Notes that a lease gets a role. Says until when its password is good; nothing
 /// if the role is not open.
 pub(super) fn given(draft: &mut Draft<'_>, made: &Made, now: Timestamp) -> Option<Timestamp> {
@@ -299,6 +351,64 @@ pub(super) fn given(draft: &mut Draft<'_>, made: &Made, now: Timestamp) -> Optio
         draft.role_put(made.role.clone(), role);
     }
     Some(valid_until)
+}
+
+/// Gives a lease another role, and says how it is then; none if the role is not open.
+pub(super) fn moved(
+    draft: &mut Draft<'_>,
+    mut lease: super::Lease,
+    role: &Made,
+    generation: i64,
+    now: Timestamp,
+) -> Option<super::Lease> {
+    let valid_until = given(draft, role, now)?;
+    let grant = role.grant(generation);
+    if lease.grant != grant {
+        left(draft, &lease, now);
+        let message = match lease.grant.generation == generation {
+            true => format!("to the role {}", grant.role),
+            false => format!("to generation {generation} of its binding"),
+        };
+        lease.grant = grant;
+        lease.expire_time = lease.expire_time.min(valid_until);
+        draft.audit(Event::of_lease(&lease, Action::Moved, now, message));
+        draft.lease_put(lease.clone());
+    }
+    Some(lease)
+}
+
+/// Moves the leases of a binding along with it, to where their holders' roles are there
+/// by now: all at the moment at which the binding moves. The others follow one by one.
+pub fn turn_over(
+    draft: &mut Draft<'_>,
+    binding: &BindingName,
+    branch: &BranchId,
+    generation: i64,
+    now: Timestamp,
+) {
+    let roles = draft.roles_on(branch).filter(|(_, role)| {
+        let is_there = role.valid_until.is_some_and(|until| until > now);
+        is_there && role.status == RoleStatus::Open && role.service == binding.service
+    });
+    let made: HashMap<(String, Access), Made> = roles
+        .map(|(key, role)| {
+            let made = Made {
+                role: key.clone(),
+                key: role.key.clone(),
+                valid_until: None,
+            };
+            ((role.holder.clone(), role.access), made)
+        })
+        .collect();
+    let leases = draft
+        .leases()
+        .filter(|lease| lease.request.target.binding() == Some(binding) && lease.lives(now));
+    for lease in leases.cloned().collect::<Vec<_>>() {
+        let of = (lease.request.holder.clone(), lease.request.access);
+        if let Some(made) = made.get(&of) {
+            moved(draft, lease, made, generation, now);
+        }
+    }
 }
 
 /// Notes that a role is about to be made on a warm branch, which nobody has yet.
@@ -355,18 +465,28 @@ pub(super) fn reserved_gone(draft: &mut Draft<'_>, branch: &BranchId, now: Times
     }
 }
 
-/// Has the holders of a service's leases on a branch get other roles from now on. Who
-/// has one keeps it until they are moved, or their leases end.
+/// Has the holders of a service's leases on a branch get other roles from now on: the
+/// `next` ones where they are there. Who has one keeps it until they are moved, or their
+/// leases end.
 pub fn retire_roles(
     draft: &mut Draft<'_>,
     branch: &BranchId,
     binding: &BindingName,
+    next: &[Made],
     by: &str,
     now: Timestamp,
 ) {
+    for made in next {
+        if let Some(mut role) = draft.role(&made.role).cloned() {
+            role.valid_until = made.valid_until;
+            draft.role_put(made.role.clone(), role);
+        }
+    }
+    let next: BTreeSet<&RoleKey> = next.iter().map(|made| &made.role).collect();
     let roles = draft.roles_on(branch);
-    let open = roles
-        .filter(|(_, role)| role.status == RoleStatus::Open && role.service == binding.service);
+    let open = roles.filter(|(key, role)| {
+        role.status == RoleStatus::Open && role.service == binding.service && !next.contains(key)
+    });
     let open: Vec<(RoleKey, Role)> = open
         .map(|(key, role)| (key.clone(), role.clone()))
         .collect();

@@ -10,6 +10,9 @@ use crate::state::{self, Draft, Turn};
 
 /// How often leases whose time is up are taken out, in milliseconds.
 const SWEEP_MS: u64 = 500;
+/// How many sweeps go by before leases that nobody follows any more are forgotten: all
+/// are looked at for that.
+const FORGET_SWEEPS: u64 = 10;
 /// How many leases end in one transaction at most.
 const SWEPT_MAX: usize = 1_000;
 
@@ -18,8 +21,11 @@ impl Leases {
     pub async fn sweep(&self) {
         let mut interval = tokio::time::interval(Duration::from_millis(SWEEP_MS));
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
+        for sweep in 0_u64.. {
             interval.tick().await;
+            if sweep.is_multiple_of(FORGET_SWEEPS) {
+                self.state.forget_unfollowed();
+            }
             if let Err(error) = self.sweep_once().await {
                 // They have ended all the same; the next sweep writes it down.
                 tracing::debug!(%error, "leases that have expired cannot be taken out yet");
@@ -34,7 +40,6 @@ impl Leases {
         let now = self.now();
         let endings = self.state.endings();
         let ids: Vec<LeaseId> = self.state.read(|data| {
-            endings.forget_unknown(data);
             let leases = data.leases.values();
             let ended = leases.filter(|lease| lease.expire_time <= now && lease.revoked.is_none());
             ended.map(|lease| lease.id).collect()

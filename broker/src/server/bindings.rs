@@ -70,7 +70,7 @@ impl BindingService for Broker {
         };
         let target = self.leasing.ready("name", &name).map_err(Error::from)?;
         let by = rights.caller().to_string();
-        let rotated = self.bindings.rotate(&name, &target, by, id).await;
+        let rotated = Box::pin(self.leasing.rotate(&name, &target, by, id)).await;
         rotated.map_err(Error::from)?;
         let binding = self.bindings.get(&name).ok_or_else(|| not_found(name))?;
         Ok(Response::new(pb::RotateCredentialsResponse {

@@ -6,6 +6,7 @@
 //! binding changes, its watches look after a short while each of their own: they do not
 //! all want a role, and write that they have it, in the same moment.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use proto::broker::v1 as pb;
 use rpc::caller::Caller;
 use rpc::status::FieldViolation;
 use tokio::sync::watch::Receiver;
-use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio::time::{Instant, MissedTickBehavior};
 use tonic::{Status, Streaming};
 use uuid::Uuid;
 
@@ -35,7 +36,7 @@ use crate::watches::{Open, Report};
 /// How long a watch may be open without saying what it watches, in
 /// milliseconds.
 const FIRST_REQUEST_MS_MAX: u64 = 5_000;
-/// How often to look whether a watch may go on, in milliseconds.
+/// How often to look whether the grants have changed, in milliseconds.
 const RIGHTS_LOOK_MS: u64 = 2_000;
 /// How far the looks at a change of a binding are spread, in microseconds for each
 /// watch that is open, and in all.
@@ -47,6 +48,29 @@ const LATER_MS: u64 = 100;
 const AGAIN_MS: u64 = 1_000;
 /// How long that role stays after the lease could have got it.
 const ROLE_OUTLASTS: SignedDuration = SignedDuration::from_secs(60);
+
+/// Has watches look whether their callers still may, whenever that may have changed, for
+/// ever: the grants, or that anybody is answered at all.
+pub async fn tell_rights(broker: Broker) {
+    let mut interval = tokio::time::interval(Duration::from_millis(RIGHTS_LOOK_MS));
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut grants = broker.keeper.config().grants.clone();
+    loop {
+        tokio::select! {
+            _ = interval.tick() => {
+                let config = broker.keeper.config();
+                if config.grants != grants {
+                    grants = config.grants.clone();
+                    broker.watches.rights_changed();
+                }
+            }
+            () = broker.state.is_shut() => {
+                broker.watches.rights_changed();
+                broker.state.is_open().await;
+            }
+        }
+    }
+}
 
 /// Reads the first request and opens the watch that it asks for.
 pub(super) async fn open(
@@ -81,13 +105,17 @@ pub(super) async fn open(
                 .ok_or_else(|| not_declared(name))?,
         ),
     };
-    let mut look = tokio::time::interval(Duration::from_millis(RIGHTS_LOOK_MS));
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let caller = rights.caller().clone();
+    let refused = {
+        let caller = caller.clone();
+        Box::pin(async move { caller.until_refused().await })
+    };
     let mut watch = Watch {
         _open: broker.watches.open(),
+        rights: broker.watches.rights(),
         broker,
-        caller: rights.caller().clone(),
-        look,
+        caller,
+        refused,
         binding,
         lease,
         state,
@@ -101,6 +129,8 @@ pub(super) async fn open(
         state.mark_unchanged();
     }
     if watch.knows(&first) {
+        // Otherwise the answer looks.
+        watch.check()?;
         watch.due = None;
     }
     if first.report != 0 {
@@ -119,8 +149,10 @@ pub(super) async fn open(
 struct Watch {
     broker: Broker,
     caller: Caller,
-    /// When to look whether the caller still may.
-    look: Interval,
+    /// Resolves when what the caller showed is good no more.
+    refused: Pin<Box<dyn Future<Output = Status> + Send>>,
+    /// Told when to look whether the caller still may.
+    rights: Receiver<()>,
     /// None for a lease on a branch.
     binding: Option<BindingName>,
     lease: Option<(LeaseId, Receiver<Option<Turn>>)>,
@@ -167,10 +199,15 @@ impl Watch {
                         None => self.due = Some(Instant::now() + Duration::from_millis(LATER_MS)),
                     }
                 }
-                _ = self.look.tick() => self.check()?,
+                refused = &mut self.refused => return Err(refused),
+                // Its sender is the broker's.
+                _ = self.rights.changed() => self.check()?,
                 lives = changed(&mut self.state) => match (lives, &self.binding) {
                     (false, Some(binding)) => return Err(not_declared(binding).into()),
-                    _ => self.due = self.due.or_else(|| Some(Instant::now() + self.jitter())),
+                    _ => {
+                        let at = Instant::now() + self.jitter();
+                        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+                    }
                 },
             }
         }
@@ -248,7 +285,6 @@ impl Watch {
     /// What the caller showed, and what it is granted, may have been taken back
     /// since the watch was opened.
     fn check(&self) -> Result<(), Status> {
-        self.caller.check()?;
         self.broker.state.check().map_err(Error::State)?;
         let rights = self.broker.rights_of(self.caller.clone())?;
         match (&self.lease, &self.binding) {
@@ -267,6 +303,9 @@ impl Watch {
         self.check()?;
         let state = self.state.as_mut();
         let binding = state.map(|state| Arc::clone(&state.borrow_and_update()));
+        if self.is_ahead(binding.as_deref()) {
+            return Ok(None);
+        }
         let (pending, pause) = match &binding {
             None => (None, None),
             Some(binding) => (
@@ -277,6 +316,7 @@ impl Watch {
         let current = match self.current(binding.as_deref()).await {
             Ok(current) => current,
             Err(Error::Leasing(error)) if error.passes() => return Ok(None),
+            Err(Error::Lease(leases::Error::BindingOvertaken(_))) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         // The lease may be where it is to go already, before everybody is told.
@@ -296,6 +336,17 @@ impl Watch {
             pending,
             pause,
         }))
+    }
+
+    /// Whether the lease was turned over with its binding already, which is followed here
+    /// in a moment.
+    fn is_ahead(&self, binding: Option<&Binding>) -> bool {
+        let target = binding.and_then(|binding| binding.target.as_ref());
+        let (Some(target), Some((id, _))) = (target, &self.lease) else {
+            return false;
+        };
+        let lease = self.broker.leases.known(*id);
+        lease.is_ok_and(|lease| lease.grant.generation > target.generation)
     }
 
     /// What consumers are to use now.

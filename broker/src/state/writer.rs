@@ -22,6 +22,11 @@ use crate::text::one_line;
 
 /// How many changes share a transaction at most.
 const TOGETHER_MAX: usize = 1_024;
+/// How many changes that can wait do so for others, and how long at most, in
+/// milliseconds: if something was written that many milliseconds ago or less.
+const ENOUGH: usize = 3;
+const GATHER_MS_MAX: u64 = 8;
+const BUSY_MS: u64 = 20;
 /// How often to look whether others have written, in milliseconds: they tell, and
 /// what they tell may get lost.
 const LOOK_MS: u64 = 1_000;
@@ -45,6 +50,8 @@ pub(super) trait Asked: Send {
     /// The epoch that it belongs to, if only who works in the background may do
     /// it.
     fn epoch(&self) -> Option<i64>;
+    /// Whether it may wait a moment for others to share a transaction with.
+    fn may_wait(&self) -> bool;
     /// Does it. May be asked again: what was done before is then forgotten.
     fn make(&mut self, draft: &mut Draft<'_>);
     /// Tells who waits what became of it.
@@ -54,6 +61,7 @@ pub(super) trait Asked: Send {
 /// A change, what it gave, and who waits for that.
 pub(super) struct Change<F, T> {
     pub(super) epoch: Option<i64>,
+    pub(super) may_wait: bool,
     pub(super) change: F,
     pub(super) made: Option<T>,
     pub(super) waits: oneshot::Sender<Result<T, Error>>,
@@ -66,6 +74,10 @@ where
 {
     fn epoch(&self) -> Option<i64> {
         self.epoch
+    }
+
+    fn may_wait(&self) -> bool {
+        self.may_wait
     }
 
     fn make(&mut self, draft: &mut Draft<'_>) {
@@ -93,6 +105,8 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     queue: mpsc::Receiver<Job>,
     session: Option<Session>,
+    /// When something was written last.
+    wrote_at: Option<Instant>,
     /// When to remove next what nobody asks for any more.
     purge_at: Instant,
 }
@@ -131,6 +145,7 @@ impl Writer {
             shared,
             queue,
             session: opened,
+            wrote_at: None,
             purge_at: Instant::now(),
         }
     }
@@ -148,7 +163,11 @@ impl Writer {
             tokio::select! {
                 count = self.queue.recv_many(&mut jobs, TOGETHER_MAX) => match count {
                     0 => return,
-                    _ => self.write(std::mem::take(&mut jobs)).await,
+                    _ => {
+                        self.gather(&mut jobs).await;
+                        self.write(std::mem::take(&mut jobs)).await;
+                        self.wrote_at = Some(Instant::now());
+                    }
                 },
                 _ = look.tick() => self.look().await,
                 heard = session.heard() => match heard {
@@ -161,6 +180,22 @@ impl Writer {
                         self.session = None;
                     }
                 },
+            }
+        }
+    }
+
+    /// Waits for more, while all that there is can wait, and more is likely to come. A
+    /// transaction costs the same for several as for one.
+    async fn gather(&mut self, jobs: &mut Vec<Job>) {
+        let now = Instant::now();
+        let busy = Duration::from_millis(BUSY_MS);
+        let is_busy = self.wrote_at.is_some_and(|at| now - at < busy);
+        let until = now + Duration::from_millis(GATHER_MS_MAX);
+        while is_busy && jobs.len() < ENOUGH && jobs.iter().all(|job| job.may_wait()) {
+            let more = self.queue.recv_many(jobs, TOGETHER_MAX);
+            match tokio::time::timeout_at(until, more).await {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => return,
             }
         }
     }

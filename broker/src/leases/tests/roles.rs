@@ -169,3 +169,45 @@ async fn a_revocation_that_comes_again_takes_no_more() {
     let refused = bench.leases.revoke(missing).await;
     assert!(matches!(refused, Err(Error::NotFound(_))), "{refused:?}");
 }
+
+#[tokio::test]
+async fn leases_turn_over_with_their_binding_where_the_next_role_is_there() {
+    let bench = Bench::new();
+    let leases = &bench.leases;
+    let moves = bench.acquire().await;
+    let stays = NewLease {
+        request: super::Request {
+            holder: "b".to_owned(),
+            ..request("b")
+        },
+        role: bench.role("b").await,
+        ..bench.new_lease(None).await
+    };
+    let stays = leases.give(stays).await.unwrap().unwrap();
+    let binding = moves.request.target.binding().unwrap().clone();
+    let elsewhere = |holder| RoleFor {
+        branch: "br-b".parse().unwrap(),
+        ..role_for(holder)
+    };
+    let of = elsewhere("a");
+    let made = Made {
+        role: leases.role_intend(of.clone()).await.unwrap(),
+        key: of.key,
+        valid_until: Some(leases.password_end()),
+    };
+    let until = leases.password_end();
+    leases.role_reserve(made.clone(), until).await.unwrap();
+    // Written down, and not made.
+    leases.role_intend(elsewhere("b")).await.unwrap();
+    let now = leases.now();
+    let change = move |draft: &mut Draft<'_>| {
+        let branch = "br-b".parse().unwrap();
+        turn_over(draft, &binding, &branch, 2, now);
+    };
+    leases.state.change(change).await.unwrap();
+    let moved = leases.get(moves.id).await.unwrap();
+    assert_eq!(moved.grant, made.grant(2));
+    assert_eq!(leases.get(stays.id).await.unwrap().grant, stays.grant);
+    // What runs on the old role may come to its end.
+    assert!(!leases.role_closing(moves.grant.role_key()).await.unwrap());
+}

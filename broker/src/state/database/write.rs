@@ -19,16 +19,17 @@ use super::super::schema::{
 use super::prepared::Prepared;
 use super::{Attempted as _, Error, Session};
 
-/// How many events go into one statement: it has 65,535 parameters at most.
-const ROWS_MAX: usize = 1_000;
+/// How many rows go into one statement where there are so many. It has 65,535 parameters
+/// at most, and with more it is not faster.
+const ROWS: usize = 64;
 /// How many rows of one table are removed at a time.
 const PURGED_MAX: usize = 1_000;
 
 impl Session {
-    /// Writes changes, as that version. Each row is a statement of its own, which is
-    /// prepared once in a session, and all are on their way before the first is
-    /// answered: that costs the time of one. A statement of several rows would be
-    /// prepared anew each time.
+    /// Writes changes, as that version. A row is a statement of its own, or one of
+    /// [`ROWS`]: those are prepared once in a session, any other number would be anew
+    /// each time. All are on their way before the first is answered: that costs the time
+    /// of one.
     pub(in crate::state) async fn write(
         &self,
         changes: &Changes,
@@ -97,9 +98,9 @@ impl Session {
     }
 
     async fn write_leases(&self, rows: Vec<LeaseRow>) -> Result<(), Error> {
-        let writes = rows.into_iter().map(async |row| {
+        let writes = chunks(rows).map(async |rows| {
             let upsert = diesel::insert_into(leases::table)
-                .values(row)
+                .values(rows)
                 .on_conflict(leases::id)
                 .do_update()
                 .set((
@@ -147,9 +148,9 @@ impl Session {
     }
 
     async fn write_roles(&self, rows: Vec<RoleRow>) -> Result<(), Error> {
-        let writes = rows.into_iter().map(async |row| {
+        let writes = chunks(rows).map(async |rows| {
             let upsert = diesel::insert_into(roles::table)
-                .values(row)
+                .values(rows)
                 .on_conflict((roles::branch, roles::role))
                 .do_update()
                 .set((
@@ -263,9 +264,9 @@ impl Session {
     }
 
     async fn write_watches(&self, rows: Vec<WatchRow>) -> Result<(), Error> {
-        let writes = rows.into_iter().map(async |row| {
+        let writes = chunks(rows).map(async |rows| {
             let upsert = diesel::insert_into(watches::table)
-                .values(row)
+                .values(rows)
                 .on_conflict(watches::lease)
                 .do_update()
                 .set((
@@ -300,15 +301,11 @@ impl Session {
         written.map(drop).attempted("write brokers")
     }
 
-    /// Several are one statement: the database numbers them in their order.
+    /// One statement after another: the database numbers them in their order.
     async fn write_events(&self, rows: Vec<NewEventRow>) -> Result<(), Error> {
-        let connection = &mut &self.connection;
-        for some in rows.chunks(ROWS_MAX) {
-            let into = diesel::insert_into(audit_events::table);
-            let written = match some {
-                [one] => into.values(one).execute(connection).await,
-                some => into.values(some).execute(connection).await,
-            };
+        for rows in chunks(rows) {
+            let insert = diesel::insert_into(audit_events::table).values(rows);
+            let written = Prepared(insert).execute(&mut &self.connection).await;
             written.attempted("write audit events")?;
         }
         Ok(())
@@ -374,4 +371,14 @@ impl Session {
         }
         Ok(is_all)
     }
+}
+
+/// As many rows for a statement as one of those that are prepared has.
+fn chunks<T>(rows: Vec<T>) -> impl Iterator<Item = Vec<T>> {
+    let mut left = rows.into_iter();
+    std::iter::from_fn(move || {
+        let count = if left.len() >= ROWS { ROWS } else { 1 };
+        let rows: Vec<T> = left.by_ref().take(count).collect();
+        (!rows.is_empty()).then_some(rows)
+    })
 }

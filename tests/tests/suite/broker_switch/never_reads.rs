@@ -23,6 +23,9 @@ const WATCHES_OF_CONNECTION: usize = 100;
 const CHANGES_BEFORE: usize = 40;
 /// All answers to all of them would be some twenty megabytes, as they are sent.
 const CHANGES: usize = 400;
+/// A holder's role stays for a minute after the next one is there.
+const CHANGES_AT_A_TIME: usize = 80;
+const ROLES_STAY_SECONDS: i64 = 61;
 const GROWTH_KB_MAX: u64 = 10 * 1024;
 /// One that was on its way, perhaps one that was begun, and the newest.
 const ANSWERS_MAX: usize = 3;
@@ -110,8 +113,13 @@ async fn who_never_reads_is_told_the_newest_and_no_backlog() -> anyhow::Result<(
     let mut one = join(&bench, &mut clients[0]).await?;
     let mut reading = observe(&mut bench.broker.leases().await?).await?;
 
-    let (mut last, mut kb_before) = (0, 0);
+    let (mut last, mut kb_before, mut seconds) = (0, 0, 0);
     for change in 0..CHANGES_BEFORE + CHANGES {
+        if change % CHANGES_AT_A_TIME == 0 {
+            // The roles of the rotations before are closed: a branch has so many.
+            seconds += ROLES_STAY_SECONDS;
+            bench.clock.set(seconds)?;
+        }
         if change == CHANGES_BEFORE {
             kb_before = resident_kb(&bench.broker)?;
         }

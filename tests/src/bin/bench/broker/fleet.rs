@@ -22,6 +22,8 @@ use crate::table::{Row, Table, percentile};
 const CONNECTIONS: usize = 100;
 /// How often each holder renews its lease.
 const PERIOD: Duration = Duration::from_secs(30);
+/// How long it only looks, for comparison.
+const LOOKING: Duration = Duration::from_secs(10);
 /// Of one core.
 const BROKER_PERCENT_MAX: f64 = 10.0;
 const BROKER_MB_MAX: f64 = 200.0;
@@ -62,6 +64,7 @@ async fn hold(
         fleet.is_whole()?;
     }
     let after = resident(&pid)?;
+    let looking = fleet.look(&pid).await?;
     drop(fleet);
     place.stop().await?;
 
@@ -77,6 +80,11 @@ async fn hold(
     let row = named(
         "beside it: that of the client",
         values(|one| one.client_percent),
+    );
+    rows.push(row.unit("% of a core"));
+    let row = named(
+        "beside it: that of the broker for as many GetBinding instead",
+        vec![looking],
     );
     rows.push(row.unit("% of a core"));
     let row = named("resident memory of the broker", vec![after.now_mb]);
@@ -173,6 +181,21 @@ impl Fleet {
             p99_ms: percentile(&latencies, 99),
             failures: failures.load(Ordering::Relaxed),
         })
+    }
+
+    /// As many calls a second that change nothing: what remains of the processor time of
+    /// the broker, in percent.
+    async fn look(&self, pid: &str) -> anyhow::Result<f64> {
+        let rate = self.leases.len() as f64 / PERIOD.as_secs_f64();
+        let clients = self.clients.clone();
+        let (broker, begun) = (processor_seconds(pid)?, Instant::now());
+        let looks = paced(rate, LOOKING, move |number| {
+            let mut client = clients[number % clients.len()].clone();
+            async move { client.binding(BINDING).await.map(drop) }
+        });
+        looks.await?;
+        let seconds = processor_seconds(pid)? - broker;
+        Ok(seconds * 100.0 / begun.elapsed().as_secs_f64())
     }
 
     /// That every watch is still open: one that has ended takes nothing.
