@@ -38,7 +38,7 @@ pub use ephemeral::{Making, Taken};
 pub use error::Error;
 pub use hand_out::Take;
 pub use lease::{End, EndReason, Grant, Lease, Request, Revoked, Target};
-pub use requests::{RequestId, is_repeated};
+pub use requests::{RequestId, is_answered, is_repeated};
 pub use revoke::{RevokeRequest, Which};
 pub use roles::{Made, RoleFor, drained, retire_roles, turn_over};
 pub use warm::{PoolCount, WarmMaking};

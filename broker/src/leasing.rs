@@ -299,7 +299,12 @@ impl Leasing {
     ) -> Result<Connected, Error> {
         let place = place::at(target);
         let made = self.role(&place, &lease.request).await?;
-        self.leases.role_reserve(made.clone(), until).await?;
+        if !self.leases.role_reserve(made.clone(), until).await? {
+            self.close_unusable(&place, &made.role).await?;
+            return Err(Error::RoleClosing {
+                branch: place.branch,
+            });
+        }
         let lease = Lease {
             grant: made.grant(place.generation),
             ..lease

@@ -289,7 +289,7 @@ impl Run<'_> {
         let now = self.switches.leases.now();
         let announce = move |draft: &mut Draft<'_>| {
             let source = check_draft(draft, &switch, now)?;
-            check_target(draft, &switch.branch)?;
+            check_target(draft, &switch.binding, &switch.branch)?;
             check_fence(draft, &switch, &source)?;
             votes::check_unwatched(draft.leases(), |id| draft.watch(id), &switch, now)?;
             let one = Move {
@@ -330,7 +330,13 @@ impl Run<'_> {
             one = self.hold_back(&one).await?;
             self.fence(&one, &mut alive).await?;
         }
-        let committed = self.commit(one, alive).await;
+        let committed = loop {
+            match self.commit(one.clone(), alive.clone()).await {
+                // One was given meanwhile: it has until the deadline, as others had.
+                Err(Error::Unwatched { .. }) => self.until_acked(&one, &mut alive).await?,
+                committed => break committed,
+            }
+        };
         drop(alone);
         committed
     }
@@ -414,7 +420,7 @@ impl Run<'_> {
         let change = move |draft: &mut Draft<'_>| {
             let binding = &switched.binding;
             still(draft, binding, &one)?;
-            check_target(draft, &one.target)?;
+            check_target(draft, binding, &one.target)?;
             let current = draft.generation(binding);
             let is_as_it_was = current.is_some_and(|current| {
                 current.branch == one.source && current.number < one.generation

@@ -122,33 +122,25 @@ impl Watches {
         })
     }
 
-    /// Notes what a lease's consumer says, through that stream. True: it has a say, by
-    /// that stream.
+    /// Notes what a lease's consumer says, through that stream.
     pub async fn report(
         &self,
         lease: LeaseId,
         stream: Uuid,
         generation: i64,
         report: Report,
-    ) -> Result<bool, state::Error> {
+    ) -> Result<(), state::Error> {
         let (broker, now) = (self.broker, state::now(&self.clock));
         let change = move |draft: &mut Draft<'_>| {
             let Some(about) = about(draft, lease, generation, now) else {
-                return false;
+                return;
             };
             let before = draft.watch(lease).cloned();
             let mut watching = match (&before, &report) {
                 (Some(before), _) => before.clone(),
-                (None, Report::Ack) => Watching {
-                    streams: Vec::new(),
-                    acked: 0,
-                    refused: 0,
-                    refusal: String::new(),
-                    drained: 0,
-                    gone_time: None,
-                },
+                (None, Report::Ack) => Watching::default(),
                 // Only who acknowledges has a say.
-                (None, _) => return false,
+                (None, _) => return,
             };
             acknowledges_by(&mut watching, Stream { id: stream, broker });
             match &report {
@@ -167,7 +159,6 @@ impl Watches {
             if before.as_ref() != Some(&watching) {
                 draft.watch_put(lease, watching);
             }
-            true
         };
         self.state.change_with_others(change).await
     }
@@ -238,7 +229,10 @@ impl Watches {
 fn acknowledges_by(watching: &mut Watching, stream: Stream) {
     watching.gone_time = None;
     if watching.streams.last() != Some(&stream) {
-        watching.streams.retain(|one| one.id != stream.id);
+        // Who comes to another broker has lost the one before, which may be gone itself.
+        watching
+            .streams
+            .retain(|one| one.id != stream.id && one.broker == stream.broker);
         watching.streams.push(stream);
         let left = watching.streams.len().saturating_sub(STREAMS_MAX);
         watching.streams.drain(..left);

@@ -10,7 +10,7 @@ use crate::leases::{self, Made, RequestId};
 use crate::names::{BindingName, BranchName};
 use crate::neon::OwnerUris;
 use crate::reconcile::Outcome;
-use crate::state::{self, Departure, Draft, Generation, Phase};
+use crate::state::{self, Departure, Draft, Generation, Move, Phase};
 
 /// What an apply found of a binding.
 #[derive(Debug, Clone)]
@@ -81,6 +81,13 @@ impl Bindings {
                 by,
                 request_id,
             } = &rotated;
+            let leads_elsewhere = draft
+                .generation(binding)
+                .is_some_and(|last| last.branch != branch);
+            if leads_elsewhere && !leases::is_answered(draft, request_id.as_ref(), now)? {
+                // It was switched while the roles were made.
+                return Err(leases::Error::BindingOvertaken(binding.clone()));
+            }
             if leases::is_repeated(draft, request_id.as_ref(), now)? {
                 return Ok(None);
             }
@@ -96,9 +103,7 @@ impl Bindings {
             leases::retire_roles(draft, &branch, binding, next, by, now);
             draft.generation_put(binding.clone(), generation.clone());
             draft.audit(announced(binding, &generation));
-            if generation.branch == branch {
-                leases::turn_over(draft, binding, &branch, generation.number, now);
-            }
+            leases::turn_over(draft, binding, &branch, generation.number, now);
             Ok::<_, leases::Error>(Some(generation))
         };
         if let Some(generation) = self.state.change(change).await?? {
@@ -226,8 +231,10 @@ pub(crate) fn end_pause(draft: &mut Draft<'_>, binding: &BindingName, now: Times
 /// from it was given up.
 pub(crate) fn end_fence(draft: &mut Draft<'_>, binding: &BindingName, now: Timestamp) {
     let last = draft.last_move(binding);
-    let left = last.filter(|last| last.phase == Phase::Reverted && last.fence);
+    let may_be_left = |last: &&Move| matches!(last.phase, Phase::Reverted | Phase::Fencing);
+    let left = last.filter(|last| last.fence).filter(may_be_left);
     if let Some(mut left) = left.cloned() {
+        left.phase = Phase::Reverted;
         left.fence = false;
         left.update_time = now;
         draft.move_put(binding.clone(), left);

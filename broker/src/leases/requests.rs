@@ -69,6 +69,15 @@ pub(super) fn remember_all(
     Ok(request_ids::remember(draft, id, names.join(" "), now)?)
 }
 
+/// Whether a request came before.
+pub fn is_answered(
+    draft: &Draft<'_>,
+    id: Option<&RequestId>,
+    now: Timestamp,
+) -> Result<bool, Error> {
+    Ok(repeated_all_in(draft, id, now)?.is_some())
+}
+
 /// Whether a request that is about no lease came before; remembers it if not.
 pub fn is_repeated(
     draft: &mut Draft<'_>,

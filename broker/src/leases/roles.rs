@@ -163,12 +163,16 @@ impl Leases {
         self.state.change(change).await?
     }
 
-    /// The holders of a binding's live leases, and what their next role there is for.
+    /// The holders of a binding's live leases that are watched, and what their next role
+    /// there is for.
     pub fn holders_on(&self, binding: &BindingName, key: &KeyId, target: &Target) -> Vec<RoleFor> {
         let now = self.now();
         let holders: BTreeSet<(String, Access)> = self.state.read(|data| {
             let leases = data.leases.values().filter(|lease| {
-                lease.request.target.binding() == Some(binding) && lease.lives(now)
+                let watching = data.watches.get(&lease.id);
+                lease.request.target.binding() == Some(binding)
+                    && lease.lives(now)
+                    && watching.is_some_and(|watching| watching.gone_time.is_none())
             });
             let holder =
                 |lease: &super::Lease| (lease.request.holder.clone(), lease.request.access);
@@ -185,20 +189,22 @@ impl Leases {
         holders.into_iter().map(of).collect()
     }
 
-    /// Leaves a role that is there alone until then, though no lease has it yet.
-    pub async fn role_reserve(&self, made: Made, until: Timestamp) -> Result<(), state::Error> {
+    /// Leaves a role that is there alone until then, though no lease has it yet. False: it
+    /// is given no more.
+    pub async fn role_reserve(&self, made: Made, until: Timestamp) -> Result<bool, state::Error> {
         let change = move |draft: &mut Draft<'_>| {
             let role = draft
                 .role(&made.role)
                 .filter(|role| role.status.is_usable());
             let Some(mut role) = role.cloned() else {
-                return;
+                return false;
             };
             role.reserved_until = role.reserved_until.max(until);
             role.valid_until = made.valid_until.or(role.valid_until);
             if draft.role(&made.role) != Some(&role) {
                 draft.role_put(made.role.clone(), role);
             }
+            true
         };
         self.state.change_with_others(change).await
     }
@@ -377,8 +383,9 @@ pub(super) fn moved(
     Some(lease)
 }
 
-/// Moves the leases of a binding along with it, to where their holders' roles are there
-/// by now: all at the moment at which the binding moves. The others follow one by one.
+/// Moves the leases of a binding along with it that are watched, to where their holders'
+/// roles are there by now: all at the moment at which the binding moves. The others
+/// follow one by one: nobody would tell them that their old role is about to go.
 pub fn turn_over(
     draft: &mut Draft<'_>,
     binding: &BindingName,
@@ -400,12 +407,21 @@ pub fn turn_over(
             ((role.holder.clone(), role.access), made)
         })
         .collect();
-    let leases = draft
-        .leases()
-        .filter(|lease| lease.request.target.binding() == Some(binding) && lease.lives(now));
+    let is_watched = |lease: &super::Lease| {
+        let watching = draft.watch(lease.id);
+        watching.is_some_and(|watching| watching.gone_time.is_none())
+    };
+    let leases = draft.leases().filter(|lease| {
+        lease.request.target.binding() == Some(binding) && lease.lives(now) && is_watched(lease)
+    });
     for lease in leases.cloned().collect::<Vec<_>>() {
         let of = (lease.request.holder.clone(), lease.request.access);
-        if let Some(made) = made.get(&of) {
+        let made = made.get(&of);
+        let outlasts = |made: &&Made| {
+            let role = draft.role(&made.role);
+            role.is_some_and(|role| role.valid_until >= Some(lease.expire_time))
+        };
+        if let Some(made) = made.filter(outlasts) {
             moved(draft, lease, made, generation, now);
         }
     }

@@ -1,8 +1,10 @@
 //! Other roles for all holders of a binding's leases.
 
+use std::pin::pin;
 use std::time::Duration;
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 
 use super::{Error, Leasing};
 use crate::bindings::{Rotated, Target};
@@ -13,13 +15,14 @@ use crate::text::one_line;
 
 /// How many roles are made at a time.
 const MADE_AT_ONCE: usize = 4;
-/// How long is waited for them, in seconds. Who has none by then gets one later.
-const MAKING_SECONDS_MAX: u64 = 10;
+/// How long is waited for them. Who has none by then gets one later.
+const MAKING_MAX: Duration = Duration::from_secs(10);
 
 impl Leasing {
     /// Gives the holders of a binding other roles: its generation goes up, and at that
-    /// moment their leases have them. They are made before that; a holder whose role
-    /// cannot be is moved later. The same request does so once.
+    /// moment the leases that are watched have them. They are made before that; a holder
+    /// whose role cannot be is moved later, as is one whom nobody tells. The same request
+    /// does so once.
     pub async fn rotate(
         &self,
         name: &BindingName,
@@ -42,19 +45,25 @@ impl Leasing {
 
     async fn next_roles(&self, name: &BindingName, target: &Target) -> Vec<Made> {
         let holders = self.leases.holders_on(name, self.logins.key_id(), target);
-        let making = stream::iter(holders)
-            .map(async |of| {
-                let holder = of.holder.clone();
-                let made = self.next_role(of, target).await;
-                made.inspect_err(|error| {
-                    let (binding, error) = (name, one_line(error));
-                    tracing::warn!(%binding, holder, error, "make a holder's next role");
-                })
-            })
-            .buffer_unordered(MADE_AT_ONCE);
-        let limit = tokio::time::sleep(Duration::from_secs(MAKING_SECONDS_MAX));
-        let made = making.take_until(limit);
-        made.filter_map(async |made| made.ok()).collect().await
+        let mut left = holders.into_iter().map(|of| self.next_role(of, target));
+        let mut making = FuturesUnordered::new();
+        making.extend(left.by_ref().take(MADE_AT_ONCE));
+        let (mut next, mut limit) = (Vec::new(), pin!(tokio::time::sleep(MAKING_MAX)));
+        loop {
+            let made = tokio::select! {
+                made = making.next() => made,
+                () = &mut limit => None,
+            };
+            match made {
+                Some(Ok(made)) => next.push(made),
+                Some(Err(error)) => {
+                    let (binding, error) = (name, one_line(&error));
+                    tracing::warn!(%binding, error, "make the next role of a holder");
+                }
+                None => return next,
+            }
+            making.extend(left.next());
+        }
     }
 
     async fn next_role(&self, of: RoleFor, target: &Target) -> Result<Made, Error> {
@@ -66,6 +75,7 @@ impl Leasing {
             valid_until: self.leases.password_end(),
         };
         let valid_until = self.make(&place, &role, wanted).await?;
+        self.close_unusable(&place, &role).await?;
         Ok(Made {
             role,
             key,

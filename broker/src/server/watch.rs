@@ -187,6 +187,9 @@ impl Watch {
         loop {
             tokio::select! {
                 biased;
+                refused = &mut self.refused => return Err(refused),
+                // Its sender is the broker's.
+                _ = self.rights.changed() => self.check()?,
                 (id, turn) = turned(&mut self.lease) => match turn {
                     Turn::Moved => self.due = Some(Instant::now()),
                     Turn::Ended => return Err(Error::from(leases::Error::NotFound(id)).into()),
@@ -199,9 +202,6 @@ impl Watch {
                         None => self.due = Some(Instant::now() + Duration::from_millis(LATER_MS)),
                     }
                 }
-                refused = &mut self.refused => return Err(refused),
-                // Its sender is the broker's.
-                _ = self.rights.changed() => self.check()?,
                 lives = changed(&mut self.state) => match (lives, &self.binding) {
                     (false, Some(binding)) => return Err(not_declared(binding).into()),
                     _ => {
@@ -246,10 +246,10 @@ impl Watch {
             return Err(Error::from(FieldViolation::new("report", message)).into());
         };
         let watches = &self.broker.watches;
-        let noted = watches
-            .report(*lease, self.stream, generation, report)
-            .await;
-        self.has_say |= noted.map_err(Error::State)?;
+        // Before: it may be noted although nobody waits for that any more.
+        self.has_say = true;
+        let noting = watches.report(*lease, self.stream, generation, report);
+        noting.await.map_err(Error::State)?;
         Ok(())
     }
 

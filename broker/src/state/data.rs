@@ -208,7 +208,7 @@ impl Data {
         roles_on(&self.roles, branch)
     }
 
-    /// As [`Draft::is_held`], of what is stored.
+    /// As [`Draft::is_held`](super::Draft::is_held), of what is stored.
     pub fn is_held(&self, branch: &BranchId) -> bool {
         let mut running = self.running();
         running.any(|(_, one)| one.holds(branch))

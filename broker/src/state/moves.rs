@@ -125,7 +125,7 @@ impl Move {
 }
 
 /// A lease whose watch acknowledges.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Watching {
     /// The streams through which it does, the newest last. After a reconnect the one
     /// before may not be known to be gone yet.
@@ -187,12 +187,13 @@ impl Data {
         all.any(|(binding, one)| one.fences(binding, branch, service))
     }
 
-    /// Switches that were given up, are worked on no more, and have not let the writes in
-    /// again.
+    /// Switches that came to nothing, are worked on no more, and have not let the writes
+    /// in again.
     pub fn fences_left(&self) -> Vec<(BindingName, Move)> {
         let is_over = |id| self.operations.get(&id).is_none_or(|one| one.done);
         let all = self.moves.iter().filter(|(_, one)| {
-            one.fence && one.phase == Phase::Reverted && one.operation.is_some_and(is_over)
+            let is_left = matches!(one.phase, Phase::Reverted | Phase::Fencing);
+            one.fence && is_left && one.operation.is_some_and(is_over)
         });
         let all = all.map(|(binding, one)| (binding.clone(), one.clone()));
         all.collect()

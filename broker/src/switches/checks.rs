@@ -17,9 +17,15 @@ pub(super) fn still(draft: &Draft<'_>, binding: &BindingName, one: &Move) -> Res
     }
 }
 
-/// A binding does not move to what is being changed or deleted.
-pub(super) fn check_target(draft: &Draft<'_>, target: &BranchId) -> Result<(), Error> {
-    match draft.is_held(target) || ledger::is_going(draft, target) {
+/// A binding does not move to what is being changed or deleted, or takes no writes of its
+/// service.
+pub(super) fn check_target(
+    draft: &Draft<'_>,
+    binding: &BindingName,
+    target: &BranchId,
+) -> Result<(), Error> {
+    let is_fenced = draft.is_fenced(target, &binding.service);
+    match is_fenced || draft.is_held(target) || ledger::is_going(draft, target) {
         true => Err(Error::BranchHeld(target.clone())),
         false => Ok(()),
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable as _};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::checks::still;
+use super::checks::{check_fence, still};
 use super::votes::Alive;
 use super::{Error, Run, Switches, after};
 use crate::bindings::end_fence;
@@ -68,10 +68,11 @@ impl Switches {
             Ok(place) => self.logins.prepare(&place).await.map_err(Error::Fence)?,
             // Nobody writes there any more, or is declared to.
             Err(Error::BindingNotFound(_)) => {}
-            Err(error) => match self.keeper.neon().branch(&one.source).await? {
-                Some(_) => return Err(error),
-                None => {}
-            },
+            Err(error) => {
+                if self.keeper.neon().branch(&one.source).await?.is_some() {
+                    return Err(error);
+                }
+            }
         }
         let (binding, now) = (binding.clone(), self.leases.now());
         let change = move |draft: &mut Draft<'_>| end_fence(draft, &binding, now);
@@ -103,9 +104,11 @@ impl Run<'_> {
             ..one.clone()
         };
         let (binding, put) = (self.switch.binding.clone(), fencing.clone());
-        let was = one.clone();
+        let (was, switch) = (one.clone(), self.switch.clone());
         let change = move |draft: &mut Draft<'_>| {
             still(draft, &binding, &was)?;
+            // Another binding may have moved there meanwhile.
+            check_fence(draft, &switch, &was.source)?;
             draft.move_put(binding.clone(), put.clone());
             Ok::<_, Error>(())
         };

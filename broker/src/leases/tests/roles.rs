@@ -1,6 +1,7 @@
 //! Roles of leases, and leases that are taken.
 
 use super::*;
+use crate::state::Watching;
 
 #[tokio::test]
 async fn a_role_that_is_closed_is_never_opened_again() {
@@ -175,6 +176,7 @@ async fn leases_turn_over_with_their_binding_where_the_next_role_is_there() {
     let bench = Bench::new();
     let leases = &bench.leases;
     let moves = bench.acquire().await;
+    let unwatched = bench.acquire().await;
     let stays = NewLease {
         request: super::Request {
             holder: "b".to_owned(),
@@ -200,7 +202,11 @@ async fn leases_turn_over_with_their_binding_where_the_next_role_is_there() {
     // Written down, and not made.
     leases.role_intend(elsewhere("b")).await.unwrap();
     let now = leases.now();
+    let watched = [moves.id, stays.id];
     let change = move |draft: &mut Draft<'_>| {
+        for id in watched {
+            draft.watch_put(id, Watching::default());
+        }
         let branch = "br-b".parse().unwrap();
         turn_over(draft, &binding, &branch, 2, now);
     };
@@ -208,6 +214,10 @@ async fn leases_turn_over_with_their_binding_where_the_next_role_is_there() {
     let moved = leases.get(moves.id).await.unwrap();
     assert_eq!(moved.grant, made.grant(2));
     assert_eq!(leases.get(stays.id).await.unwrap().grant, stays.grant);
+    assert_eq!(
+        leases.get(unwatched.id).await.unwrap().grant,
+        unwatched.grant
+    );
     // What runs on the old role may come to its end.
     assert!(!leases.role_closing(moves.grant.role_key()).await.unwrap());
 }

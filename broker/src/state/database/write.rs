@@ -19,17 +19,17 @@ use super::super::schema::{
 use super::prepared::Prepared;
 use super::{Attempted as _, Error, Session};
 
-/// How many rows go into one statement where there are so many. It has 65,535 parameters
-/// at most, and with more it is not faster.
-const ROWS: usize = 64;
+/// How many rows go into one statement, where there are so many. It has 65,535 parameters
+/// at most, and with more rows it is not faster.
+const ROWS: [usize; 3] = [64, 8, 1];
 /// How many rows of one table are removed at a time.
 const PURGED_MAX: usize = 1_000;
 
 impl Session {
     /// Writes changes, as that version. A row is a statement of its own, or one of
-    /// [`ROWS`]: those are prepared once in a session, any other number would be anew
-    /// each time. All are on their way before the first is answered: that costs the time
-    /// of one.
+    /// as many as [`ROWS`] has: those are prepared once in a session, any other number
+    /// would be anew each time. All but the audit events' are on their way before the first
+    /// is answered: that costs the time of one.
     pub(in crate::state) async fn write(
         &self,
         changes: &Changes,
@@ -377,7 +377,7 @@ impl Session {
 fn chunks<T>(rows: Vec<T>) -> impl Iterator<Item = Vec<T>> {
     let mut left = rows.into_iter();
     std::iter::from_fn(move || {
-        let count = if left.len() >= ROWS { ROWS } else { 1 };
+        let count = ROWS.into_iter().find(|count| left.len() >= *count)?;
         let rows: Vec<T> = left.by_ref().take(count).collect();
         (!rows.is_empty()).then_some(rows)
     })

@@ -9,6 +9,8 @@ use super::Bench;
 
 /// Locked by nobody else.
 const LOCK: i64 = 20_260_117;
+/// It as pg_locks has it.
+const OBJECT: u32 = 20_260_117;
 /// More often than a broker asks again before it is killed.
 const ASKS_MAX: u32 = 10_000;
 
@@ -44,10 +46,9 @@ impl Held {
 
     /// Waits until one waits.
     pub(super) async fn is_met(&self) -> anyhow::Result<()> {
-        const WAITING: &str =
-            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+        const WAITING: &str = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = $1 AND NOT granted";
         eventually("a write is held up", async || {
-            let row = self.session.query_one(WAITING, &[]).await?;
+            let row = self.session.query_one(WAITING, &[&OBJECT]).await?;
             let waiting: i64 = row.get(0);
             ensure!(waiting > 0, "none is");
             Ok(())
@@ -59,8 +60,8 @@ impl Held {
     /// it. Nothing is held up any more.
     pub(super) async fn undo(self) -> anyhow::Result<()> {
         const END: &str = "SELECT pg_terminate_backend(pid, 30000) FROM pg_locks \
-                           WHERE locktype = 'advisory' AND NOT granted";
-        for row in self.session.query(END, &[]).await? {
+                           WHERE locktype = 'advisory' AND objid = $1 AND NOT granted";
+        for row in self.session.query(END, &[&OBJECT]).await? {
             ensure!(row.get::<_, bool>(0), "its session has ended");
         }
         let table = self.table;

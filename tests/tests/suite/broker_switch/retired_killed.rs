@@ -135,7 +135,7 @@ async fn with_children(bench: Bench, step: Step) -> anyhow::Result<()> {
 async fn a_retirement_that_was_written_down_is_finished() -> anyhow::Result<()> {
     let bench = Bench::start().await?;
     let step = Step::asks(&bench, "POST", DEFAULT, "/set_as_default").await?;
-    without_children(bench, step).await
+    Box::pin(without_children(bench, step)).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -143,14 +143,14 @@ async fn a_retirement_whose_branch_is_being_deleted_is_finished() -> anyhow::Res
     let bench = Bench::start().await?;
     let v2 = bench.branch_named("api_v2_branch").await?;
     let step = Step::asks(&bench, "DELETE", BRANCH, v2.as_str()).await?;
-    without_children(bench, step).await
+    Box::pin(without_children(bench, step)).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retirement_whose_branch_is_deleted_is_finished() -> anyhow::Result<()> {
     let bench = Bench::start().await?;
     let step = Step::ends(&bench).await?;
-    without_children(bench, step).await
+    Box::pin(without_children(bench, step)).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -158,21 +158,21 @@ async fn a_retirement_whose_branch_is_being_renamed_is_finished() -> anyhow::Res
     let bench = Bench::start().await?;
     let v1 = bench.branch_named("api_v1_branch").await?;
     let step = Step::asks(&bench, "PATCH", BRANCH, v1.as_str()).await?;
-    with_children(bench, step).await
+    Box::pin(with_children(bench, step)).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retirement_whose_branch_is_renamed_is_finished() -> anyhow::Result<()> {
     let bench = Bench::start().await?;
     let step = Step::asks(&bench, "DELETE", ENDPOINT, "/endpoints/").await?;
-    with_children(bench, step).await
+    Box::pin(with_children(bench, step)).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retirement_whose_branch_has_no_endpoints_left_is_finished() -> anyhow::Result<()> {
     let bench = Bench::start().await?;
     let step = Step::ends(&bench).await?;
-    with_children(bench, step).await
+    Box::pin(with_children(bench, step)).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
