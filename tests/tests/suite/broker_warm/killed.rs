@@ -52,7 +52,7 @@ async fn a_kill_leaks_no_branch_and_the_pool_is_filled_again() -> anyhow::Result
     bench.ready(2).await?;
     let before = bench.branches().await?.len();
     let mut kept = BTreeSet::new();
-    for life in 0..count(4, 40) {
+    for life in 0..count(4, 15) {
         let (told, mut hear) = tokio::sync::mpsc::unbounded_channel();
         let mut callers = JoinSet::new();
         for _ in 0..2 {
