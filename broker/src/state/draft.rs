@@ -104,10 +104,7 @@ impl<'a> Draft<'a> {
 
     /// The newest generation of each binding.
     pub fn generations(&self) -> impl Iterator<Item = (&BindingName, &Generation)> {
-        let changed = &self.changes.generations;
-        let others = self.data.generations.iter();
-        let others = others.filter(|(name, _)| !changed.contains_key(*name));
-        changed.iter().chain(others)
+        overlaid(&self.changes.generations, &self.data.generations)
     }
 
     /// Gives a binding a generation.
@@ -123,10 +120,7 @@ impl<'a> Draft<'a> {
 
     /// The newest move of each binding.
     pub fn moves(&self) -> impl Iterator<Item = (&BindingName, &Move)> {
-        let changed = &self.changes.moves;
-        let others = self.data.moves.iter();
-        let others = others.filter(|(name, _)| !changed.contains_key(*name));
-        changed.iter().chain(others)
+        overlaid(&self.changes.moves, &self.data.moves)
     }
 
     /// Begins a move, or says how far it is.
@@ -341,4 +335,14 @@ impl Changes {
         data.requests.extend(self.requests);
         turns
     }
+}
+
+/// What was there, with what has changed in its place.
+fn overlaid<'a, K: Ord, V>(
+    changed: &'a BTreeMap<K, V>,
+    were: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = (&'a K, &'a V)> {
+    let others = were.iter();
+    let others = others.filter(|(key, _)| !changed.contains_key(*key));
+    changed.iter().chain(others)
 }
