@@ -22,8 +22,7 @@ use crate::neon::OwnerUris;
 use crate::reconcile::Outcome;
 use crate::state::{Generation, State};
 
-pub use generations::Rotated;
-pub use generations::{Found, Switched};
+pub use generations::{Found, Rotated, Switched};
 pub(crate) use generations::{end_fence, end_pause};
 
 /// A binding, as declared and as it is.

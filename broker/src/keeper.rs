@@ -183,11 +183,6 @@ impl Keeper {
         self.applying.lock().await
     }
 
-    /// Has the world made to match, soon and in the background.
-    pub fn apply_again(&self) {
-        self.unsettled.notify_one();
-    }
-
     /// Why a binding's branch has other data than when it was announced last; none
     /// when it has not.
     fn why_renewed(&self, spec: &BindingSpec, outcome: &Outcome) -> Option<String> {
