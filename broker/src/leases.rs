@@ -16,6 +16,7 @@ mod requests;
 mod revoke;
 mod roles;
 mod sweep;
+mod turns;
 mod warm;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,7 +41,8 @@ pub use hand_out::Take;
 pub use lease::{End, EndReason, Grant, Lease, Request, Revoked, Target};
 pub use requests::{RequestId, is_answered, is_repeated};
 pub use revoke::{RevokeRequest, Which};
-pub use roles::{Made, RoleFor, drained, retire_roles, turn_over};
+pub use roles::{Made, RoleFor};
+pub use turns::{drained, retire_roles, turn_over};
 pub use warm::{PoolCount, WarmMaking};
 
 /// How many leases may be alive. Each is some hundreds of bytes, in memory and in
@@ -314,7 +316,7 @@ impl Leases {
             if let Some(binding) = lease.request.target.binding() {
                 check_binding(draft, binding, generation)?;
             }
-            Ok(roles::moved(draft, lease, &role, generation, now))
+            Ok(turns::moved(draft, lease, &role, generation, now))
         };
         self.state.change(change).await?
     }

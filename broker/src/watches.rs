@@ -117,7 +117,7 @@ impl Watches {
     pub fn acked(&self, lease: LeaseId) -> i64 {
         self.state.read(|data| {
             let watching = data.watches.get(&lease);
-            let there = watching.filter(|one| one.gone_time.is_none());
+            let there = watching.filter(|one| one.is_there());
             there.map_or(0, |one| one.acked)
         })
     }
@@ -289,7 +289,7 @@ pub fn voters(draft: &Draft<'_>, binding: &BindingName, now: Timestamp) -> BTree
     let leases = leases_of(draft.leases(), binding, now);
     let voting = leases.filter(|lease| {
         let watching = draft.watch(lease.id);
-        watching.is_some_and(|one| one.gone_time.is_none())
+        watching.is_some_and(Watching::is_there)
     });
     voting.map(|lease| lease.id).collect()
 }

@@ -44,7 +44,9 @@ impl Leasing {
     }
 
     async fn next_roles(&self, name: &BindingName, target: &Target) -> Vec<Made> {
-        let holders = self.leases.holders_on(name, self.logins.key_id(), target);
+        let (branch, database) = (&target.branch, &target.spec.service.database);
+        let key = self.logins.key_id();
+        let holders = self.leases.holders_on(name, branch, database, key);
         let mut left = holders.into_iter().map(|of| self.next_role(of, target));
         let mut making = FuturesUnordered::new();
         making.extend(left.by_ref().take(MADE_AT_ONCE));

@@ -142,6 +142,13 @@ pub struct Watching {
     pub gone_time: Option<Timestamp>,
 }
 
+impl Watching {
+    /// Whether it has a stream.
+    pub fn is_there(&self) -> bool {
+        self.gone_time.is_none()
+    }
+}
+
 /// A stream that acknowledges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stream {

@@ -78,8 +78,7 @@ impl Counting<'_> {
     fn is_unwatched(&self, lease: &Lease, watching: Option<&Watching>) -> bool {
         let came_later = lease.create_time > self.one.create_time;
         let hears = watching.is_some_and(|watching| {
-            let is_there = watching.gone_time.is_none();
-            watching.acked >= self.one.generation || (came_later && is_there)
+            watching.acked >= self.one.generation || (came_later && watching.is_there())
         });
         !hears && !self.one.voters.contains(&lease.id)
     }
@@ -199,7 +198,7 @@ pub(super) fn check_unwatched<'a, 'b>(
     let leases = watches::leases_of(leases, &switch.binding, now);
     let unwatched = leases.filter(|lease| {
         let watching = watch(lease.id);
-        watching.is_none_or(|watching| watching.gone_time.is_some())
+        !watching.is_some_and(Watching::is_there)
     });
     let leases: Vec<LeaseId> = unwatched.map(|lease| lease.id).collect();
     match leases.is_empty() {
