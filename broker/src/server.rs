@@ -11,6 +11,7 @@ mod filter;
 mod leases;
 mod operations;
 mod perform;
+mod refusals;
 mod request;
 mod retire;
 mod rights;
@@ -31,7 +32,7 @@ use rpc::server::Server;
 
 pub use error::Error;
 pub use operations::ends;
-pub use watch::tell_rights;
+pub use rights::tell_rights;
 
 use crate::bindings::Bindings;
 use crate::branches::Branches;

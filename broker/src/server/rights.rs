@@ -1,7 +1,10 @@
 //! What a caller may do here. Every method begins by asking; ReleaseLease asks only
 //! who calls.
 
+use std::time::Duration;
+
 use rpc::caller::Caller;
+use tokio::time::MissedTickBehavior;
 use tonic::{Request, Status};
 
 use super::{Broker, Error};
@@ -10,6 +13,8 @@ use crate::leases::{self, Lease, Target};
 use crate::names::{BindingName, LeaseId};
 use crate::roles::Access;
 
+/// How often to look whether the grants have changed, in milliseconds.
+const RIGHTS_LOOK_MS: u64 = 2_000;
 /// What one caller may do.
 pub(super) struct Rights {
     caller: Caller,
@@ -51,6 +56,29 @@ impl Broker {
     /// A lease of that caller, though another broker may just have given it.
     pub(super) async fn lease_of(&self, caller: &Caller, id: LeaseId) -> Result<Lease, Error> {
         own(caller, self.leases.get(id).await?)
+    }
+}
+
+/// Has watches look whether their callers still may, whenever that may have changed, for
+/// ever: the grants, or that anybody is answered at all.
+pub async fn tell_rights(broker: Broker) {
+    let mut interval = tokio::time::interval(Duration::from_millis(RIGHTS_LOOK_MS));
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut grants = broker.keeper.config().grants.clone();
+    loop {
+        tokio::select! {
+            _ = interval.tick() => {
+                let config = broker.keeper.config();
+                if config.grants != grants {
+                    grants = config.grants.clone();
+                    broker.watches.rights_changed();
+                }
+            }
+            () = broker.state.is_shut() => {
+                broker.watches.rights_changed();
+                broker.state.is_open().await;
+            }
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use proto::broker::v1 as pb;
 use rpc::caller::Caller;
 use rpc::status::FieldViolation;
 use tokio::sync::watch::Receiver;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 use tonic::{Status, Streaming};
 use uuid::Uuid;
 
@@ -36,8 +36,6 @@ use crate::watches::{Open, Report};
 /// How long a watch may be open without saying what it watches, in
 /// milliseconds.
 const FIRST_REQUEST_MS_MAX: u64 = 5_000;
-/// How often to look whether the grants have changed, in milliseconds.
-const RIGHTS_LOOK_MS: u64 = 2_000;
 /// How far the looks at a change of a binding are spread, in microseconds for each
 /// watch that is open, and in all.
 const JITTER_US: u64 = 25;
@@ -48,29 +46,6 @@ const LATER_MS: u64 = 100;
 const AGAIN_MS: u64 = 1_000;
 /// How long that role stays after the lease could have got it.
 const ROLE_OUTLASTS: SignedDuration = SignedDuration::from_secs(60);
-
-/// Has watches look whether their callers still may, whenever that may have changed, for
-/// ever: the grants, or that anybody is answered at all.
-pub async fn tell_rights(broker: Broker) {
-    let mut interval = tokio::time::interval(Duration::from_millis(RIGHTS_LOOK_MS));
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut grants = broker.keeper.config().grants.clone();
-    loop {
-        tokio::select! {
-            _ = interval.tick() => {
-                let config = broker.keeper.config();
-                if config.grants != grants {
-                    grants = config.grants.clone();
-                    broker.watches.rights_changed();
-                }
-            }
-            () = broker.state.is_shut() => {
-                broker.watches.rights_changed();
-                broker.state.is_open().await;
-            }
-        }
-    }
-}
 
 /// Reads the first request and opens the watch that it asks for.
 pub(super) async fn open(
