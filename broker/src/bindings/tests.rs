@@ -151,3 +151,27 @@ async fn a_generation_goes_up_when_the_branch_has_other_data() {
     assert_eq!((target.generation, &*target.reason), (2, "reset"));
     assert_eq!(generation(&bindings, &spec, reset()).await, 2);
 }
+
+/// The roles of a rotation are made first, and the binding may move meanwhile.
+#[tokio::test]
+async fn a_rotation_that_a_switch_has_overtaken_announces_nothing() {
+    let state = Arc::new(State::in_memory());
+    let (bindings, spec) = bindings(&state);
+    generation(&bindings, &spec, outcome("br-a", 1)).await;
+    let before = bindings.get(&spec.name).unwrap().target.clone().unwrap();
+    let rotated = || Rotated {
+        name: spec.name.clone(),
+        next: Vec::new(),
+        by: "somebody".to_owned(),
+        request_id: None,
+    };
+    bindings.rotate(&before, rotated()).await.unwrap();
+    assert_eq!(generation(&bindings, &spec, outcome("br-b", 2)).await, 3);
+    let refused = bindings.rotate(&before, rotated()).await;
+    assert!(
+        matches!(refused, Err(crate::leases::Error::BindingOvertaken(_))),
+        "{refused:?}"
+    );
+    let target = bindings.get(&spec.name).unwrap().target.clone().unwrap();
+    assert_eq!((target.generation, target.branch.as_str()), (3, "br-b"));
+}

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::*;
 use crate::credentials::KeyId;
 use crate::names::ServiceName;
-use crate::state::Intent;
+use crate::state::{Generation, Intent};
 
 const TTL: Duration = Duration::from_secs(60);
 
@@ -455,4 +455,37 @@ async fn what_happens_to_a_lease_is_told_and_renewals_once_an_hour() {
             Action::Expired,
         ]
     );
+}
+
+#[tokio::test]
+async fn no_lease_goes_where_its_binding_led_before() {
+    let bench = Bench::new();
+    let leases = &bench.leases;
+    let given = bench.acquire().await;
+    let binding = given.request.target.binding().unwrap().clone();
+    let moved = Generation {
+        number: 2,
+        branch: "br-b".parse().unwrap(),
+        address: String::new(),
+        revision: None,
+        reset_at: None,
+        since: leases.now(),
+        reason: String::new(),
+        departure: None,
+    };
+    let change = move |draft: &mut Draft<'_>| draft.generation_put(binding.clone(), moved.clone());
+    leases.state.change(change).await.unwrap();
+    // By who has not heard of that yet.
+    let refused = bench.acquire_as(None).await;
+    assert!(
+        matches!(refused, Err(Error::BindingOvertaken(_))),
+        "{refused:?}"
+    );
+    let role = bench.role("a").await;
+    let refused = leases.moved(given.id, 1, role.clone()).await;
+    assert!(
+        matches!(refused, Err(Error::BindingOvertaken(_))),
+        "{refused:?}"
+    );
+    assert!(leases.moved(given.id, 2, role).await.unwrap().is_some());
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use proto::broker::v1::{
-    Access, Binding, Branch, CreateBranchRequest, GetBindingRequest, Lease, Switch,
+    Access, Binding, Branch, CreateBranchRequest, GetBindingRequest, Lease, Pause, Switch,
     SwitchBindingRequest, SwitchBindingResponse, SwitchPhase, UnwatchedPolicy, WatchBindingRequest,
     WatchBindingResponse, WatchReport,
 };
@@ -112,6 +112,13 @@ impl Consumer {
             .pending
             .as_ref()
             .map_or(0, |pending| pending.generation))
+    }
+
+    /// Reads until it is to hold back.
+    async fn told_to_hold_back(&mut self) -> anyhow::Result<Pause> {
+        self.until("it is to hold back", |state| state.pause.is_some())
+            .await?;
+        self.state.pause.clone().context("a pause")
     }
 
     /// Reads until that generation is current.
@@ -278,6 +285,14 @@ fn to(branch: &str) -> SwitchBindingRequest {
         ack_timeout: Some(seconds(600)),
         drain_timeout: Some(seconds(600)),
         ..Default::default()
+    }
+}
+
+/// As [`to`], with a fence.
+fn fenced_to(branch: &str) -> SwitchBindingRequest {
+    SwitchBindingRequest {
+        fence: true,
+        ..to(branch)
     }
 }
 

@@ -9,14 +9,14 @@ use anyhow::{Context, bail, ensure};
 use neon_api::BranchId;
 use proto::broker::v1::config_service_client::ConfigServiceClient;
 use proto::broker::v1::lease_service_client::LeaseServiceClient;
-use proto::broker::v1::{Access, ApplyRequest, SwitchBindingRequest, SwitchPhase};
+use proto::broker::v1::{Access, ApplyRequest, SwitchPhase};
 use suite::eventually;
 use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
 use tonic::Code;
 
 use super::two_brokers::second;
-use super::{Bench, Consumer, binding, next_branch, switch, to};
+use super::{Bench, Consumer, binding, fenced_to, next_branch, switch};
 use crate::broker_leasing::{code, on_branch};
 
 /// One that can be done any number of times.
@@ -98,16 +98,10 @@ async fn nobody_gives_back_what_a_fence_has_taken_before_the_switch_is_done() ->
         .context("a branch")?
         .parse()?;
     let next = next_branch(&bench, "next").await?;
-    let request = SwitchBindingRequest {
-        fence: true,
-        ..to(&next)
-    };
-    let mut switching = switch(&bench.broker, request).await?;
+    let mut switching = switch(&bench.broker, fenced_to(&next)).await?;
     let generation = one.pending().await?;
     one.ack(generation).await?;
-    one.until("writers are to wait", |state| state.pause.is_some())
-        .await?;
-    let pause = one.state.pause.clone().context("a pause")?;
+    let pause = one.told_to_hold_back().await?;
     let asking = [&bench.broker, &second].map(|broker| Asking::begin(broker, &source));
     one.ack(pause.generation).await?;
 

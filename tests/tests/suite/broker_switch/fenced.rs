@@ -1,13 +1,15 @@
 //! A switch that closes the old branch to writes first, and one that does not.
 
 use anyhow::{Context, ensure};
-use proto::broker::v1::{Access, SwitchBindingRequest, SwitchPhase};
+use proto::broker::v1::{Access, ReleaseLeaseRequest, SwitchPhase};
+use proto::google::longrunning::WaitOperationRequest;
 use tokio_postgres::error::SqlState;
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
-use super::{Bench, Consumer, binding, current, next_branch, switch, to};
-use crate::broker_leasing::{code, on_binding};
+use super::held::operation;
+use super::{Bench, Consumer, binding, current, fenced_to, next_branch, seconds, switch, to};
+use crate::broker_leasing::{V1, code, on_binding};
 use crate::details::refused;
 
 pub(super) const WRITE: &str =
@@ -21,16 +23,10 @@ async fn a_fence_ends_writes_before_the_binding_moves() -> anyhow::Result<()> {
     let stuck = one.session(&bench, false).await?;
     stuck.batch_execute(&format!("BEGIN; {WRITE}")).await?;
     let next = next_branch(&bench, "next").await?;
-    let request = SwitchBindingRequest {
-        fence: true,
-        ..to(&next)
-    };
-    let mut switching = switch(&bench.broker, request).await?;
+    let mut switching = switch(&bench.broker, fenced_to(&next)).await?;
     let generation = one.pending().await?;
     one.ack(generation).await?;
-    one.until("writers are to wait", |state| state.pause.is_some())
-        .await?;
-    let pause = one.state.pause.clone().context("a pause")?;
+    let pause = one.told_to_hold_back().await?;
     assert!(pause.writes_only && pause.deadline.is_some());
     assert!(pause.generation > generation);
     assert_eq!(current(&one.state) + 1, generation, "nothing has moved yet");
@@ -94,17 +90,12 @@ async fn a_fence_that_is_given_up_gives_the_writes_back() -> anyhow::Result<()> 
     let mut other = Consumer::join(&bench.broker, "other").await?;
     let old = one.session(&bench, false).await?;
     let next = next_branch(&bench, "next").await?;
-    let request = SwitchBindingRequest {
-        fence: true,
-        ..to(&next)
-    };
-    let mut switching = switch(&bench.broker, request).await?;
+    let mut switching = switch(&bench.broker, fenced_to(&next)).await?;
     let generation = one.pending().await?;
     other.pending().await?;
     one.ack(generation).await?;
     other.ack(generation).await?;
-    one.until("writers are to wait", |state| state.pause.is_some())
-        .await?;
+    one.told_to_hold_back().await?;
     other.nack(generation, "too busy to wait").await?;
     assert!(switching.end().await.is_err());
     one.until("they need not", |state| {
@@ -112,6 +103,42 @@ async fn a_fence_that_is_given_up_gives_the_writes_back() -> anyhow::Result<()> 
     })
     .await?;
     old.batch_execute(WRITE).await?;
+    bench.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_while_a_switch_is_fencing_and_watches_nothing_is_waited_for()
+-> anyhow::Result<()> {
+    let bench = Bench::start().await?;
+    let mut one = Consumer::join(&bench.broker, "one").await?;
+    let before = binding(&bench.broker).await?;
+    let next = next_branch(&bench, "next").await?;
+    let mut switching = switch(&bench.broker, fenced_to(&next)).await?;
+    let generation = one.pending().await?;
+    one.ack(generation).await?;
+    let pause = one.told_to_hold_back().await?;
+    let late = bench.acquire(on_binding(V1, Access::ReadWrite)).await?;
+    one.ack(pause.generation).await?;
+    // It is not committed: one that looks at nobody who came late would be by then.
+    let request = WaitOperationRequest {
+        name: operation(&bench.broker, "SwitchBinding").await?.name,
+        timeout: Some(seconds(3)),
+    };
+    let mut operations = bench.broker.operations().await?;
+    let waiting = operations.wait_operation(request).await?.into_inner();
+    ensure!(!waiting.done, "{waiting:?}");
+    let now = binding(&bench.broker).await?;
+    assert_eq!(
+        (now.branch, now.generation),
+        (before.branch, before.generation)
+    );
+    let release = ReleaseLeaseRequest {
+        name: late.lease.name,
+        ..Default::default()
+    };
+    bench.broker.leases().await?.release_lease(release).await?;
+    switching.until(SwitchPhase::Committed).await?;
+    one.taken_over(generation).await?;
     bench.stop().await
 }
 
@@ -137,10 +164,7 @@ connections = 8
         bench.session(&beside.uri).await?,
     );
     let next = next_branch(&bench, "next").await?;
-    let request = SwitchBindingRequest {
-        fence: true,
-        ..to(&next)
-    };
+    let request = fenced_to(&next);
     // It is refused at once, or once it has looked.
     let mut bindings = bench.broker.bindings().await?;
     let ended = match bindings.switch_binding(request).await {

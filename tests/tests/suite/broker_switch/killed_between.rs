@@ -6,7 +6,7 @@
 
 use anyhow::{Context, ensure};
 use prost::Message as _;
-use proto::broker::v1::{Access, Switch, SwitchBindingRequest, SwitchPhase};
+use proto::broker::v1::{Access, Switch, SwitchPhase};
 use proto::google::longrunning::CancelOperationRequest;
 use proto::google::longrunning::operation::Result as Ended;
 use suite::eventually;
@@ -17,7 +17,7 @@ use super::fenced::WRITE;
 use super::held::{Dead, Held, Stalled, ended, operation};
 use super::killed::{TAKEN_UP_SECONDS, back};
 use super::two_brokers::{left_to, second};
-use super::{Bench, Consumer, binding, current, next_branch, switch, to};
+use super::{Bench, Consumer, binding, current, fenced_to, next_branch, switch, to};
 use crate::broker_leasing::{V1, code, on_binding};
 
 const SWITCH: &str = "SwitchBinding";
@@ -92,12 +92,8 @@ async fn fenced(
     next: &str,
 ) -> anyhow::Result<(Held, i64)> {
     let held = Held::on(bench, "moves", "NEW.phase = 'committed'").await?;
-    let request = SwitchBindingRequest {
-        fence: true,
-        ..to(next)
-    };
     // It goes on without somebody who listens.
-    drop(switch(&bench.broker, request).await?);
+    drop(switch(&bench.broker, fenced_to(next)).await?);
     let mut generation = 0;
     for consumer in consumers.iter_mut() {
         generation = consumer.pending().await?;

@@ -1,6 +1,5 @@
 //! Consumers hold back while their branch gets other data.
 
-use anyhow::Context;
 use proto::broker::v1::{ResetBranchRequest, SwitchPhase};
 use proto::google::longrunning::{Operation, WaitOperationRequest};
 use suite::Broker;
@@ -39,9 +38,7 @@ async fn a_reset_waits_until_consumers_hold_back() -> anyhow::Result<()> {
     let before = current(&one.state);
     let old = one.session(&bench, false).await?;
     let operation = reset(&bench.broker).await?;
-    one.until("it is to hold back", |state| state.pause.is_some())
-        .await?;
-    let pause = one.state.pause.clone().context("a pause")?;
+    let pause = one.told_to_hold_back().await?;
     assert!(!pause.writes_only && pause.deadline.is_some());
     assert!(pause.reason.contains("reset"), "{pause:?}");
     // It is not reset: a reset that waits for nobody would be over by then.
