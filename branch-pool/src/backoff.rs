@@ -14,6 +14,12 @@ const DOUBT_MS_MIN: u64 = 1_000;
 /// lease.
 const DOUBT_MS_MAX: u64 = 60_000;
 
+/// The first wait before a connection is tried again that nobody answered, in
+/// milliseconds.
+const REFUSED_MS_MIN: u64 = 20;
+/// The longest: a branch that is back is noticed within this.
+const REFUSED_MS_MAX: u64 = 500;
+
 /// A lease is renewed this often at least, however long it lasts: a holder
 /// whose clock is slow, or whose lease ended early, learns of it within this.
 const RENEW_MS_MAX: u64 = 60_000;
@@ -40,6 +46,18 @@ pub(crate) fn until_renewal(remaining: Duration) -> Duration {
         Duration::from_millis(RENEW_MS_MIN),
         jittered(Duration::from_millis(RENEW_MS_MAX), 0.8..=1.0),
     )
+}
+
+/// How old a session may become: not all of a pool at once.
+pub(crate) fn age_max(most: Duration) -> Duration {
+    jittered(most, 0.8..=1.0)
+}
+
+/// How long to wait before a connection is tried again that nobody answered, after
+/// `failures` in a row (1 or more).
+pub(crate) fn after_refusals(failures: u32) -> Duration {
+    let wait = doubled(REFUSED_MS_MIN, REFUSED_MS_MAX, failures.saturating_sub(1));
+    jittered(wait, 0.5..=1.0)
 }
 
 fn doubled(min_ms: u64, max_ms: u64, times: u32) -> Duration {

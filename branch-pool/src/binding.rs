@@ -40,6 +40,43 @@ impl fmt::Display for Binding {
     }
 }
 
+/// What a pool's lease is for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LeaseTarget {
+    /// A binding. The pool follows it wherever it leads.
+    Binding(Binding),
+    /// A branch of its own, forked from where this binding leads, with the service's
+    /// newest revisions run on it. It goes with the lease, and is not replaced by
+    /// another one, on which nothing would be that was written.
+    Ephemeral {
+        /// What it is forked from.
+        parent: Binding,
+    },
+}
+
+impl LeaseTarget {
+    /// Whether another lease would do as well, when the one there was is lost.
+    pub(crate) fn is_replaceable(&self) -> bool {
+        matches!(self, Self::Binding(_))
+    }
+}
+
+impl From<Binding> for LeaseTarget {
+    fn from(binding: Binding) -> Self {
+        Self::Binding(binding)
+    }
+}
+
+impl fmt::Display for LeaseTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Binding(binding) => binding.fmt(f),
+            Self::Ephemeral { parent } => write!(f, "an ephemeral branch of {parent}"),
+        }
+    }
+}
+
 impl FromStr for Binding {
     type Err = Error;
 

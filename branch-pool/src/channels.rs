@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::PoolState;
 use crate::generation::Generation;
+use crate::usage::Hold;
 
 /// What checkouts use.
 #[derive(Debug, Clone)]
@@ -19,6 +20,8 @@ pub(crate) enum Current {
         generation: Arc<Generation>,
         expires_at: Instant,
         expire_time: SystemTime,
+        /// While checkouts are to wait.
+        hold: Option<Hold>,
     },
     /// Nothing, for good.
     Closed,

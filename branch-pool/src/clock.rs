@@ -18,6 +18,11 @@ pub(crate) fn remaining(expire_time: SystemTime, ttl: Option<Duration>) -> Durat
     remaining_at(now(), expire_time, ttl)
 }
 
+/// How long it is until then, by this machine's clock; zero when it is over.
+pub(crate) fn until(time: SystemTime) -> Duration {
+    time.duration_since(now()).unwrap_or_default()
+}
+
 #[expect(
     clippy::disallowed_methods,
     reason = "compares the broker's clock with this machine's, which no test moves"

@@ -3,33 +3,49 @@
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::time::Duration;
 
-use diesel_async::pooled_connection::deadpool::Object;
-use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
+use diesel_async::AsyncPgConnection;
+use diesel_async::pooled_connection::PoolableConnection;
 use tokio::runtime::Handle;
-use tokio::time::timeout;
 
-use crate::error::chain;
 use crate::generation::Generation;
-
-/// How often Postgres is asked to stop what nobody waits for any more. More than
-/// once: a request that overtakes its statement has no effect.
-const CANCELS_MAX: u32 = 3;
-/// How long one such request, or the end of the statement after it, may take.
-const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
+use crate::session::{Object, Session};
+use crate::usage::User;
 
 /// A connection of the pool, an [`AsyncPgConnection`] to use with diesel-async
-/// by `&mut`. Goes back to the pool when it is dropped. A future that uses it and
-/// may be dropped half-way should go through [`begin`](Self::begin).
+/// by `&mut`. Goes back to the pool when it is dropped; while Postgres is busy with what
+/// it was asked, it is [recovered](Self::recover). A future that reads many rows and may
+/// be dropped half-way should go through [`begin`](Self::begin).
 pub struct Connection {
-    object: Object<AsyncPgConnection>,
+    /// `None` only while this is being dropped.
+    lent: Option<Lent>,
     generation: Arc<Generation>,
+    /// What had been sent when it was checked out.
+    written: u64,
+    /// Whether its work is to be stopped when it is dropped.
+    is_begun: bool,
 }
 
+/// What a connection gives back.
+struct Lent {
+    object: Object,
+    /// Counted for as long as this is there.
+    _user: User,
+}
+
+const LENT_UNTIL_DROP: &str = "a connection is lent until it is dropped";
+
 impl Connection {
-    pub(crate) fn new(object: Object<AsyncPgConnection>, generation: Arc<Generation>) -> Self {
-        Self { object, generation }
+    pub(crate) fn new(object: Object, generation: Arc<Generation>, user: User) -> Self {
+        Self {
+            written: object.tap.written(),
+            lent: Some(Lent {
+                object,
+                _user: user,
+            }),
+            generation,
+            is_begun: false,
+        }
     }
 
     /// The binding's generation that this connection belongs to.
@@ -37,34 +53,83 @@ impl Connection {
         self.generation.number
     }
 
-    /// Begins work that may be given up: a connection whose [`Work`] is dropped
-    /// before it is [finished](Work::finish) is [discarded](Self::discard).
-    pub fn begin(self) -> Work {
-        Work {
-            connection: Some(self),
+    /// Whether nothing was sent since it was checked out: what failed on it was not
+    /// done, for certain.
+    pub fn is_unused(&self) -> bool {
+        self.session().tap.written() == self.written
+    }
+
+    /// Whether it is of no more use: closed, or left within a transaction.
+    pub fn is_broken(&mut self) -> bool {
+        self.session_mut().connection.is_broken()
+    }
+
+    /// Closes it, which has died: who comes next gets one that was opened after that.
+    pub fn died(mut self) {
+        self.session().died();
+        if let Some(lent) = self.lent.take() {
+            lent.close();
         }
     }
 
-    /// Takes the connection out of the pool. Postgres is asked to stop what it
-    /// may be busy with, in the background; when it has stopped, the connection
-    /// is closed, and only then does the pool open another in its place. Where
-    /// Postgres does not stop for some seconds, or cannot be asked, the pool goes
-    /// on without waiting, and the session lasts as long as its statement does.
+    /// Begins work that may be given up: a connection whose [`Work`] is dropped
+    /// before it is [finished](Work::finish) is [recovered](Self::recover).
+    pub fn begin(mut self) -> Work {
+        self.is_begun = true;
+        Work(self)
+    }
+
+    /// Gives a connection back that may be busy. Postgres is asked to stop, in the
+    /// background; when it has answered, the pool has the connection again, and not
+    /// before. Where Postgres does not stop for some seconds, cannot be asked, or stops
+    /// within a transaction, the connection is closed and leaves the pool.
     ///
-    /// Outside a Tokio runtime nobody asks, and the last holds.
-    pub fn discard(self) {
-        let Ok(runtime) = Handle::try_current() else {
-            drop(Object::take(self.object));
+    /// Outside a Tokio runtime nobody asks, and it leaves the pool at once.
+    pub fn recover(self) {
+        drop(self.begin());
+    }
+
+    fn session(&self) -> &Session {
+        &self.lent.as_ref().expect(LENT_UNTIL_DROP).object
+    }
+
+    fn session_mut(&mut self) -> &mut Session {
+        &mut self.lent.as_mut().expect(LENT_UNTIL_DROP).object
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let Some(mut lent) = self.lent.take() else {
             return;
         };
+        let tap = &lent.object.tap;
+        let is_busy = tap.is_asked() && tap.written() != self.written;
+        if !self.is_begun && !is_busy {
+            return;
+        }
+        // Nobody can be asked about what has ended.
+        if lent.object.connection.is_broken() {
+            return lent.close();
+        }
+        let Ok(runtime) = Handle::try_current() else {
+            return lent.close();
+        };
+        let branch = self.generation.branch.clone();
         runtime.spawn(async move {
-            let Self {
-                mut object,
-                generation,
-            } = self;
-            stop(&mut object, &generation).await;
-            drop(Object::take(object));
+            if !lent.object.stop().await {
+                tracing::warn!(branch, "a connection whose work was given up is closed");
+                lent.close();
+            }
         });
+    }
+}
+
+impl Lent {
+    /// Closes it: the pool has it no more.
+    fn close(self) {
+        self.object.end();
+        drop(Object::take(self.object));
     }
 }
 
@@ -72,13 +137,13 @@ impl Deref for Connection {
     type Target = AsyncPgConnection;
 
     fn deref(&self) -> &AsyncPgConnection {
-        &self.object
+        &self.session().connection
     }
 }
 
 impl DerefMut for Connection {
     fn deref_mut(&mut self) -> &mut AsyncPgConnection {
-        &mut self.object
+        &mut self.session_mut().connection
     }
 }
 
@@ -91,72 +156,29 @@ impl fmt::Debug for Connection {
 }
 
 /// A connection with work under way. Dropped before the work is
-/// [finished](Self::finish), it is [discarded](Connection::discard).
-#[must_use = "dropped at once, it costs the pool a connection"]
-pub struct Work {
-    /// `None` only while this is being finished or dropped.
-    connection: Option<Connection>,
-}
+/// [finished](Self::finish), it is [recovered](Connection::recover).
+#[derive(Debug)]
+#[must_use = "dropped at once, it costs Postgres a cancel request"]
+pub struct Work(Connection);
 
 impl Work {
     /// Nothing is under way any more: the connection is as good as before.
     pub fn finish(mut self) -> Connection {
-        self.connection.take().expect(TAKEN_ONCE)
+        self.0.is_begun = false;
+        self.0
     }
 }
-
-const TAKEN_ONCE: &str = "the connection is taken by finish and drop alone, which end the work";
 
 impl Deref for Work {
     type Target = Connection;
 
     fn deref(&self) -> &Connection {
-        self.connection.as_ref().expect(TAKEN_ONCE)
+        &self.0
     }
 }
 
 impl DerefMut for Work {
     fn deref_mut(&mut self) -> &mut Connection {
-        self.connection.as_mut().expect(TAKEN_ONCE)
+        &mut self.0
     }
-}
-
-impl Drop for Work {
-    fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            connection.discard();
-        }
-    }
-}
-
-impl fmt::Debug for Work {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Work")
-            .field("connection", &self.connection)
-            .finish()
-    }
-}
-
-/// Has Postgres stop what the connection is busy with, and waits until it has.
-async fn stop(connection: &mut AsyncPgConnection, generation: &Generation) {
-    for _ in 0..CANCELS_MAX {
-        match timeout(CANCEL_TIMEOUT, generation.cancel(connection)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::debug!(error = chain(&error), "could not ask Postgres to stop");
-            }
-            Err(_) => tracing::debug!("could not ask Postgres to stop in time"),
-        }
-        // Answered, well or not, once everything before it has been.
-        if timeout(CANCEL_TIMEOUT, connection.batch_execute(""))
-            .await
-            .is_ok()
-        {
-            return;
-        }
-    }
-    tracing::warn!(
-        branch = generation.branch,
-        "Postgres did not stop a statement that was given up"
-    );
 }

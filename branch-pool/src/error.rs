@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use rpc::client::TargetError;
 
-use crate::Binding;
+use crate::LeaseTarget;
 
 /// Why there is no pool, or no connection from it.
 #[derive(Debug, thiserror::Error)]
@@ -36,62 +36,62 @@ pub enum Error {
     },
     /// No first lease: the broker refused it, or could not be reached within
     /// [`acquire_timeout`](crate::Options::acquire_timeout).
-    #[error("could not get a lease on {binding}")]
+    #[error("could not get a lease on {target}")]
     FailedAcquire {
         /// What it was for.
-        binding: Binding,
+        target: LeaseTarget,
         /// Why the last attempt failed.
         #[source]
         source: LeaseError,
     },
     /// There was no first lease yet; the pool keeps trying for one.
-    #[error("no lease on {binding} yet{}", because(last_error.as_deref()))]
+    #[error("no lease on {target} yet{}", because(last_error.as_deref()))]
     NotReady {
         /// What the lease is for.
-        binding: Binding,
+        target: LeaseTarget,
         /// Why the last attempt failed. `None`: none has failed yet.
         last_error: Option<String>,
     },
     /// The lease ended and could not be renewed or replaced; the pool keeps
     /// trying.
-    #[error("the lease on {binding} has expired{}", because(last_error.as_deref()))]
+    #[error("the lease on {target} has expired{}", because(last_error.as_deref()))]
     LeaseExpired {
         /// What the lease was for.
-        binding: Binding,
+        target: LeaseTarget,
         /// When it ended, by the broker's clock.
         expire_time: SystemTime,
         /// Why the last attempt to renew or replace it failed.
         last_error: Option<String>,
     },
     /// All connections stayed in use for as long as the caller was to wait.
-    #[error("no connection of the pool for {binding} came free within {waited:?}")]
+    #[error("no connection of the pool for {target} came free within {waited:?}")]
     CheckoutTimeout {
-        /// The pool's binding.
-        binding: Binding,
+        /// What the pool's lease is for.
+        target: LeaseTarget,
         /// [`wait_timeout`](crate::Options::wait_timeout).
         waited: Duration,
     },
     /// Opening a connection took too long.
-    #[error("Postgres for {binding} did not open a connection within {waited:?}")]
+    #[error("Postgres for {target} did not open a connection within {waited:?}")]
     ConnectTimeout {
-        /// The pool's binding.
-        binding: Binding,
+        /// What the pool's lease is for.
+        target: LeaseTarget,
         /// [`connect_timeout`](crate::Options::connect_timeout).
         waited: Duration,
     },
     /// Opening a connection failed.
-    #[error("could not open a connection to Postgres for {binding}: {reason}")]
+    #[error("could not open a connection to Postgres for {target}: {reason}")]
     FailedConnect {
-        /// The pool's binding.
-        binding: Binding,
+        /// What the pool's lease is for.
+        target: LeaseTarget,
         /// What Postgres, the network or TLS said.
         reason: String,
     },
     /// The pool was closed.
-    #[error("the pool for {binding} is closed")]
+    #[error("the pool for {target} is closed")]
     Closed {
-        /// The pool's binding.
-        binding: Binding,
+        /// What the pool's lease is for.
+        target: LeaseTarget,
     },
 }
 
@@ -138,6 +138,13 @@ pub enum UriError {
         parameter: &'static str,
         /// What it is set to.
         value: String,
+    },
+    /// A parameter of libpq's that this pool has no use for: a lease leads to one
+    /// server, and says which.
+    #[error("{parameter} is not supported")]
+    Unsupported {
+        /// The parameter.
+        parameter: &'static str,
     },
     /// `sslrootcert=system` with less than `verify-full`: anybody can get a
     /// certificate from a public authority.

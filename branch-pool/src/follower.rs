@@ -9,9 +9,10 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
+use crate::announcement::{Announcement, Reports};
 use crate::backoff;
 use crate::error::{LeaseError, chain};
-use crate::lease::{Broker, Destination};
+use crate::lease::Broker;
 
 /// A watch that held for this long was a good one: the next begins with the
 /// shortest wait again.
@@ -20,8 +21,8 @@ const STEADY_AFTER: Duration = Duration::from_secs(5);
 /// What is heard of a lease.
 #[derive(Debug)]
 pub(crate) enum News {
-    /// The lease leads here now; it may have done so before.
-    LeadsTo(Destination),
+    /// What the broker says, and where to answer it.
+    Announced(Announcement, Reports),
     /// The broker knows the lease no more. The watch has ended.
     Gone,
 }
@@ -93,17 +94,17 @@ async fn keep_open(mut broker: Broker, lease: &str, news: &mpsc::Sender<News>) {
 
 /// One watch, from its opening to what ended it.
 async fn relay(broker: &mut Broker, lease: &str, news: &mpsc::Sender<News>) -> LeaseError {
-    let mut announcements = match broker.watch(lease).await {
-        Ok(announcements) => announcements,
+    let (mut announcements, reports) = match broker.watch(lease).await {
+        Ok(watch) => watch,
         Err(error) => return error,
     };
     loop {
         match announcements.next().await {
-            // An error: nobody listens, and this task is about to end.
-            Ok(Some(destination)) => {
-                let _ = news.send(News::LeadsTo(destination)).await.is_ok();
+            Ok(announcement) => {
+                let heard = News::Announced(announcement, reports.clone());
+                // An error: nobody listens, and this task is about to end.
+                let _ = news.send(heard).await.is_ok();
             }
-            Ok(None) => tracing::debug!(lease, "the binding is not ready; going on as before"),
             Err(error) => return error,
         }
     }

@@ -1,39 +1,62 @@
-//! One generation of a pool: the deadpool of one connection URI.
+//! One generation of a pool: the sessions of one connection.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use deadpool::managed::Timeouts;
-use diesel::ConnectionError;
-use diesel_async::AsyncPgConnection;
-use diesel_async::pooled_connection::deadpool::Pool;
-use diesel_async::pooled_connection::{
-    AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod,
-};
-use futures_util::FutureExt;
+use deadpool::managed::PoolError;
+use futures_util::future::try_join_all;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
 
+use crate::Options;
 use crate::error::UriError;
 use crate::lease::Destination;
-use crate::target::Target;
-use crate::{Binding, Error, Options};
+use crate::patience::Patience;
+use crate::session::{Connector, Life, Object, Pool};
+use crate::target::{ConnectFailure, Target};
 
 /// The pool's size when neither the holder nor the broker names one.
 const SIZE_DEFAULT: usize = 10;
 
-/// One generation: its pool opens connections when they are first asked for.
+/// How long a session of the read-only endpoint is waited for: the primary has the same.
+const REPLICA_TIMEOUT: Duration = Duration::from_secs(1);
+/// For how long it is passed over then: each read would wait for it otherwise.
+const REPLICA_PAUSE: Duration = Duration::from_secs(5);
+
+/// One generation: its pools open sessions when they are first asked for.
 pub(crate) struct Generation {
     pub(crate) number: i64,
     /// Resource name of the branch.
     pub(crate) branch: String,
-    target: Arc<Target>,
+    /// Since when it is there.
+    pub(crate) began: Instant,
+    primary: Pool,
+    /// Where the branch has a read-only endpoint.
+    replica: Option<Replica>,
     uri: SecretString,
-    pub(crate) pool: Pool<AsyncPgConnection>,
+    replica_uri: Option<SecretString>,
+    life: Life,
+}
+
+/// The sessions of a read-only endpoint.
+struct Replica {
+    pool: Pool,
+    /// Until then nobody tries it.
+    passed_over: Mutex<Option<Instant>>,
+}
+
+/// How many sessions there are.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Sizes {
+    pub(crate) size: usize,
+    pub(crate) available: usize,
+    pub(crate) waiting: usize,
 }
 
 impl Generation {
-    /// Makes the pool of a destination. Failures to connect that put the lease in
+    /// Makes the pools of a destination. Failures to connect that put the lease in
     /// doubt are reported to `doubts`.
     ///
     /// Errors: a URI that cannot be used.
@@ -42,70 +65,170 @@ impl Generation {
         options: &Options,
         doubts: mpsc::Sender<String>,
     ) -> Result<Self, UriError> {
-        let target = Arc::new(Target::parse(&destination.uri, options)?);
-        let connector = Arc::clone(&target);
-        let mut config = ManagerConfig::default();
-        // Fast asks the server nothing, and is enough: diesel-async 0.9 drops a
-        // connection at checkout when its transaction state is broken or its
-        // client is closed, which it is as soon as its driver has seen the end,
-        // be it 57P01, a closed socket or a TLS close, idle or not.
-        config.recycling_method = RecyclingMethod::Fast;
-        config.custom_setup = Box::new(move |_| {
-            let connector = Arc::clone(&connector);
-            let doubts = doubts.clone();
-            async move {
-                connector.connect().await.map_err(|failure| {
-                    if failure.doubts_lease {
-                        // Full: the upkeep has one to act on already.
-                        let _ = doubts.try_send(failure.reason.clone());
-                    }
-                    ConnectionError::BadConnection(failure.reason)
-                })
-            }
-            .boxed()
-        });
-        // No URI for the manager to keep: the set-up has what it needs.
-        let manager = AsyncDieselConnectionManager::new_with_config(String::new(), config);
-        let timeouts = Timeouts {
-            wait: Some(options.wait_timeout),
-            create: Some(options.connect_timeout),
-            recycle: None,
+        let life = Life::new();
+        let size = size(destination, options);
+        let pool = |uri: &SecretString, doubts| {
+            let target = Arc::new(Target::parse(uri, options)?);
+            Ok(Connector::pool(target, life.clone(), doubts, size, options))
         };
-        let pool = Pool::builder(manager)
-            .max_size(size(destination, options))
-            .timeouts(timeouts)
-            .runtime(deadpool::Runtime::Tokio1)
-            .build()
-            .expect("deadpool refuses nothing but timeouts without a runtime");
+        let replica = destination.replica_uri.as_ref().map(|uri| {
+            // Whoever cannot reach it goes to the primary: no reason to doubt the lease.
+            pool(uri, mpsc::channel(1).0)
+        });
         Ok(Self {
             number: destination.generation,
             branch: destination.branch.clone(),
-            target,
+            began: Instant::now(),
+            primary: pool(&destination.uri, doubts)?,
+            replica: replica.transpose()?.map(Replica::new),
             uri: destination.uri.clone(),
-            pool,
+            replica_uri: destination.replica_uri.clone(),
+            life,
         })
     }
 
-    /// Asks Postgres to stop what the connection is busy with.
-    pub(crate) async fn cancel(
-        &self,
-        connection: &AsyncPgConnection,
-    ) -> Result<(), tokio_postgres::Error> {
-        self.target.cancel(&connection.cancel_token()).await
+    /// A session of the primary.
+    pub(crate) async fn primary(&self) -> Result<Object, PoolError<ConnectFailure>> {
+        self.primary.get().await
     }
 
-    /// True when the destination is where this generation's connections lead.
+    /// A session of the read-only endpoint. `None`: there is no endpoint, or nobody has
+    /// answered there for a moment.
+    ///
+    /// Errors: [`PoolError::Closed`].
+    pub(crate) async fn replica(&self) -> Result<Option<Object>, PoolError<ConnectFailure>> {
+        let Some(replica) = &self.replica else {
+            return Ok(None);
+        };
+        let now = Instant::now();
+        if replica.passed_over_until().is_some_and(|until| now < until) {
+            return Ok(None);
+        }
+        let error = match timeout(REPLICA_TIMEOUT, replica.pool.get()).await {
+            Ok(Ok(object)) => return Ok(Some(object)),
+            Ok(Err(PoolError::Closed)) => return Err(PoolError::Closed),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {REPLICA_TIMEOUT:?}"),
+        };
+        tracing::debug!(error, "reading from the primary for a while: no replica");
+        replica.pass_over(Instant::now() + REPLICA_PAUSE);
+        Ok(None)
+    }
+
+    /// Opens sessions until there are as many as `wanted`, one at least and no more
+    /// than there may be, so that who comes next finds them.
+    ///
+    /// Errors: why one cannot be opened, for people.
+    pub(crate) async fn warm(&self, wanted: usize, options: &Options) -> Result<(), String> {
+        // None at all may be open any more in one that was closed meanwhile.
+        let wanted = wanted.min(self.primary.status().max_size).max(1);
+        let mut patience = Patience::new(options.connect_timeout);
+        loop {
+            // All of them at once, or the first is handed out again.
+            let Err(error) = try_join_all((0..wanted).map(|_| self.primary())).await else {
+                return Ok(());
+            };
+            match error {
+                PoolError::Backend(failure) if patience.again(&failure).await => {}
+                PoolError::Backend(failure) => return Err(failure.reason),
+                error => return Err(error.to_string()),
+            }
+        }
+    }
+
+    /// True when the destination is where this generation's sessions lead.
     pub(crate) fn serves(&self, destination: &Destination) -> bool {
-        self.number == destination.generation
-            && self.uri.expose_secret() == destination.uri.expose_secret()
+        let same =
+            |one: &SecretString, other: &SecretString| one.expose_secret() == other.expose_secret();
+        let same_replica = match (&self.replica_uri, &destination.replica_uri) {
+            (Some(one), Some(other)) => same(one, other),
+            (None, None) => true,
+            _ => false,
+        };
+        self.number == destination.generation && same(&self.uri, &destination.uri) && same_replica
     }
 
     /// Follows a limit that changed while the connection did not.
     pub(crate) fn resize(&self, destination: &Destination, options: &Options) {
         let size = size(destination, options);
-        if self.pool.status().max_size != size {
-            self.pool.resize(size);
+        for pool in self.pools() {
+            if pool.status().max_size != size {
+                pool.resize(size);
+            }
         }
+    }
+
+    /// Closes sessions that nobody has needed for so long, and those that have died.
+    pub(crate) fn close_idle(&self, idle_max: Duration) {
+        for pool in self.pools() {
+            // Dropped when this one is, which is after the pool's lock.
+            let _closed = pool.retain(|session, metrics| {
+                metrics.last_used() < idle_max && session.tap.is_quiet()
+            });
+        }
+    }
+
+    /// No more checkouts: idle sessions are closed now, the others when they return.
+    pub(crate) fn close(&self) {
+        for pool in self.pools() {
+            pool.close();
+        }
+    }
+
+    /// Closes, waits until the last session has returned, for so long at most, and ends
+    /// those that have not.
+    pub(crate) async fn drain(&self, bound: Duration) {
+        self.close();
+        if timeout(bound, self.life.sessions.wait()).await.is_err() {
+            tracing::warn!(
+                generation = self.number,
+                branch = self.branch,
+                sessions = self.life.sessions.len(),
+                "ending what still runs on an older generation"
+            );
+            self.life.ended.cancel();
+            self.life.sessions.wait().await;
+        }
+    }
+
+    /// How many sessions there are.
+    pub(crate) fn sizes(&self) -> Sizes {
+        let mut sizes = Sizes::default();
+        for pool in self.pools() {
+            let status = pool.status();
+            sizes.size += status.size;
+            sizes.available += status.available;
+            sizes.waiting += status.waiting;
+        }
+        sizes
+    }
+
+    fn pools(&self) -> impl Iterator<Item = &Pool> {
+        let replica = self.replica.as_ref().map(|replica| &replica.pool);
+        std::iter::once(&self.primary).chain(replica)
+    }
+}
+
+impl Replica {
+    fn new(pool: Pool) -> Self {
+        Self {
+            pool,
+            passed_over: Mutex::default(),
+        }
+    }
+
+    fn passed_over_until(&self) -> Option<Instant> {
+        *self
+            .passed_over
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pass_over(&self, until: Instant) {
+        *self
+            .passed_over
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(until);
     }
 }
 
@@ -116,39 +239,6 @@ impl fmt::Debug for Generation {
             .field("uri", &"[redacted]")
             .finish_non_exhaustive()
     }
-}
-
-/// What a failed checkout is to the caller. `None`: this generation's pool was
-/// closed.
-pub(crate) fn checkout_error(
-    error: diesel_async::pooled_connection::deadpool::PoolError,
-    binding: &Binding,
-    options: &Options,
-) -> Option<Error> {
-    use deadpool::managed::{PoolError, TimeoutType};
-
-    let binding = binding.clone();
-    Some(match error {
-        PoolError::Closed => return None,
-        PoolError::Timeout(TimeoutType::Wait) => Error::CheckoutTimeout {
-            binding,
-            waited: options.wait_timeout,
-        },
-        PoolError::Timeout(TimeoutType::Create | TimeoutType::Recycle) => Error::ConnectTimeout {
-            binding,
-            waited: options.connect_timeout,
-        },
-        PoolError::Backend(error) => Error::FailedConnect {
-            binding,
-            reason: error.to_string(),
-        },
-        error @ (PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_)) => {
-            Error::FailedConnect {
-                binding,
-                reason: error.to_string(),
-            }
-        }
-    })
 }
 
 fn size(destination: &Destination, options: &Options) -> usize {

@@ -1,7 +1,8 @@
 //! What a pool has in its hands: a lease, and the generation it leads to.
 //!
-//! What is kept here, and who may change it: both belong to the upkeep alone.
-//! Checkouts see them through [`Current`], which only this writes.
+//! What is kept here, and who may change it: both belong to the upkeep alone, by way of
+//! its [`Turns`](crate::turns::Turns). Checkouts see them through [`Current`], which
+//! only this writes.
 
 use std::sync::Arc;
 
@@ -10,39 +11,53 @@ use tokio::sync::{mpsc, watch};
 use crate::channels::Current;
 use crate::error::UriError;
 use crate::generation::Generation;
-use crate::lease::{Destination, Grant, Lease};
-use crate::{Binding, Options, PoolState};
+use crate::lease::{Destination, Lease};
+use crate::usage::Hold;
+use crate::{LeaseTarget, Options};
 
 /// See the module.
 pub(crate) struct Holding {
-    binding: Binding,
+    target: LeaseTarget,
     options: Options,
     current: watch::Sender<Current>,
     lease: Option<Lease>,
-    generation: Option<Arc<Generation>>,
-    /// The generation's: what an older one says of its connections is over.
+    generation: Option<Opened>,
+    hold: Option<Hold>,
+}
+
+/// A generation, and what it says of its connections. What an older one says is over.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) generation: Arc<Generation>,
     doubts: mpsc::Receiver<String>,
 }
 
-/// What a new lease changed.
-#[derive(Debug)]
-pub(crate) struct Taken {
-    /// True when it leads elsewhere than the one before.
-    pub(crate) turned_over: bool,
-    /// The lease before, if it was another one.
-    pub(crate) former: Option<Lease>,
+impl Opened {
+    /// Errors: a URI that cannot be used.
+    pub(crate) fn at(destination: &Destination, options: &Options) -> Result<Self, UriError> {
+        // One is enough: a second doubt says what the first did.
+        let (sender, doubts) = mpsc::channel(1);
+        Ok(Self {
+            generation: Arc::new(Generation::open(destination, options, sender)?),
+            doubts,
+        })
+    }
 }
 
 impl Holding {
     /// Nothing yet.
-    pub(crate) fn new(binding: Binding, options: Options, current: watch::Sender<Current>) -> Self {
+    pub(crate) fn new(
+        target: LeaseTarget,
+        options: Options,
+        current: watch::Sender<Current>,
+    ) -> Self {
         Self {
-            binding,
+            target,
             options,
             current,
             lease: None,
             generation: None,
-            doubts: mpsc::channel(1).1,
+            hold: None,
         }
     }
 
@@ -51,97 +66,97 @@ impl Holding {
         self.lease.as_ref()
     }
 
-    /// Holds a new lease instead of the one there was.
-    ///
-    /// Errors: a URI that cannot be used. All is as before, then.
-    pub(crate) fn take(&mut self, grant: Grant) -> Result<Taken, UriError> {
-        let new = self.new_generation(&grant.destination)?;
-        let former = self.lease.clone();
-        let former = former.filter(|former| former.name != grant.lease.name);
-        let turned_over = new.is_some();
-        self.set(grant.lease, new);
-        Ok(Taken {
-            turned_over,
-            former,
-        })
+    /// The generation.
+    pub(crate) fn generation(&self) -> Option<&Arc<Generation>> {
+        self.generation.as_ref().map(|opened| &opened.generation)
     }
 
-    /// Holds the lease as it was renewed.
-    pub(crate) fn renew(&mut self, lease: Lease) {
-        self.set(lease, None);
+    /// Whether checkouts are to wait.
+    pub(crate) fn hold(&self) -> Option<Hold> {
+        self.hold
     }
 
-    /// Turns new checkouts over to where the lease leads now, if that is
-    /// elsewhere: true then.
+    /// Holds this lease from now on, new or renewed.
+    pub(crate) fn keep(&mut self, lease: Lease) {
+        self.lease = Some(lease);
+        self.publish();
+    }
+
+    /// Has checkouts wait, or no more.
+    pub(crate) fn pause(&mut self, hold: Option<Hold>) {
+        self.hold = hold;
+        self.publish();
+    }
+
+    /// The generation of a destination, `prepared` if that is it; `None`: it is the one
+    /// there is.
     ///
-    /// Errors: a URI that cannot be used. All is as before, then.
-    pub(crate) fn follow(&mut self, destination: &Destination) -> Result<bool, UriError> {
-        let Some(lease) = self.lease.clone() else {
-            return Ok(false);
-        };
-        let new = self.new_generation(destination)?;
-        let turned_over = new.is_some();
-        self.set(lease, new);
-        Ok(turned_over)
+    /// Errors: a URI that cannot be used.
+    pub(crate) fn other(
+        &self,
+        destination: &Destination,
+        prepared: Option<Opened>,
+    ) -> Result<Option<Opened>, UriError> {
+        let present = self.generation();
+        if let Some(present) = present.filter(|present| present.serves(destination)) {
+            present.resize(destination, &self.options);
+            return Ok(None);
+        }
+        match prepared.filter(|prepared| prepared.generation.serves(destination)) {
+            Some(prepared) => Ok(Some(prepared)),
+            None => Opened::at(destination, &self.options).map(Some),
+        }
+    }
+
+    /// Turns new checkouts over. Returns the generation before, which is closed: who
+    /// waits on it looks again, and what runs on it finishes.
+    pub(crate) fn turn_over(&mut self, new: Opened) -> Option<Arc<Generation>> {
+        tracing::info!(
+            target = %self.target,
+            generation = new.generation.number,
+            branch = new.generation.branch,
+            "new checkouts use this branch"
+        );
+        let old = self.generation.replace(new);
+        // First the new one, then close.
+        self.publish();
+        let old = old.map(|opened| opened.generation);
+        if let Some(old) = &old {
+            old.close();
+        }
+        old
     }
 
     /// Why the next connection is refused that puts the lease in doubt. Safe to
     /// drop and to call again.
     pub(crate) async fn doubt(&mut self) -> String {
-        match self.doubts.recv().await {
+        let reason = match &mut self.generation {
+            Some(opened) => opened.doubts.recv().await,
+            None => None,
+        };
+        match reason {
             Some(reason) => reason,
             None => std::future::pending().await,
         }
     }
 
-    /// What the pool says of itself, as of now.
-    pub(crate) fn state(&self, last_error: Option<String>) -> PoolState {
-        PoolState::of(self.lease.as_ref(), self.generation.as_deref(), last_error)
-    }
-
     /// No more checkouts, for good. Returns the lease, to be released.
     pub(crate) fn close(&mut self) -> Option<Lease> {
         self.current.send_replace(Current::Closed);
-        if let Some(generation) = &self.generation {
-            generation.pool.close();
+        if let Some(generation) = self.generation() {
+            generation.close();
         }
         self.lease.take()
     }
 
-    /// The generation of a destination; `None`: it is the one there is.
-    fn new_generation(
-        &mut self,
-        destination: &Destination,
-    ) -> Result<Option<Arc<Generation>>, UriError> {
-        let present = self.generation.as_ref();
-        if let Some(present) = present.filter(|present| present.serves(destination)) {
-            present.resize(destination, &self.options);
-            return Ok(None);
-        }
-        // One is enough: a second doubt says what the first did.
-        let (sender, doubts) = mpsc::channel(1);
-        let new = Generation::open(destination, &self.options, sender)?;
-        self.doubts = doubts;
-        tracing::info!(
-            binding = %self.binding, generation = new.number, branch = new.branch,
-            "new checkouts use this branch"
-        );
-        Ok(Some(Arc::new(new)))
-    }
-
-    fn set(&mut self, lease: Lease, new: Option<Arc<Generation>>) {
-        let old = new.and_then(|new| self.generation.replace(new));
-        // First the new one, then close: who waits on the old one looks again.
-        if let Some(generation) = &self.generation {
+    fn publish(&self) {
+        if let (Some(lease), Some(opened)) = (&self.lease, &self.generation) {
             self.current.send_replace(Current::Leased {
-                generation: Arc::clone(generation),
+                generation: Arc::clone(&opened.generation),
                 expires_at: lease.expires_at,
                 expire_time: lease.expire_time,
+                hold: self.hold,
             });
-        }
-        self.lease = Some(lease);
-        if let Some(old) = old {
-            old.pool.close();
         }
     }
 }

@@ -7,16 +7,18 @@ use futures_util::{StreamExt, stream};
 use proto::broker::v1 as wire;
 use rpc::client::{Channel, Target as Server, TargetError};
 use secrecy::SecretString;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::transport::Endpoint;
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status};
 use tonic_types::StatusExt;
 use uuid::Uuid;
 use wire::acquire_lease_request::Target;
 use wire::lease_service_client::LeaseServiceClient;
 
+use crate::announcement::{Announcements, REPORTS_MAX, Reports, WATCH};
 use crate::error::LeaseError;
-use crate::{Access, Binding, Error, Options, clock};
+use crate::{Access, Error, LeaseTarget, Options, clock};
 
 /// The broker's half-open connections are found by pings this far apart …
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -24,8 +26,6 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Releasing is a courtesy, since leases end by themselves: nobody waits longer.
 const RELEASE_TIMEOUT_MAX: Duration = Duration::from_secs(2);
-
-const WATCH: &str = "WatchBinding";
 
 /// A lease and where it leads.
 #[derive(Debug)]
@@ -42,6 +42,8 @@ pub(crate) struct Destination {
     pub(crate) branch: String,
     /// The connection URI: a secret.
     pub(crate) uri: SecretString,
+    /// The same through the branch's read-only endpoint, where it has one: a secret.
+    pub(crate) replica_uri: Option<SecretString>,
     /// The most connections to keep open, where the broker says so.
     pub(crate) connection_limit: Option<usize>,
 }
@@ -57,11 +59,11 @@ pub(crate) struct Lease {
     pub(crate) expires_at: Instant,
 }
 
-/// A client of the broker, for one binding and one holder.
+/// A client of the broker, for one target and one holder.
 #[derive(Clone)]
 pub(crate) struct Broker {
     client: LeaseServiceClient<Channel>,
-    binding: Binding,
+    target: LeaseTarget,
     options: Options,
 }
 
@@ -70,7 +72,7 @@ impl Broker {
     /// has to.
     ///
     /// Errors: [`Error::InvalidBrokerUrl`], [`Error::InvalidCredentials`].
-    pub(crate) fn new(url: &str, binding: Binding, options: Options) -> Result<Self, Error> {
+    pub(crate) fn new(url: &str, target: LeaseTarget, options: Options) -> Result<Self, Error> {
         let server = Server::new(url, options.credentials.clone());
         let configure = |endpoint: Endpoint| {
             endpoint
@@ -88,7 +90,7 @@ impl Broker {
         })?;
         Ok(Self {
             client: LeaseServiceClient::new(channel),
-            binding,
+            target,
             options,
         })
     }
@@ -98,10 +100,18 @@ impl Broker {
     pub(crate) async fn acquire(&mut self, request_id: Uuid) -> Result<Grant, LeaseError> {
         const METHOD: &str = "AcquireLease";
         let request = wire::AcquireLeaseRequest {
-            target: Some(Target::Binding(self.binding.to_string())),
+            target: Some(match &self.target {
+                LeaseTarget::Binding(binding) => Target::Binding(binding.to_string()),
+                LeaseTarget::Ephemeral { parent } => Target::Ephemeral(wire::EphemeralBranch {
+                    parent: parent.to_string(),
+                    migrate: true,
+                    ..Default::default()
+                }),
+            }),
             access: match self.options.access {
                 Access::ReadWrite => wire::Access::ReadWrite,
                 Access::ReadOnly => wire::Access::ReadOnly,
+                Access::Ddl => wire::Access::Ddl,
             }
             .into(),
             ttl: self.ttl(),
@@ -142,19 +152,25 @@ impl Broker {
 
     /// Opens a watch of where a lease leads. It says so at once, and again
     /// whenever that changes.
-    pub(crate) async fn watch(&mut self, name: &str) -> Result<Announcements, LeaseError> {
-        let request = wire::WatchBindingRequest {
+    pub(crate) async fn watch(
+        &mut self,
+        name: &str,
+    ) -> Result<(Announcements, Reports), LeaseError> {
+        let first = wire::WatchBindingRequest {
             lease: name.to_owned(),
             ..Default::default()
         };
-        // Nothing more to say, but not hung up either.
-        let requests = stream::once(std::future::ready(request)).chain(stream::pending());
+        let (reports, later) = mpsc::channel(REPORTS_MAX);
+        let later = stream::unfold(later, |mut later| async {
+            Some((later.recv().await?, later))
+        });
         // No deadline travels with it, which would end the watch and not only
         // its opening.
-        let call = self.client.watch_binding(requests);
-        answer_of(WATCH, self.options.call_timeout, call)
-            .await
-            .map(Announcements)
+        let call = self
+            .client
+            .watch_binding(stream::once(std::future::ready(first)).chain(later));
+        let answers = answer_of(WATCH, self.options.call_timeout, call).await?;
+        Ok((Announcements::new(answers), Reports::new(reports)))
     }
 
     /// Releases a lease.
@@ -191,41 +207,14 @@ impl Broker {
 impl fmt::Debug for Broker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Broker")
-            .field("binding", &self.binding)
+            .field("target", &self.target)
             .field("options", &self.options)
             .finish_non_exhaustive()
     }
 }
 
-/// An open watch.
-pub(crate) struct Announcements(Streaming<wire::WatchBindingResponse>);
-
-impl Announcements {
-    /// Where the lease leads from now on. `Ok(None)`: the binding is not ready,
-    /// so what was said before stands. The broker hanging up is an error.
-    ///
-    /// Safe to drop and to call again.
-    pub(crate) async fn next(&mut self) -> Result<Option<Destination>, LeaseError> {
-        let status = match self.0.message().await {
-            Ok(Some(answer)) => {
-                let decode = |target: wire::BindingTarget| {
-                    let (generation, branch) = (target.generation, target.branch);
-                    Destination::decode(WATCH, generation, branch, target.connection)
-                };
-                return answer.current.map(decode).transpose();
-            }
-            Ok(None) => Status::unavailable("the broker ended the watch"),
-            Err(status) => status,
-        };
-        Err(LeaseError::FailedCall {
-            method: WATCH,
-            status: Box::new(status),
-        })
-    }
-}
-
 impl Destination {
-    fn decode(
+    pub(crate) fn decode(
         method: &'static str,
         generation: i64,
         branch: String,
@@ -239,6 +228,9 @@ impl Destination {
             generation,
             branch,
             uri: SecretString::from(connection.uri),
+            replica_uri: Some(connection.replica_uri)
+                .filter(|uri| !uri.is_empty())
+                .map(SecretString::from),
             connection_limit: usize::try_from(connection.connection_limit)
                 .ok()
                 .filter(|limit| *limit > 0),
@@ -305,7 +297,7 @@ async fn answer_of<T>(
     }
 }
 
-fn required<T>(
+pub(crate) fn required<T>(
     method: &'static str,
     field: &'static str,
     value: Option<T>,
@@ -313,6 +305,6 @@ fn required<T>(
     value.ok_or(LeaseError::InvalidAnswer { method, field })
 }
 
-fn invalid(method: &'static str, field: &'static str) -> LeaseError {
+pub(crate) fn invalid(method: &'static str, field: &'static str) -> LeaseError {
     LeaseError::InvalidAnswer { method, field }
 }

@@ -35,57 +35,74 @@
 //! What to count on:
 //! - **The broker away**: the pool goes on working until the lease ends, and
 //!   keeps trying with a back-off. [`BranchPool::state`] says so.
-//! - **A new connection** (the binding moved to another branch, credentials
-//!   rotated): as soon as the broker announces it, new checkouts use it and
-//!   running ones finish on the old one. A move during an outage of the broker
-//!   is heard of when that ends.
-//! - **A connection that died** while it was idle is not handed out: it is
-//!   dropped at checkout, without a query to find out.
+//! - **A switch** to another branch: the next one's connections are opened and
+//!   acknowledged before anybody moves; when the broker says so, new checkouts use
+//!   them, running ones finish on the old branch within
+//!   [`Options::drain_timeout`], and what is beyond is ended. A next branch that
+//!   cannot be used is refused, for all consumers.
+//! - **Other credentials**, or a move during an outage of the broker: as soon as it is
+//!   heard of, new checkouts use the new connection.
+//! - **A pause**, while the branch is reset or restored in place, or a fence is put up:
+//!   checkouts wait, until it is over, or its deadline, whatever became of the broker.
+//! - **A connection that died** while it was idle is not handed out: it is dropped at
+//!   checkout, without a query to find out. One that dies under its work: see
+//!   [`BranchPool::run`], which does again what is safe to.
+//! - **A branch that sleeps** is not woken but by checkouts, which wait for it. Idle
+//!   connections are closed by and by ([`Options::idle_timeout`]).
 //! - **Work that was given up** half-way: [`Connection::begin`] sees to it that
-//!   the connection is not handed out while it is busy, and that Postgres stops.
+//!   Postgres stops, and that the connection is not handed out before it has.
 //! - **TLS** as the URI asks, with libpq's meaning of `sslmode`, `sslrootcert`
 //!   and `channel_binding`, on rustls.
 //! - **Who calls**: with an `https://` address, TLS, and a client certificate or
 //!   a token as [`Options::credentials`] says.
 //! - **Secrets**: the connection URI is in no error, log line, state or Debug.
 
+mod announcement;
 mod backoff;
 mod binding;
 mod channels;
+mod checkout;
 mod clock;
 mod connection;
+mod dial;
 mod error;
 mod follower;
 mod generation;
 mod holding;
 mod lease;
 mod options;
+mod patience;
+mod session;
+mod socket;
 mod state;
 mod target;
+pub mod testing;
 mod tls;
+mod turns;
 mod upkeep;
 mod uri;
+mod usage;
+mod voice;
+mod work;
 
 use std::fmt;
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use crate::channels::{Channels, Current};
-use crate::generation::{Generation, checkout_error};
 use crate::lease::Broker;
 use crate::upkeep::Upkeep;
+use crate::usage::Usage;
 
-pub use crate::binding::Binding;
+pub use crate::binding::{Binding, LeaseTarget};
+pub use crate::checkout::Position;
 pub use crate::connection::{Connection, Work};
 pub use crate::error::{Error, LeaseError, UriError};
 pub use crate::options::{Access, Options};
 pub use crate::state::{Phase, PoolState};
+pub use crate::work::{Effect, WorkError, Working};
 pub use rpc::client::{Credentials, TargetError};
-
-/// How many generations a checkout that waits may see go by.
-const TURNOVERS_MAX: usize = 8;
 
 /// A pool of connections to the branch that a binding points at. Cloning is
 /// cheap; all clones are one pool. Dropping the last one closes it as
@@ -96,8 +113,9 @@ pub struct BranchPool {
 }
 
 struct Shared {
-    binding: Binding,
+    target: LeaseTarget,
     options: Options,
+    usage: Usage,
     current: watch::Receiver<Current>,
     state: watch::Receiver<PoolState>,
     closing: watch::Sender<bool>,
@@ -115,10 +133,10 @@ impl BranchPool {
     /// Panics outside a Tokio runtime.
     pub async fn connect(
         broker_url: &str,
-        binding: Binding,
+        target: impl Into<LeaseTarget>,
         options: Options,
     ) -> Result<Self, Error> {
-        let (pool, mut upkeep) = Self::assemble(broker_url, binding, options)?;
+        let (pool, mut upkeep) = Self::assemble(broker_url, target.into(), options)?;
         upkeep.first_lease().await?;
         tokio::spawn(upkeep.run());
         Ok(pool)
@@ -130,35 +148,14 @@ impl BranchPool {
     /// Errors: [`Error::InvalidBrokerUrl`], [`Error::InvalidCredentials`].
     ///
     /// Panics outside a Tokio runtime.
-    pub fn spawn(broker_url: &str, binding: Binding, options: Options) -> Result<Self, Error> {
-        let (pool, upkeep) = Self::assemble(broker_url, binding, options)?;
+    pub fn spawn(
+        broker_url: &str,
+        target: impl Into<LeaseTarget>,
+        options: Options,
+    ) -> Result<Self, Error> {
+        let (pool, upkeep) = Self::assemble(broker_url, target.into(), options)?;
         tokio::spawn(upkeep.run());
         Ok(pool)
-    }
-
-    /// Checks a connection out: an idle one if there is any, else a new one,
-    /// else the first to come free. It goes back when it is dropped.
-    ///
-    /// Errors: [`Error::NotReady`], [`Error::LeaseExpired`], [`Error::Closed`]
-    /// at once; [`Error::CheckoutTimeout`], [`Error::ConnectTimeout`],
-    /// [`Error::FailedConnect`].
-    pub async fn get(&self) -> Result<Connection, Error> {
-        for _ in 0..TURNOVERS_MAX {
-            let generation = self.generation()?;
-            match generation.pool.get().await {
-                Ok(object) => {
-                    return Ok(Connection::new(object, generation));
-                }
-                Err(error) => {
-                    let shared = &self.shared;
-                    if let Some(error) = checkout_error(error, &shared.binding, &shared.options) {
-                        return Err(error);
-                    }
-                    // Turned over while this checkout waited: the next one.
-                }
-            }
-        }
-        Err(self.closed())
     }
 
     /// Where the pool stands, now and whenever it changes.
@@ -166,9 +163,9 @@ impl BranchPool {
         self.shared.state.clone()
     }
 
-    /// The binding that this pool is for.
-    pub fn binding(&self) -> &Binding {
-        &self.shared.binding
+    /// What its lease is for.
+    pub fn target(&self) -> &LeaseTarget {
+        &self.shared.target
     }
 
     /// Closes the pool for all its clones: no more checkouts, idle connections
@@ -187,10 +184,10 @@ impl BranchPool {
 
     fn assemble(
         broker_url: &str,
-        binding: Binding,
+        target: LeaseTarget,
         options: Options,
     ) -> Result<(Self, Upkeep), Error> {
-        let broker = Broker::new(broker_url, binding.clone(), options.clone())?;
+        let broker = Broker::new(broker_url, target.clone(), options.clone())?;
         let (current, current_receiver) = watch::channel(Current::Waiting);
         let (state, state_receiver) = watch::channel(PoolState::default());
         let (closing, closing_receiver) = watch::channel(false);
@@ -199,49 +196,30 @@ impl BranchPool {
             state,
             closing: closing_receiver,
         };
-        let upkeep = Upkeep::new(broker, binding.clone(), options.clone(), channels);
+        let usage = Usage::new();
+        let upkeep = Upkeep::new(
+            broker,
+            target.clone(),
+            options.clone(),
+            usage.clone(),
+            channels,
+        );
         let shared = Arc::new(Shared {
-            binding,
+            target,
             options,
+            usage,
             current: current_receiver,
             state: state_receiver,
             closing,
         });
         Ok((Self { shared }, upkeep))
     }
-
-    fn generation(&self) -> Result<Arc<Generation>, Error> {
-        let last_error = || self.shared.state.borrow().last_error.clone();
-        match &*self.shared.current.borrow() {
-            Current::Leased {
-                generation,
-                expires_at,
-                ..
-            } if Instant::now() < *expires_at => Ok(Arc::clone(generation)),
-            Current::Leased { expire_time, .. } => Err(Error::LeaseExpired {
-                binding: self.shared.binding.clone(),
-                expire_time: *expire_time,
-                last_error: last_error(),
-            }),
-            Current::Waiting => Err(Error::NotReady {
-                binding: self.shared.binding.clone(),
-                last_error: last_error(),
-            }),
-            Current::Closed => Err(self.closed()),
-        }
-    }
-
-    fn closed(&self) -> Error {
-        Error::Closed {
-            binding: self.shared.binding.clone(),
-        }
-    }
 }
 
 impl fmt::Debug for BranchPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BranchPool")
-            .field("binding", &self.shared.binding)
+            .field("target", &self.shared.target)
             .field("state", &*self.shared.state.borrow())
             .finish_non_exhaustive()
     }

@@ -14,6 +14,9 @@ pub enum Access {
     ReadWrite,
     /// SELECT on the service's tables.
     ReadOnly,
+    /// All that the schema's owner may, so that migrations can run: on an ephemeral
+    /// branch alone.
+    Ddl,
 }
 
 /// How a pool is to be. Start from [`Options::default`] and set what differs.
@@ -45,9 +48,29 @@ pub struct Options {
     /// id, `user-service/4711`.
     pub holder: String,
     /// How long opening one connection to Postgres may take, from the name's
-    /// look-up to the end of authentication. Default: 10 s, which a branch that
-    /// has to wake up first stays under.
+    /// look-up to the end of authentication; and for how long a checkout goes on trying
+    /// where nobody answers. Default: 10 s, which a branch that has to wake up first
+    /// stays under.
     pub connect_timeout: Duration,
+    /// How long one attempt at the work of [`run`](crate::BranchPool::run) may take,
+    /// once it has its connection. Default: 15 s.
+    pub work_timeout: Duration,
+    /// How long what runs may take to finish after new checkouts were turned over to
+    /// another generation; then it is ended. Longer than the longest deadline of the
+    /// service's calls, and shorter than the broker keeps a role that was left (60 s).
+    /// Default: 45 s.
+    pub drain_timeout: Duration,
+    /// How long a connection rests that nobody needs before it is closed: shorter than
+    /// a branch goes without queries before it is suspended, or a firewall forgets it
+    /// (Neon: 5 minutes). Default: 2 minutes.
+    pub idle_timeout: Duration,
+    /// How old a connection gets, less up to a fifth. What it has prepared goes with
+    /// it: Diesel keeps every statement that it has once prepared, of which a program
+    /// has a fixed set, unless it makes SQL at run time. Default: 30 minutes.
+    pub max_age: Duration,
+    /// How long [`replica_at`](crate::BranchPool::replica_at) waits for a read-only
+    /// endpoint to catch up. Default: 200 ms.
+    pub replica_wait: Duration,
     /// How long a checkout waits for a connection to come free when all are in
     /// use. Zero: not at all. Default: 5 s.
     pub wait_timeout: Duration,
@@ -72,6 +95,11 @@ impl Default for Options {
             max_size: None,
             holder: default_holder(),
             connect_timeout: Duration::from_secs(10),
+            work_timeout: Duration::from_secs(15),
+            drain_timeout: Duration::from_secs(45),
+            idle_timeout: Duration::from_secs(120),
+            max_age: Duration::from_secs(30 * 60),
+            replica_wait: Duration::from_millis(200),
             wait_timeout: Duration::from_secs(5),
             acquire_timeout: Duration::from_secs(30),
             call_timeout: Duration::from_secs(10),
@@ -120,6 +148,41 @@ impl Options {
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
+        self
+    }
+
+    /// Sets [`work_timeout`](Self::work_timeout).
+    #[must_use]
+    pub fn work_timeout(mut self, timeout: Duration) -> Self {
+        self.work_timeout = timeout;
+        self
+    }
+
+    /// Sets [`drain_timeout`](Self::drain_timeout).
+    #[must_use]
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.drain_timeout = timeout;
+        self
+    }
+
+    /// Sets [`idle_timeout`](Self::idle_timeout).
+    #[must_use]
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.idle_timeout = timeout;
+        self
+    }
+
+    /// Sets [`max_age`](Self::max_age).
+    #[must_use]
+    pub fn max_age(mut self, max_age: Duration) -> Self {
+        self.max_age = max_age;
+        self
+    }
+
+    /// Sets [`replica_wait`](Self::replica_wait).
+    #[must_use]
+    pub fn replica_wait(mut self, replica_wait: Duration) -> Self {
+        self.replica_wait = replica_wait;
         self
     }
 

@@ -1,11 +1,10 @@
 //! What a pool says about itself. No secrets.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use crate::generation::Generation;
-use crate::lease::Lease;
+use crate::turns::Turns;
 
 /// Where a pool stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -17,7 +16,8 @@ pub enum Phase {
     /// reached at the moment.
     Ready,
     /// The lease ended without another in its place: checkouts fail with
-    /// [`Error::LeaseExpired`](crate::Error::LeaseExpired) until there is one.
+    /// [`Error::LeaseExpired`](crate::Error::LeaseExpired) until there is one. Of an
+    /// ephemeral branch there is none any more.
     Expired,
     /// Closed for good.
     Closed,
@@ -28,9 +28,20 @@ pub enum Phase {
 pub struct PoolState {
     /// Where it stands.
     pub phase: Phase,
+    /// Resource name of the lease: `leases/…`. `None` before the first.
+    pub lease: Option<String>,
     /// The binding's generation that its connections belong to. `None` before
     /// the first lease.
     pub generation: Option<i64>,
+    /// When its connections began to be used.
+    pub generation_began: Option<Instant>,
+    /// The generation that is being made ready, or is, to be turned over to together
+    /// with all other consumers.
+    pub pending: Option<i64>,
+    /// Until when checkouts are held back at most, all or those that may write.
+    pub paused_until: Option<Instant>,
+    /// How often new checkouts were turned over to another generation.
+    pub turnovers: u64,
     /// Resource name of the branch: `branches/br-quiet-frost-a1b2c3d4`. `None`
     /// before the first lease.
     pub branch: Option<String>,
@@ -49,27 +60,35 @@ pub struct PoolState {
 }
 
 impl PoolState {
-    /// The state with this lease and this generation, as of now.
-    pub(crate) fn of(
-        lease: Option<&Lease>,
-        generation: Option<&Generation>,
-        last_error: Option<String>,
-    ) -> Self {
+    /// How long its generation has been in use.
+    pub fn generation_age(&self) -> Option<Duration> {
+        self.generation_began.map(|began| began.elapsed())
+    }
+
+    /// As of now.
+    pub(crate) fn of(turns: &Turns, last_error: Option<String>) -> Self {
+        let (lease, generation) = (turns.lease(), turns.generation());
         let phase = match lease {
             None => Phase::Connecting,
             Some(lease) if Instant::now() < lease.expires_at => Phase::Ready,
             Some(_) => Phase::Expired,
         };
-        let status = generation.map(|generation| generation.pool.status());
+        let sizes = generation.map(|generation| generation.sizes());
+        let sizes = sizes.unwrap_or_default();
         Self {
             phase,
+            lease: lease.map(|lease| lease.name.clone()),
             generation: generation.map(|generation| generation.number),
+            generation_began: generation.map(|generation| generation.began),
+            pending: turns.pending(),
+            paused_until: turns.hold().map(|hold| hold.until),
+            turnovers: turns.turnovers(),
             branch: generation.map(|generation| generation.branch.clone()),
             expire_time: lease.map(|lease| lease.expire_time),
             last_error,
-            size: status.map_or(0, |status| status.size),
-            available: status.map_or(0, |status| status.available),
-            waiting: status.map_or(0, |status| status.waiting),
+            size: sizes.size,
+            available: sizes.available,
+            waiting: sizes.waiting,
         }
     }
 }

@@ -2,18 +2,25 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 
-use diesel_async::AsyncPgConnection;
 use secrecy::{ExposeSecret, SecretString};
-use tokio_postgres::CancelToken;
-use tokio_postgres::config::{Config, Host, SslMode, SslNegotiation};
+use tokio_postgres::config::{Config, Host, SslMode, SslNegotiation, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
+use tokio_postgres::{CancelToken, Client, Connection};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::Options;
+use crate::dial::dial;
 use crate::error::{UriError, chain};
+use crate::socket::{Socket, Tap};
 use crate::tls;
 use crate::uri::{Mode, Uri};
+
+/// What the TLS library gives, by the only names it has outside.
+type RustlsConnect = <MakeRustlsConnect as MakeTlsConnect<Socket>>::TlsConnect;
+type RustlsStream = <RustlsConnect as TlsConnect<Socket>>::Stream;
 
 /// Everything that opening a connection needs. Its Debug shows none of it.
 pub(crate) struct Target {
@@ -24,18 +31,29 @@ pub(crate) struct Target {
 }
 
 /// Why a connection could not be opened.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
 pub(crate) struct ConnectFailure {
     /// What Postgres, the network or TLS said.
     pub(crate) reason: String,
     /// True when the lease's connection may be out of date: Postgres does not
     /// know the role, the password or the database, or nobody answers there.
     pub(crate) doubts_lease: bool,
+    /// True when trying again soon may do: nobody answers, Postgres is starting or
+    /// stopping, or there are too many sessions.
+    pub(crate) is_transient: bool,
+}
+
+/// A connection that was opened: nothing moves on it until its driver runs.
+pub(crate) struct Opened {
+    pub(crate) client: Client,
+    pub(crate) driver: Connection<Socket, RustlsStream>,
+    pub(crate) tap: Arc<Tap>,
 }
 
 impl Target {
-    /// Reads the URI. What it leaves open is taken from `options` and from the
-    /// constants above.
+    /// Reads the URI. What it leaves open is taken from `options`, or is as the pool has
+    /// it for all.
     ///
     /// Errors: a URI that libpq would refuse, or tokio-postgres does.
     pub(crate) fn parse(uri: &SecretString, options: &Options) -> Result<Self, UriError> {
@@ -46,6 +64,11 @@ impl Target {
             .parse()
             .map_err(UriError::Malformed)?;
         uri.set_defaults(&mut config, options);
+        if config.get_target_session_attrs() != TargetSessionAttrs::Any {
+            return Err(UriError::Unsupported {
+                parameter: "target_session_attrs",
+            });
+        }
 
         let mode = Mode::of(&uri)?;
         let (first, fallback) = mode.attempts();
@@ -65,39 +88,55 @@ impl Target {
         Ok(target)
     }
 
-    /// Opens a connection and hands its driver to the runtime.
-    pub(crate) async fn connect(&self) -> Result<AsyncPgConnection, ConnectFailure> {
-        let opened = self.config.connect(self.tls.clone()).await;
-        let (client, driver) = match (opened, self.fallback) {
-            (Err(error), Some(mode)) if may_fall_back(&error) => {
+    /// Opens a connection; who gets it has to drive it.
+    pub(crate) async fn connect(&self) -> Result<Opened, ConnectFailure> {
+        match (self.attempt(&self.config).await, self.fallback) {
+            (Err(Attempt::Postgres(error)), Some(mode)) if may_fall_back(&error) => {
                 tracing::debug!(error = chain(&error), ?mode, "trying the other way");
                 let mut config = self.config.clone();
                 config.ssl_mode(mode);
-                config.connect(self.tls.clone()).await
+                self.attempt(&config).await
             }
             (opened, _) => opened,
         }
-        .map_err(ConnectFailure::new)?;
-        // Driven here rather than by diesel-async, which does not tell how a
-        // connection ended.
-        tokio::spawn(async move {
-            match driver.await {
-                Ok(()) => tracing::trace!("closed a connection"),
-                Err(error) => tracing::debug!(error = chain(&error), "a connection ended"),
-            }
-        });
-        AsyncPgConnection::try_from(client)
-            .await
-            .map_err(|error| ConnectFailure {
-                reason: chain(&error),
-                doubts_lease: false,
-            })
+        .map_err(ConnectFailure::new)
     }
 
     /// Asks Postgres, over a connection of its own, to stop what the token's
-    /// connection is busy with.
-    pub(crate) async fn cancel(&self, token: &CancelToken) -> Result<(), tokio_postgres::Error> {
-        token.cancel_query(self.tls.clone()).await
+    /// connection is busy with, and waits until it has taken that to heart: as libpq
+    /// does, by waiting for the end of that connection.
+    ///
+    /// Errors: the network's, or TLS's.
+    pub(crate) async fn cancel(&self, token: &CancelToken) -> Result<(), io::Error> {
+        let (socket, host) = dial(&self.config).await?;
+        let tap = socket.tap();
+        let tls = self.tls_for(&host);
+        token
+            .cancel_query_raw(socket, tls)
+            .await
+            .map_err(io::Error::other)?;
+        tap.hung_up().await;
+        Ok(())
+    }
+
+    async fn attempt(&self, config: &Config) -> Result<Opened, Attempt> {
+        let (socket, host) = dial(config).await.map_err(Attempt::Network)?;
+        let tap = socket.tap();
+        let tls = self.tls_for(&host);
+        let (client, driver) = config
+            .connect_raw(socket, tls)
+            .await
+            .map_err(Attempt::Postgres)?;
+        Ok(Opened {
+            client,
+            driver,
+            tap,
+        })
+    }
+
+    fn tls_for(&self, host: &str) -> RustlsConnect {
+        let Ok(tls) = MakeTlsConnect::<Socket>::make_tls_connect(&mut self.tls.clone(), host);
+        tls
     }
 
     fn is_local(&self) -> bool {
@@ -112,23 +151,67 @@ impl fmt::Debug for Target {
     }
 }
 
+/// How one attempt failed.
+enum Attempt {
+    /// There was no socket.
+    Network(io::Error),
+    /// There was one, and nothing came of it.
+    Postgres(tokio_postgres::Error),
+}
+
 impl ConnectFailure {
-    fn new(error: tokio_postgres::Error) -> Self {
+    fn new(attempt: Attempt) -> Self {
+        let error = match attempt {
+            Attempt::Network(error) => {
+                return Self {
+                    reason: chain(&error),
+                    doubts_lease: true,
+                    is_transient: true,
+                };
+            }
+            Attempt::Postgres(error) => error,
+        };
+        let is_network = network_error(&error).is_some();
         Self {
             reason: chain(&error),
             doubts_lease: match error.code() {
-                Some(code) => [
-                    SqlState::INVALID_PASSWORD,
-                    SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
-                    SqlState::INVALID_CATALOG_NAME,
-                    SqlState::UNDEFINED_OBJECT,
-                ]
-                .contains(code),
-                None => network_error(&error).is_some(),
+                Some(code) => DOUBTFUL.contains(code),
+                None => is_network,
+            },
+            is_transient: match error.code() {
+                Some(code) => TRANSIENT.contains(code),
+                // Hung up on in the middle of it, as by a server that is going down.
+                None => is_network || error.is_closed(),
             },
         }
     }
+
+    /// Of a session that was opened, and did not take its settings.
+    pub(crate) fn of_setup(error: &diesel::ConnectionError) -> Self {
+        Self {
+            reason: chain(error),
+            doubts_lease: false,
+            is_transient: true,
+        }
+    }
 }
+
+/// What says that role, password or database are no more.
+const DOUBTFUL: [SqlState; 4] = [
+    SqlState::INVALID_PASSWORD,
+    SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+    SqlState::INVALID_CATALOG_NAME,
+    SqlState::UNDEFINED_OBJECT,
+];
+
+/// What a server says that is starting or stopping, or has not seen yet that a session
+/// of the role has ended.
+const TRANSIENT: [SqlState; 4] = [
+    SqlState::TOO_MANY_CONNECTIONS,
+    SqlState::CANNOT_CONNECT_NOW,
+    SqlState::ADMIN_SHUTDOWN,
+    SqlState::CRASH_SHUTDOWN,
+];
 
 /// libpq tries the other mode when TLS fails or the server will not have the
 /// role over this kind of connection, not when the password is wrong or nobody

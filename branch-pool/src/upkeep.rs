@@ -1,7 +1,7 @@
 //! The task behind a pool: it keeps a lease and follows where it leads.
 //!
 //! What is kept here, and who may change it: what is due next belongs to this
-//! task alone, as does the [`Holding`]. It tells the world how it goes
+//! task alone, as do the [`Turns`]. It tells the world how it goes
 //! ([`PoolState`]) through a watch channel that only it writes.
 //!
 //! What comes of what:
@@ -10,10 +10,7 @@
 //! - the broker knows the lease no more, it ended, or Postgres refuses its
 //!   connection: a new one, under a request id that stays the same until there
 //!   is an answer;
-//! - the lease's [`Follower`] hears, or a new lease has it, that the connection is
-//!   another one: a new generation for every checkout from now on. The old
-//!   one's idle connections are closed now, its running checkouts when they
-//!   return.
+//! - the lease's [`Follower`] hears something: [`Turns`] follows it.
 
 use std::time::Duration;
 
@@ -26,8 +23,10 @@ use crate::error::{LeaseError, chain};
 use crate::follower::{Follower, News};
 use crate::holding::Holding;
 use crate::lease::{Broker, Lease};
+use crate::turns::{Happening, Turns};
+use crate::usage::Usage;
 
-use crate::{Binding, Error, Options, Phase, PoolState, backoff};
+use crate::{Error, LeaseTarget, Options, Phase, PoolState, backoff};
 
 /// How often the pool's sizes in [`PoolState`] are looked at.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
@@ -35,11 +34,11 @@ const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 /// See the module.
 pub(crate) struct Upkeep {
     broker: Broker,
-    binding: Binding,
+    target: LeaseTarget,
     options: Options,
     state: watch::Sender<PoolState>,
     closing: watch::Receiver<bool>,
-    holding: Holding,
+    turns: Turns,
     follower: Follower,
     /// `None`: nothing to renew.
     renew_at: Option<Instant>,
@@ -52,6 +51,8 @@ pub(crate) struct Upkeep {
     /// Leases in a row that were acquired for a doubt and changed nothing.
     useless: u32,
     acquired_at: Instant,
+    /// True when the lease is lost and none takes its place.
+    lost: bool,
     /// Failed calls to the broker in a row.
     failures: u32,
     last_error: Option<String>,
@@ -61,15 +62,17 @@ impl Upkeep {
     /// Prepares the task; nothing happens until it runs.
     pub(crate) fn new(
         broker: Broker,
-        binding: Binding,
+        target: LeaseTarget,
         options: Options,
+        usage: Usage,
         channels: Channels,
     ) -> Self {
         let now = Instant::now();
+        let holding = Holding::new(target.clone(), options.clone(), channels.current);
         Self {
             broker,
-            holding: Holding::new(binding.clone(), options.clone(), channels.current),
-            binding,
+            turns: Turns::new(target.clone(), options.clone(), usage, holding),
+            target,
             options,
             state: channels.state,
             closing: channels.closing,
@@ -80,6 +83,7 @@ impl Upkeep {
             doubted: false,
             useless: 0,
             acquired_at: now,
+            lost: false,
             failures: 0,
             last_error: None,
         }
@@ -98,7 +102,7 @@ impl Upkeep {
             let wait = self.note_failure(&source);
             if source.is_permanent() || Instant::now() + wait > give_up_at {
                 return Err(Error::FailedAcquire {
-                    binding: self.binding.clone(),
+                    target: self.target.clone(),
                     source,
                 });
             }
@@ -123,25 +127,28 @@ impl Upkeep {
     /// pool is closed: an answer that is then lost leaves a lease that ends by
     /// itself.
     async fn step(&mut self) {
-        let (due_at, duty) = self.next_duty();
         let sample_at = Instant::now() + SAMPLE_INTERVAL;
+        let due = self.next_duty().filter(|(due_at, _)| *due_at <= sample_at);
         tokio::select! {
             // Duties first, or a flood of refused connections starves them.
             biased;
-            () = sleep_until(due_at.min(sample_at)) => {
-                if due_at <= sample_at {
-                    self.perform(duty).await;
-                }
-            }
+            () = sleep_until(due.map_or(sample_at, |(due_at, _)| due_at)) => match due {
+                Some((_, duty)) => self.perform(duty).await,
+                None => self.turns.close_idle(),
+            },
             news = self.follower.news() => self.hear(news),
-            reason = self.holding.doubt() => self.doubt(reason),
+            happening = self.turns.happening() => match happening {
+                Happening::Done(done) => self.turns.done(done),
+                Happening::Doubt(reason) => self.doubt(reason),
+            },
         }
     }
 
-    fn next_duty(&self) -> (Instant, Duty) {
+    /// `None`: the lease is lost for good.
+    fn next_duty(&self) -> Option<(Instant, Duty)> {
         // An ended lease is acted on once: after that, acquiring is due.
-        let expiry = self.holding.lease().map(|lease| lease.expires_at);
-        let expiry = expiry.filter(|_| self.acquire_at.is_none());
+        let expiry = self.turns.lease().map(|lease| lease.expires_at);
+        let expiry = expiry.filter(|_| self.acquire_at.is_none() && !self.lost);
         let duties = [
             (self.acquire_at, Duty::Acquire),
             (self.renew_at, Duty::Renew),
@@ -151,8 +158,6 @@ impl Upkeep {
             .into_iter()
             .filter_map(|(at, duty)| Some((at?, duty)))
             .min_by_key(|(at, _)| *at)
-            // Never so: without a lease, acquiring is due.
-            .unwrap_or_else(|| (Instant::now(), Duty::Acquire))
     }
 
     async fn perform(&mut self, duty: Duty) {
@@ -165,8 +170,8 @@ impl Upkeep {
             }
             Duty::Renew => self.renew().await,
             Duty::Replace => {
-                tracing::warn!(binding = %self.binding, "the lease ended without being renewed");
-                self.replace_lease();
+                tracing::warn!(target = %self.target, "the lease ended without being renewed");
+                self.replace_lease(Instant::now());
             }
         }
     }
@@ -176,7 +181,7 @@ impl Upkeep {
         let grant = self.broker.acquire(request_id).await?;
         self.request_id = None;
         let lease = grant.lease.clone();
-        let taken = match self.holding.take(grant) {
+        let taken = match self.turns.take(grant) {
             Ok(taken) => taken,
             Err(error) => {
                 self.release(&lease.name).await;
@@ -203,19 +208,19 @@ impl Upkeep {
     }
 
     async fn renew(&mut self) {
-        let Some(lease) = self.holding.lease() else {
-            self.replace_lease();
+        let Some(lease) = self.turns.lease() else {
+            self.replace_lease(Instant::now());
             return;
         };
         match self.broker.renew(&lease.name.clone()).await {
             Ok(lease) => {
                 self.note_success(&lease);
-                self.holding.renew(lease);
+                self.turns.renew(lease);
             }
             Err(error) => {
                 let wait = self.note_failure(&error);
                 if error.is_permanent() {
-                    self.replace_lease();
+                    self.replace_lease(Instant::now());
                 } else {
                     self.renew_at = Some(Instant::now() + wait);
                 }
@@ -226,7 +231,7 @@ impl Upkeep {
     /// Acts on what is heard of the lease.
     fn hear(&mut self, news: News) {
         match news {
-            News::LeadsTo(destination) => match self.holding.follow(&destination) {
+            News::Announced(said, reports) => match self.turns.announced(said, reports) {
                 // What was refused is no longer what is used.
                 Ok(true) if self.doubted => {
                     self.doubted = false;
@@ -235,31 +240,39 @@ impl Upkeep {
                 Ok(_) => {}
                 Err(error) => {
                     let text = chain(&LeaseError::InvalidUri(error));
-                    tracing::warn!(binding = %self.binding, error = text, "staying on the old branch");
+                    tracing::warn!(target = %self.target, error = text, "staying on the old branch");
                     self.last_error = Some(text);
                 }
             },
             News::Gone => {
-                tracing::info!(binding = %self.binding, "the broker knows the lease no more");
+                tracing::info!(target = %self.target, "the broker knows the lease no more");
                 // Not at once, or a broker that grants what it does not keep is
                 // asked without end.
-                let earliest = self.acquired_at + backoff::after_doubts(0);
-                self.acquire_at
-                    .get_or_insert_with(|| earliest.max(Instant::now()));
+                self.replace_lease(self.acquired_at + backoff::after_doubts(0));
             }
         }
     }
 
-    /// Makes a new lease due now. What there is goes on until it ends.
-    fn replace_lease(&mut self) {
+    /// Makes a new lease due, not before then. What there is goes on until it ends.
+    fn replace_lease(&mut self, earliest: Instant) {
         self.renew_at = None;
-        self.acquire_at.get_or_insert_with(Instant::now);
+        if self.target.is_replaceable() {
+            self.acquire_at
+                .get_or_insert_with(|| earliest.max(Instant::now()));
+        } else {
+            tracing::warn!(target = %self.target, "it is lost, and not replaced");
+            self.lost = true;
+        }
     }
 
     /// Postgres refused the lease's connection: a new lease may know better.
     fn doubt(&mut self, reason: String) {
+        // It is known that nobody answers there.
+        if self.turns.hold().is_some() {
+            return;
+        }
         self.last_error = Some(reason);
-        if self.acquire_at.is_none() {
+        if self.acquire_at.is_none() && self.target.is_replaceable() {
             let earliest = self.acquired_at + backoff::after_doubts(self.useless);
             self.acquire_at = Some(earliest.max(Instant::now()));
             self.doubted = true;
@@ -269,7 +282,7 @@ impl Upkeep {
     /// The broker gave or renewed a lease.
     fn note_success(&mut self, lease: &Lease) {
         if self.failures > 0 {
-            tracing::info!(binding = %self.binding, "the broker answers again");
+            tracing::info!(target = %self.target, "the broker answers again");
         }
         self.failures = 0;
         self.last_error = None;
@@ -283,9 +296,9 @@ impl Upkeep {
         self.failures = self.failures.saturating_add(1);
         // Once an outage; the state has the rest.
         if self.failures == 1 {
-            tracing::warn!(binding = %self.binding, error = text, "no answer to count on from the broker");
+            tracing::warn!(target = %self.target, error = text, "no answer to count on from the broker");
         } else {
-            tracing::debug!(binding = %self.binding, error = text, failures = self.failures, "still none");
+            tracing::debug!(target = %self.target, error = text, failures = self.failures, "still none");
         }
         self.last_error = Some(text);
         backoff::after_failures(self.failures, error.retry_delay())
@@ -303,17 +316,18 @@ impl Upkeep {
 
     async fn stop(mut self) {
         self.follower = Follower::idle();
-        if let Some(lease) = self.holding.close() {
+        if let Some(lease) = self.turns.close() {
             self.release(&lease.name).await;
         }
         self.state.send_modify(|state| {
             state.phase = Phase::Closed;
             (state.size, state.available, state.waiting) = (0, 0, 0);
+            (state.pending, state.paused_until) = (None, None);
         });
     }
 
     fn publish(&self) {
-        let state = self.holding.state(self.last_error.clone());
+        let state = PoolState::of(&self.turns, self.last_error.clone());
         self.state.send_if_modified(|published| {
             let changed = *published != state;
             *published = state;

@@ -16,8 +16,7 @@
 //! Where it differs from libpq: a file that `sslrootcert` names has to exist
 //! unless TLS is off; `~/.postgresql/root.crt` is not looked for; so `verify-ca`
 //! without `sslrootcert` is refused, and `verify-full` without it trusts the
-//! public authorities, as `sslrootcert=system` does. TCP_NODELAY needs nothing:
-//! tokio-postgres sets it.
+//! public authorities, as `sslrootcert=system` does.
 
 use std::path::Path;
 use std::time::Duration;

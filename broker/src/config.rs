@@ -15,6 +15,7 @@
 //! | `services.S.versions.V.parent` | what the branch is forked from, by name | the project's default branch |
 //! | `services.S.versions.V.revision` | how far the branch is migrated | the newest |
 //! | `services.S.versions.V.seed` | SQL file that runs once, in one transaction (it must not end it) | none |
+//! | `services.S.versions.V.read_only_endpoint` | whether the branch has a read-only endpoint, which leases are told beside the other; an apply makes one that is missing, and removes none | no |
 //! | `services.S.versions.V.connections` | the most connections that one holder opens, by leases that write and as many by leases that read | required |
 //! | `warm.P.parent` | what the branches of pool P are forked from: the branch of a binding, like `"services/users/versions/v1"` | required |
 //! | `warm.P.size` | how many are kept ready | required |
@@ -45,6 +46,7 @@ use std::time::Duration;
 
 use crate::grants::Grants;
 use crate::names::{BindingName, BranchName, PoolName, ServiceName};
+use crate::neon::EndpointKind;
 use crate::roles::Access;
 
 /// A broker.toml that was read and found right.
@@ -91,11 +93,19 @@ pub struct BindingSpec {
     pub revisions: Vec<Revision>,
     /// What runs once, after the revisions.
     pub seed: Option<SeedFile>,
+    /// Whether its branch is to have a read-only endpoint.
+    pub read_only_endpoint: bool,
     /// Connections that one holder may have open by one access.
     pub connections: u32,
 }
 
 impl BindingSpec {
+    /// The endpoints that the branch is to have, in the order in which they are made.
+    pub fn endpoints(&self) -> impl Iterator<Item = EndpointKind> {
+        let read_only = self.read_only_endpoint.then_some(EndpointKind::ReadOnly);
+        [EndpointKind::ReadWrite].into_iter().chain(read_only)
+    }
+
     /// The revision that the branch is to be at.
     pub fn head(&self) -> Option<&Revision> {
         self.revisions.last()

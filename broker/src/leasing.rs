@@ -19,7 +19,6 @@ use std::time::Duration;
 
 use moka::future::Cache;
 use neon_api::BranchId;
-use secrecy::SecretString;
 
 use crate::bindings::Bindings;
 use crate::branches;
@@ -27,7 +26,7 @@ use crate::connection::NotAUri;
 use crate::flights::Flights;
 use crate::keeper::Keeper;
 use crate::leases::{self, Lease, Leases, Made, NewLease, Request, RequestId, RoleFor, Target};
-use crate::logins::{Logins, Place, Wanted};
+use crate::logins::{LoginUris, Logins, Place, Wanted};
 use crate::migrate;
 use crate::names::{BindingName, LeaseId, ServiceName};
 use crate::neon::{self, OwnerUris, Point};
@@ -168,8 +167,8 @@ pub struct Connected {
     pub lease: Lease,
     /// Where it leads.
     pub place: Place,
-    /// The URI to connect with.
-    pub uri: SecretString,
+    /// The URIs to connect with.
+    pub uris: LoginUris,
 }
 
 /// Gives leases their connections.
@@ -256,7 +255,7 @@ impl Leasing {
         }
         for _ in 0..GIVE_TRIES_MAX {
             if self.is_settled(&lease, &place) {
-                return Ok(self.with_uri(lease, place)?);
+                return Ok(self.with_uris(lease, place)?);
             }
             let role = self.role(&place, &lease.request).await?;
             let moved = self
@@ -286,7 +285,9 @@ impl Leasing {
         let place = place::at(target);
         let is_there = self.is_settled(&lease, &place);
         // Neon's URI took a role before.
-        is_there.then(|| self.with_uri(lease, place).ok()).flatten()
+        is_there
+            .then(|| self.with_uris(lease, place).ok())
+            .flatten()
     }
 
     /// The connection that a lease is to have next, by a role that is there until then
@@ -309,7 +310,7 @@ impl Leasing {
             grant: made.grant(place.generation),
             ..lease
         };
-        Ok(self.with_uri(lease, place)?)
+        Ok(self.with_uris(lease, place)?)
     }
 
     /// Gives the lease that is asked for, at that place.
@@ -338,7 +339,7 @@ impl Leasing {
             }
             if let Some(lease) = given? {
                 return match self.is_settled(&lease, place) {
-                    true => Ok(self.with_uri(lease, place.clone())?),
+                    true => Ok(self.with_uris(lease, place.clone())?),
                     // The same request was given another at the same time.
                     false => Box::pin(self.connected(lease)).await,
                 };
@@ -424,11 +425,11 @@ impl Leasing {
             && self.leases.role_is_given(&lease.grant.role_key())
     }
 
-    fn with_uri(&self, lease: Lease, place: Place) -> Result<Connected, NotAUri> {
-        let uri = self
+    fn with_uris(&self, lease: Lease, place: Place) -> Result<Connected, NotAUri> {
+        let uris = self
             .logins
-            .uri(&place, &lease.grant.role, lease.request.pooled)?;
-        Ok(Connected { lease, place, uri })
+            .uris(&place, &lease.grant.role, lease.request.pooled)?;
+        Ok(Connected { lease, place, uris })
     }
 }
 

@@ -52,6 +52,15 @@ pub struct Wanted {
     pub valid_until: Timestamp,
 }
 
+/// How to log in.
+#[derive(Debug, Clone)]
+pub struct LoginUris {
+    /// Where the branch is written.
+    pub uri: SecretString,
+    /// At its read-only endpoint, if it has one.
+    pub replica: Option<SecretString>,
+}
+
 /// Makes login roles and closes them. Who asks for the same one at once shares
 /// the work.
 #[derive(Debug)]
@@ -184,12 +193,74 @@ impl Logins {
         self.sessions.forget();
     }
 
-    /// The URI to log in with as that role.
-    pub fn uri(&self, place: &Place, role: &str, pooled: bool) -> Result<SecretString, NotAUri> {
-        let owner = match pooled {
-            true => &place.uris.pooled,
-            false => &place.uris.direct,
+    /// The URIs to log in with as that role.
+    pub fn uris(&self, place: &Place, role: &str, pooled: bool) -> Result<LoginUris, NotAUri> {
+        let OwnerUris {
+            direct,
+            pooled: through_pooler,
+            replica,
+        } = &place.uris;
+        let password = self.key.password(&place.branch, role);
+        let uri = |direct: &OwnerUri, through_pooler: &OwnerUri| {
+            let owner = if pooled { through_pooler } else { direct };
+            connection::lease_uri(owner, role, &password)
         };
-        connection::lease_uri(owner, role, &self.key.password(&place.branch, role))
+        let replica = replica.as_ref();
+        let replica = replica.map(|replica| uri(&replica.direct, &replica.pooled));
+        Ok(LoginUris {
+            uri: uri(direct, through_pooler)?,
+            replica: replica.transpose()?,
+        })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use secrecy::ExposeSecret as _;
+
+    use super::*;
+    use crate::neon::ReplicaUris;
+
+    fn owner(host: &str) -> OwnerUri {
+        OwnerUri::new(format!("postgresql://owner:p@{host}/neondb"))
+    }
+
+    #[test]
+    fn a_role_has_one_password_wherever_it_logs_in() {
+        let logins = Logins::new(Arc::new(State::in_memory()), Key::random(), Clock::system());
+        let mut place = Place {
+            branch: "br-a".parse().unwrap(),
+            service: Arc::new(ServiceSpec {
+                name: "users".parse().unwrap(),
+                database: "neondb".into(),
+                schema: "users".into(),
+                migrations: "migrations".into(),
+                statement_timeout: Duration::from_secs(30),
+            }),
+            uris: OwnerUris {
+                direct: owner("writer"),
+                pooled: owner("writer-pooler"),
+                replica: None,
+            },
+            connections: 1,
+            generation: 0,
+        };
+        let alone = logins.uris(&place, "lease", false).unwrap();
+        assert!(alone.replica.is_none());
+        let uri = alone.uri.expose_secret();
+        let (user, rest) = uri.split_once("@writer").unwrap();
+        assert_eq!(rest, "/neondb");
+
+        place.uris.replica = Some(ReplicaUris {
+            direct: owner("reader"),
+            pooled: owner("reader-pooler"),
+        });
+        for (pooled, suffix) in [(false, ""), (true, "-pooler")] {
+            let both = logins.uris(&place, "lease", pooled).unwrap();
+            let shown = [both.uri, both.replica.unwrap()];
+            let wanted = ["writer", "reader"].map(|host| format!("{user}@{host}{suffix}/neondb"));
+            assert_eq!(shown.map(|uri| uri.expose_secret().to_owned()), wanted);
+        }
     }
 }

@@ -37,6 +37,7 @@ use crate::postgres::OwnerUri;
 pub use branches::Ensured;
 pub use budget::Limits;
 pub use changes::{BeforeRestore, is_as_wished};
+pub use endpoints::EndpointKind;
 pub use new::{Lsn, NewBranch, Point, Purpose};
 pub use turns::{Priority, Turn};
 
@@ -92,6 +93,18 @@ pub struct OwnerUris {
     /// To the endpoint itself.
     pub direct: OwnerUri,
     /// Through the pooler, in transaction mode.
+    pub pooled: OwnerUri,
+    /// Through the branch's read-only endpoint; none while it has none.
+    pub replica: Option<ReplicaUris>,
+}
+
+/// How they connect to it on the branch's read-only endpoint. For leases alone: who
+/// connects wakes it.
+#[derive(Debug, Clone)]
+pub struct ReplicaUris {
+    /// To the endpoint itself.
+    pub direct: OwnerUri,
+    /// Through its pooler.
     pub pooled: OwnerUri,
 }
 
@@ -304,40 +317,54 @@ impl Neon {
 
     /// How the owner of a database connects to it.
     pub async fn owner_uris(&self, branch: &BranchId, database: &str) -> Result<OwnerUris, Error> {
+        let owner = self.owner_of(branch, database);
+        let (owner, replica) = futures_util::try_join!(owner, self.replica(branch))?;
+        let query = ConnectionUriQuery::new(database, owner).branch(branch.clone());
+        let ask = |query: ConnectionUriQuery| self.owner_uri(branch, query);
+        let replica = match replica {
+            None => None,
+            Some(endpoint) => {
+                let query = query.clone().endpoint(endpoint);
+                let direct = ask(query.clone().pooled(false));
+                let asked = futures_util::try_join!(direct, ask(query.pooled(true)));
+                match asked {
+                    Ok((direct, pooled)) => Some(ReplicaUris { direct, pooled }),
+                    // It was deleted meanwhile.
+                    Err(error) if error.is_not_found() => None,
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        Ok(OwnerUris {
+            direct: ask(query.clone().pooled(false)).await?,
+            pooled: ask(query.pooled(true)).await?,
+            replica,
+        })
+    }
+
+    /// The role that owns a database.
+    async fn owner_of(&self, branch: &BranchId, database: &str) -> Result<String, Error> {
         let what = format!("look for the database {database} on the branch {branch}");
         let asked = Asked {
             route: "GET /projects/{project_id}/branches/{branch_id}/databases",
             what: &what,
         };
         let (client, project) = self.place();
-        let databases = self
-            .read_of_new(asked, || client.list_databases(project, branch))
-            .await?
-            .databases;
-        let owner = databases
-            .into_iter()
-            .find(|found| found.name == database)
-            .ok_or_else(|| Error::NoDatabase {
-                branch: branch.clone(),
-                database: database.to_owned(),
-            })?
-            .owner_name;
-        Ok(OwnerUris {
-            direct: self.owner_uri(branch, database, &owner, false).await?,
-            pooled: self.owner_uri(branch, database, &owner, true).await?,
-        })
+        let list = || client.list_databases(project, branch);
+        let databases = self.read_of_new(asked, list).await?.databases;
+        let found = databases.into_iter().find(|found| found.name == database);
+        let found = found.ok_or_else(|| Error::NoDatabase {
+            branch: branch.clone(),
+            database: database.to_owned(),
+        })?;
+        Ok(found.owner_name)
     }
 
     async fn owner_uri(
         &self,
         branch: &BranchId,
-        database: &str,
-        owner: &str,
-        pooled: bool,
+        query: ConnectionUriQuery,
     ) -> Result<OwnerUri, Error> {
-        let query = ConnectionUriQuery::new(database, owner)
-            .branch(branch.clone())
-            .pooled(pooled);
         let what = format!("ask how to connect to the branch {branch}");
         let asked = Asked {
             route: "GET /projects/{project_id}/connection_uri",

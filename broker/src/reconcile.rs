@@ -1,7 +1,7 @@
 //! broker.toml against the world.
 //!
 //! [`plan`] says which steps would make the world match, [`apply`] takes them.
-//! A binding's steps come in one order: its branch, its endpoint, its
+//! A binding's steps come in one order: its branch, its endpoints, its
 //! revisions, its seed, its rights. A binding whose branch is another's parent
 //! comes first and whole, so that a fork starts with what its parent was
 //! declared to have. Every step looks before it acts: applying again changes
@@ -16,6 +16,7 @@ mod steps;
 use std::fmt;
 
 use crate::names::{BindingName, BranchName};
+use crate::neon::EndpointKind;
 use crate::{migrate, neon, postgres, roles, seed, state};
 
 pub use apply::{Applied, Outcome, Report, apply, prepare};
@@ -37,13 +38,16 @@ pub struct Step {
 /// What a step does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Fork the branch, with an endpoint.
+    /// Fork the branch, with a read-write endpoint.
     CreateBranch {
         /// From this one; the project's default branch when not said.
         parent: Option<BranchName>,
     },
-    /// Give the branch a read-write endpoint.
-    CreateEndpoint,
+    /// Give the branch an endpoint.
+    CreateEndpoint {
+        /// Of this kind.
+        kind: EndpointKind,
+    },
     /// Run a revision.
     Migrate {
         /// Its folder's name.
@@ -89,7 +93,7 @@ impl fmt::Display for Step {
                     "create branch {branch} from the project's default branch"
                 )
             }
-            Action::CreateEndpoint => write!(f, "create a read-write endpoint for {branch}"),
+            Action::CreateEndpoint { kind } => write!(f, "create a {kind} endpoint for {branch}"),
             Action::Migrate {
                 revision,
                 certain: true,

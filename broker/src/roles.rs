@@ -169,6 +169,10 @@ where
             service: service.name.clone(),
         });
     }
+    // Another service's rights may be given on the branch at the same moment, and both
+    // change what is the database's: Postgres fails who comes second.
+    let alone = transaction.batch_execute(login::LOCK).await;
+    alone.attempted(granting())?;
     for access in Access::GROUPS {
         let group = group_name(&service.name, access);
         group_ensure(&transaction, &group).await?;

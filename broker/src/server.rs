@@ -7,7 +7,6 @@ mod branch_requests;
 mod branches;
 mod config;
 mod error;
-mod filter;
 mod leases;
 mod operations;
 mod perform;

@@ -45,9 +45,14 @@ pub mod users {
     }
 }
 
-/// Leaves the URI out: it holds a password.
+/// Leaves the URIs out: they hold a password. That there is no read-only endpoint is no
+/// secret.
 impl fmt::Debug for broker::v1::Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let replica_uri = match self.replica_uri.is_empty() {
+            true => "",
+            false => "[redacted]",
+        };
         f.debug_struct("Connection")
             .field("uri", &"[redacted]")
             .field("database", &self.database)
@@ -55,6 +60,29 @@ impl fmt::Debug for broker::v1::Connection {
             .field("role", &self.role)
             .field("connection_limit", &self.connection_limit)
             .field("pooled", &self.pooled)
+            .field("replica_uri", &replica_uri)
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_shows_no_credential() {
+        let mut connection = broker::v1::Connection {
+            uri: "postgresql://lease:hunter2@ep-a/neondb".to_owned(),
+            role: "lease".to_owned(),
+            ..Default::default()
+        };
+        let shown = format!("{connection:?}");
+        assert!(shown.contains("replica_uri: \"\""), "{shown}");
+        connection.replica_uri = "postgresql://lease:hunter2@ep-b/neondb".to_owned();
+        let shown = format!("{connection:?}");
+        assert!(shown.contains("replica_uri: \"[redacted]\""), "{shown}");
+        for secret in ["hunter2", "postgresql:", "ep-a", "ep-b"] {
+            assert!(!shown.contains(secret), "{shown}");
+        }
     }
 }

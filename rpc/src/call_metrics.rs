@@ -12,10 +12,15 @@ use prost::Message as _;
 use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 use tonic::Code;
 
-use crate::metrics::{self, Counter, Family, Histogram, Metrics};
+use crate::{
+    limits::{Gate, Gates},
+    metrics::{self, Counter, Family, Histogram, Metrics},
+};
 
 /// The label of what no descriptor knows: whatever somebody calls, there is one.
 const UNKNOWN: &str = "unknown";
+/// What a method is called that has one request and one answer.
+const UNARY: &str = "unary";
 /// How many codes there are.
 const CODES: usize = 17;
 
@@ -78,31 +83,58 @@ impl CallMetrics {
         );
     }
 
-    /// The methods that those descriptors describe.
-    pub(crate) fn methods<'a>(&self, descriptors: impl IntoIterator<Item = &'a [u8]>) -> Methods {
+    /// The methods that those descriptors describe, each behind the gate of its kind.
+    /// Those beside them are behind none.
+    pub(crate) fn methods<'a>(
+        &self,
+        descriptors: &[u8],
+        gates: &Gates,
+        beside: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Methods {
         let mut known = HashMap::new();
-        for set in descriptors {
-            // Reflection has refused malformed ones.
-            let set = FileDescriptorSet::decode(set).unwrap_or_default();
-            for file in &set.file {
-                for service in &file.service {
-                    let service_name = format!("{}.{}", file.package(), service.name());
-                    for method in &service.method {
-                        let path = format!("/{service_name}/{}", method.name());
-                        let method = self.method(kind(method), &service_name, method.name());
-                        known.insert(path, method);
-                    }
-                }
-            }
+        for set in beside {
+            self.describe(set, &Gates::default(), &mut known);
         }
+        self.describe(descriptors, gates, &mut known);
         Methods {
             known: Arc::new(known),
-            unknown: self.method(UNKNOWN, UNKNOWN, UNKNOWN),
+            unknown: self.method(UNKNOWN, UNKNOWN, UNKNOWN, gates.calls.clone()),
         }
     }
 
-    fn method(&self, kind: &'static str, service: &str, method: &str) -> Arc<MethodMetrics> {
+    fn describe(
+        &self,
+        descriptors: &[u8],
+        gates: &Gates,
+        known: &mut HashMap<String, Arc<MethodMetrics>>,
+    ) {
+        // Reflection has refused malformed ones.
+        let set = FileDescriptorSet::decode(descriptors).unwrap_or_default();
+        for file in &set.file {
+            for service in &file.service {
+                let service_name = format!("{}.{}", file.package(), service.name());
+                for method in &service.method {
+                    let kind = kind(method);
+                    let gate = match kind {
+                        UNARY => gates.calls.clone(),
+                        _ => gates.streams.clone(),
+                    };
+                    let path = format!("/{service_name}/{}", method.name());
+                    known.insert(path, self.method(kind, &service_name, method.name(), gate));
+                }
+            }
+        }
+    }
+
+    fn method(
+        &self,
+        kind: &'static str,
+        service: &str,
+        method: &str,
+        gate: Option<Arc<Gate>>,
+    ) -> Arc<MethodMetrics> {
         Arc::new(MethodMetrics {
+            gate,
             labels: MethodLabels {
                 grpc_type: kind,
                 grpc_service: service.to_owned(),
@@ -141,6 +173,8 @@ impl Methods {
 /// from then on.
 #[derive(Debug)]
 pub(crate) struct MethodMetrics {
+    /// What calls of it have to pass.
+    gate: Option<Arc<Gate>>,
     labels: MethodLabels,
     of: CallMetrics,
     handled: [OnceLock<Counter>; CODES],
@@ -154,6 +188,10 @@ impl MethodMetrics {
 
     pub(crate) fn name(&self) -> &str {
         &self.labels.grpc_method
+    }
+
+    pub(crate) fn gate(&self) -> Option<&Gate> {
+        self.gate.as_deref()
     }
 
     pub(crate) fn ended(&self, begun: Instant, code: Code) {
@@ -178,7 +216,7 @@ impl MethodMetrics {
 
 fn kind(method: &MethodDescriptorProto) -> &'static str {
     match (method.client_streaming(), method.server_streaming()) {
-        (false, false) => "unary",
+        (false, false) => UNARY,
         (true, false) => "client_stream",
         (false, true) => "server_stream",
         (true, true) => "bidi_stream",
@@ -188,13 +226,14 @@ fn kind(method: &MethodDescriptorProto) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::Limits;
 
     #[test]
     fn calls_are_counted_by_method_and_what_nobody_knows_is_one() {
         let metrics = Metrics::default();
         let calls = CallMetrics::default();
         calls.register(&metrics);
-        let methods = calls.methods([tonic_health::pb::FILE_DESCRIPTOR_SET]);
+        let methods = calls.methods(tonic_health::pb::FILE_DESCRIPTOR_SET, &Gates::default(), []);
         let check = methods.of("/grpc.health.v1.Health/Check");
         check.ended(Instant::now(), Code::Ok);
         check.ended(Instant::now(), Code::Unauthenticated);
@@ -214,6 +253,31 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line}: {text}");
         }
+    }
+
+    #[test]
+    fn calls_and_streams_have_a_gate_each_and_what_is_beside_has_none() {
+        let gates = Gates::new(Limits {
+            calls_max: 1,
+            streams_max: 1,
+        });
+        let health = tonic_health::pb::FILE_DESCRIPTOR_SET;
+        let gate_of = |methods: &Methods, path: &str| {
+            let method = methods.of(path);
+            let gate = method.gate.clone();
+            gate.map(|gate| Arc::ptr_eq(&gate, gates.calls.as_ref().unwrap()))
+        };
+        let (check, watch) = (
+            "/grpc.health.v1.Health/Check",
+            "/grpc.health.v1.Health/Watch",
+        );
+        let behind = CallMetrics::default().methods(health, &gates, []);
+        assert_eq!(gate_of(&behind, check), Some(true));
+        assert_eq!(gate_of(&behind, watch), Some(false), "that of streams");
+        assert_eq!(gate_of(&behind, "/made/up"), Some(true));
+        let beside = CallMetrics::default().methods(&[], &gates, [health]);
+        assert_eq!(gate_of(&beside, check), None);
+        assert_eq!(gate_of(&beside, watch), None);
     }
 
     #[test]

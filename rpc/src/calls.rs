@@ -1,5 +1,5 @@
-//! What happens to every call of a server: it is counted and traced, and it ends when
-//! its caller's deadline passes or when the server stops.
+//! What happens to every call of a server: it is let in or refused, it is counted and
+//! traced, and it ends when its caller's deadline passes or when the server stops.
 //!
 //! tonic drops a handler when grpc-timeout has passed, too, but answers
 //! CANCELLED, which tells a caller that somebody gave up rather than that time
@@ -7,17 +7,17 @@
 
 use std::{
     convert::Infallible,
-    future::poll_fn,
+    future::{poll_fn, ready},
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use http::{HeaderMap, Request, Response};
 use http_body::{Frame, SizeHint};
 use tokio::time::Instant;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, body::Body, codegen::Bytes};
 use tower::{Layer, Service};
 use tracing::{Instrument as _, Span};
@@ -27,9 +27,19 @@ use crate::{
     status, traces,
 };
 
+/// How tonic begins what it says of a message that is larger than a server takes, with
+/// OUT_OF_RANGE and nothing that a caller could go by.
+const TOO_LARGE: &str = "Error, decoded message length too large";
+
 /// What a caller of a stopping server waits before it tries the next: the time
 /// that a restart takes at best.
 const RETRY_AFTER_STOP_MS: u64 = 500;
+
+/// Put into the extensions of a stream's response by who knows that it comes to its end
+/// soon: a stop lets it, for as long as it lets calls finish. Other streams end when
+/// they have nothing to say.
+#[derive(Debug, Clone, Copy)]
+pub struct EndsByItself;
 
 /// How far the stop of a server is. Clones are of the same server.
 #[derive(Debug, Clone, Default)]
@@ -84,17 +94,21 @@ where
         // An instant past what the clock can show is no deadline.
         let deadline =
             grpc_timeout(request.headers()).and_then(|left| Instant::now().checked_add(left));
-        let mut call = Call::begin(&self.methods, &request);
+        let mut call = match Call::begin(&self.methods, &request) {
+            Ok(call) => call,
+            Err(refusal) => return Box::pin(ready(Ok(refusal.into_http()))),
+        };
         let answer = self.inner.call(request).instrument(call.span.clone());
         let stop = self.stop.clone();
         Box::pin(async move {
             let refusal = tokio::select! {
                 biased;
-                answer = answer => return answer.map(|response| endable(response, &stop, call)),
-                () = passed(deadline) => status::deadline_exceeded(
-                    "DEADLINE_EXCEEDED",
-                    "the deadline passed before the answer was there",
-                ),
+                answer = answer => {
+                    return answer.map(|response| {
+                        endable(in_our_words(response), deadline, &stop, call)
+                    });
+                }
+                () = passed(deadline) => late("the deadline passed before the answer was there"),
                 () = stop.forced.cancelled() => stopping(),
             };
             call.end(refusal.code());
@@ -113,14 +127,22 @@ struct Call {
 }
 
 impl Call {
-    fn begin(methods: &Methods, request: &Request<Body>) -> Self {
+    /// Errors: the refusal of a call for which there is no place.
+    fn begin(methods: &Methods, request: &Request<Body>) -> Result<Self, Status> {
+        let begun = std::time::Instant::now();
         let method = methods.of(request.uri().path());
-        Self {
+        if let Some(gate) = method.gate()
+            && let Err(refusal) = gate.enter()
+        {
+            method.ended(begun, refusal.code());
+            return Err(refusal);
+        }
+        Ok(Self {
             span: traces::of_call(&method, request.headers()),
             method,
-            begun: std::time::Instant::now(),
+            begun,
             ended: false,
-        }
+        })
     }
 
     fn end(&mut self, code: Code) {
@@ -140,18 +162,25 @@ impl Call {
 }
 
 impl Drop for Call {
-    /// Nobody waits for the rest of the answer.
     fn drop(&mut self) {
+        // Unless it has ended: nobody waits for the rest of the answer.
         self.end(Code::Cancelled);
+        if let Some(gate) = self.method.gate() {
+            gate.leave();
+        }
     }
 }
 
 /// A stream of answers that has nothing to say when the server stops would hold
-/// the stop up for as long as its caller listens, so it ends then. Answers that
-/// are there already go out: a single answer is never cut.
+/// the stop up for as long as its caller listens, so it ends then, or, if it
+/// [ends by itself](EndsByItself), with the time to finish; and with its caller's
+/// deadline in any case. Answers that are there already go out: a single answer is never
+/// cut.
 struct Endable {
     inner: Option<Body>,
-    stop: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// Made when there is first something to wait for, which a single answer never has.
+    end: Option<Pin<Box<dyn Future<Output = Status> + Send>>>,
+    deadline: Option<Instant>,
     token: CancellationToken,
     call: Call,
 }
@@ -180,15 +209,12 @@ impl http_body::Body for Endable {
             }
             return Poll::Ready(frame);
         }
-        let stop = this
-            .stop
-            .get_or_insert_with(|| Box::pin(this.token.clone().cancelled_owned()));
-        if stop.as_mut().poll(cx).is_pending() {
-            return Poll::Pending;
-        }
+        let end = this
+            .end
+            .get_or_insert_with(|| Box::pin(end(this.token.clone(), this.deadline)));
+        let refusal = ready!(end.as_mut().poll(cx));
         this.inner = None;
         let mut trailers = HeaderMap::new();
-        let refusal = stopping();
         this.call.end(refusal.code());
         Poll::Ready(Some(
             refusal
@@ -208,16 +234,54 @@ impl http_body::Body for Endable {
     }
 }
 
-fn endable(response: Response<Body>, stop: &Stop, mut call: Call) -> Response<Body> {
+async fn end(stop: CancellationToken, deadline: Option<Instant>) -> Status {
+    tokio::select! {
+        biased;
+        () = passed(deadline) => late("the deadline passed before the end of the stream"),
+        () = stop.cancelled() => stopping(),
+    }
+}
+
+fn endable(
+    response: Response<Body>,
+    deadline: Option<Instant>,
+    stop: &Stop,
+    mut call: Call,
+) -> Response<Body> {
     call.end_as_said(response.headers());
+    let token = match response.extensions().get::<EndsByItself>() {
+        Some(EndsByItself) => stop.forced.clone(),
+        None => stop.asked.clone(),
+    };
     response.map(|inner| {
         Body::new(Endable {
             inner: Some(inner),
-            stop: None,
-            token: stop.asked.clone(),
+            end: None,
+            deadline,
+            token,
             call,
         })
     })
+}
+
+/// The answer, unless it is tonic's to a message that is too large: that one with a
+/// reason, and the code that other gRPC servers have for it.
+fn in_our_words(response: Response<Body>) -> Response<Body> {
+    let headers = response.headers();
+    let code = headers.get("grpc-status").map(|code| code.as_bytes());
+    if code.map(Code::from_bytes) != Some(Code::OutOfRange) {
+        return response;
+    }
+    match Status::from_header_map(headers) {
+        Some(said) if said.message().starts_with(TOO_LARGE) => {
+            status::resource_exhausted("MESSAGE_TOO_LARGE", said.message(), None).into_http()
+        }
+        _ => response,
+    }
+}
+
+fn late(message: &str) -> Status {
+    status::deadline_exceeded("DEADLINE_EXCEEDED", message)
 }
 
 fn stopping() -> Status {

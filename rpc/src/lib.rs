@@ -1,6 +1,7 @@
 //! gRPC manners that every server here shares: TLS and who calls, health,
-//! reflection, deadlines, status details, page tokens, metrics and probes, traces, a
-//! clock that tests can move, graceful stop. Nothing in here knows what a branch or a user is.
+//! reflection, deadlines, limits, status details, filters and pages of lists, request
+//! ids, metrics and probes, traces, a clock that tests can move, graceful stop. Nothing
+//! in here knows what a branch or a user is.
 //!
 //! Without the feature `server` it is [`client`] alone: how to call such a
 //! server.
@@ -12,7 +13,11 @@ pub mod caller;
 #[cfg(feature = "server")]
 pub mod clock;
 #[cfg(feature = "server")]
+pub mod filter;
+#[cfg(feature = "server")]
 pub mod health;
+#[cfg(feature = "server")]
+pub mod limits;
 #[cfg(feature = "server")]
 pub mod metrics;
 #[cfg(feature = "server")]
@@ -21,6 +26,8 @@ pub mod page;
 pub mod probes;
 #[cfg(feature = "server")]
 pub mod reload;
+#[cfg(feature = "server")]
+pub mod request_id;
 #[cfg(feature = "server")]
 pub mod security;
 #[cfg(feature = "server")]

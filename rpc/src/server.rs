@@ -13,10 +13,14 @@ use crate::{
     calls::{CallLayer, Stop},
     connection,
     health::Health,
+    limits::{Gates, Limits},
     metrics::Metrics,
 };
 
-pub use crate::listener::{BindError, Listener};
+pub use crate::{
+    calls::EndsByItself,
+    listener::{BindError, Listener},
+};
 
 /// How long running calls may take to finish after the stop was asked for, in
 /// seconds: less than what supervisors wait before they kill (Kubernetes 30).
@@ -47,7 +51,7 @@ pub enum ServeError {
 /// and v1alpha, naming the services added), deadlines that answer
 /// DEADLINE_EXCEEDED, who calls ([`Caller`](crate::caller::Caller)), what is counted
 /// and traced of each call, keepalive, and a stop that lets calls finish. Messages
-/// are bounded by tonic's default: 4 MiB each.
+/// are bounded by what their service says: where it says nothing, 4 MiB each.
 #[derive(Debug)]
 pub struct Server {
     routes: RoutesBuilder,
@@ -55,6 +59,7 @@ pub struct Server {
     descriptors: &'static [u8],
     health: Health,
     calls: CallMetrics,
+    gates: Gates,
     drain: Duration,
 }
 
@@ -71,6 +76,7 @@ impl Server {
             descriptors,
             health: Health::new(reporter),
             calls: CallMetrics::default(),
+            gates: Gates::default(),
             drain: Duration::from_secs(DRAIN_SECONDS_MAX),
         }
     }
@@ -101,6 +107,14 @@ impl Server {
         self
     }
 
+    /// Refuses at once, with RESOURCE_EXHAUSTED and RetryInfo, what comes while so much
+    /// runs. Without it everything is taken.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.gates = Gates::new(limits);
+        self
+    }
+
     /// Counts calls there.
     #[must_use]
     pub fn metrics(self, metrics: &Metrics) -> Self {
@@ -115,8 +129,8 @@ impl Server {
 
     /// Serves until `stop` resolves, and then until running calls are done or
     /// the drain time is over: from `stop` on no connection is taken, health
-    /// is NOT_SERVING and streams with nothing to say end with UNAVAILABLE;
-    /// after the drain time every call does.
+    /// is NOT_SERVING and streams with nothing to say end with UNAVAILABLE, unless they
+    /// [end by themselves](EndsByItself); after the drain time every call does.
     ///
     /// # Errors
     /// Malformed descriptors; a transport that gave up.
@@ -147,12 +161,12 @@ impl Server {
                 state.asked.cancel();
             }
         };
-        let methods = self.calls.methods([
-            self.descriptors,
+        let beside = [
             tonic_health::pb::FILE_DESCRIPTOR_SET,
             tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
             tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
-        ]);
+        ];
+        let methods = self.calls.methods(self.descriptors, &self.gates, beside);
         let stop = state;
         let serving = tonic::transport::Server::builder()
             .layer(CallLayer { stop, methods })

@@ -13,6 +13,10 @@ pub const DOMAIN: &str = "branch-broker";
 /// The reason of every INVALID_ARGUMENT that names fields.
 pub const REASON_INVALID_FIELDS: &str = "INVALID_FIELDS";
 
+/// How many fields a refusal names. Details travel as a header, and clients refuse
+/// headers of more than some kilobytes.
+pub const VIOLATIONS_MAX: usize = 32;
+
 /// INVALID_ARGUMENT for one field. For several at once: [`FieldViolations`].
 pub fn invalid_argument(field: impl Into<String>, description: impl Into<String>) -> Status {
     FieldViolation::new(field, description).into()
@@ -197,7 +201,7 @@ impl From<FieldViolation> for Status {
 }
 
 /// Everything that is wrong with a request, collected so that a caller hears of
-/// all of it at once. Becomes a [`Status`] when asked to.
+/// all of it at once, or of [`VIOLATIONS_MAX`]. Becomes a [`Status`] when asked to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FieldViolations(Vec<FieldViolation>);
 
@@ -223,6 +227,12 @@ impl FieldViolations {
     /// Notes a violation.
     pub fn add(&mut self, violation: impl Into<FieldViolation>) -> &mut Self {
         self.0.push(violation.into());
+        self
+    }
+
+    /// Notes what others have found.
+    pub fn append(&mut self, mut others: Self) -> &mut Self {
+        self.0.append(&mut others.0);
         self
     }
 
@@ -267,6 +277,7 @@ impl From<FieldViolations> for Status {
         violations
             .0
             .into_iter()
+            .take(VIOLATIONS_MAX)
             .fold(refusal, Refusal::violation)
             .into()
     }
@@ -308,6 +319,23 @@ mod tests {
             .map(|info| (&*info.reason, &*info.domain));
         assert_eq!(info, Some((REASON_INVALID_FIELDS, DOMAIN)));
         assert_eq!(FieldViolations::new().into_result(), Ok(()));
+    }
+
+    #[test]
+    fn a_refusal_fits_a_header() {
+        let mut violations = FieldViolations::new();
+        for index in 0..1_000 {
+            violations.add(FieldViolation::new(
+                format!("ids[{index}]"),
+                "must be 1 or more",
+            ));
+        }
+        let status = Status::from(violations);
+        assert_eq!(status.message(), "ids[0]: must be 1 or more (and 999 more)");
+        let bad = status.get_details_bad_request();
+        let named = bad.map(|bad| bad.field_violations.len());
+        assert_eq!(named, Some(VIOLATIONS_MAX));
+        assert!(status.details().len() < 4_096);
     }
 
     #[test]

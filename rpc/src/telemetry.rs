@@ -4,8 +4,9 @@ use std::{io::IsTerminal, time::Duration};
 
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing::Level;
 use tracing_subscriber::{
-    EnvFilter, Layer as _,
+    EnvFilter, Layer, Registry,
     filter::{FilterExt as _, filter_fn},
     layer::SubscriberExt as _,
     util::SubscriberInitExt as _,
@@ -38,26 +39,39 @@ fn start(service: &'static str, logs: bool) -> Telemetry {
     let log = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_filter(filter.and(filter_fn(|about| about.target() != traces::TARGET)));
-    let log = logs.then_some(log);
+        .with_filter(filter.and(
+            // Without the hint what libraries say at `trace` is asked about each time.
+            filter_fn(|about| about.target() != traces::TARGET).with_max_level_hint(Level::TRACE),
+        ));
     let (provider, failed) = match traces::provider(service) {
         Ok(provider) => (provider, None),
         Err(error) => (None, Some(error)),
     };
-    let spans = provider.as_ref().map(|provider| {
-        tracing_opentelemetry::layer()
+    // None of them without a filter, as a layer that is `None` would be: then every span
+    // would be made, for nobody.
+    let mut layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = Vec::new();
+    if logs {
+        layers.push(log.boxed());
+    }
+    if let Some(provider) = &provider {
+        let spans = tracing_opentelemetry::layer()
             .with_tracer(provider.tracer(service))
             .with_location(false)
             .with_threads(false)
             .with_target(false)
             .with_tracked_inactivity(false)
-            .with_filter(filter_fn(|about| {
-                about.is_span() && about.target() == traces::TARGET
-            }))
-    });
+            .with_filter(
+                filter_fn(|about| {
+                    about.is_span()
+                        && about.target() == traces::TARGET
+                        && *about.level() <= Level::INFO
+                })
+                .with_max_level_hint(Level::INFO),
+            );
+        layers.push(spans.boxed());
+    }
     let first = tracing_subscriber::registry()
-        .with(log)
-        .with(spans)
+        .with(layers)
         .try_init()
         .is_ok();
     if !first {
@@ -99,7 +113,21 @@ fn filter(variable: Option<String>) -> (EnvFilter, Option<tracing_subscriber::fi
 
 #[cfg(test)]
 mod tests {
-    use super::filter;
+    use tracing::level_filters::LevelFilter;
+
+    use super::{filter, start};
+    use crate::traces;
+
+    /// h2 alone has some spans at `trace` for each frame: more than the call itself. And
+    /// those of traces are for an exporter.
+    #[tokio::test]
+    async fn nobody_is_asked_about_what_is_not_wanted() {
+        start("test", true).end().await;
+        if std::env::var_os("RUST_LOG").is_none() {
+            assert_eq!(LevelFilter::current(), LevelFilter::INFO);
+        }
+        assert!(traces::behind("test").is_disabled());
+    }
 
     #[test]
     fn falls_back_to_info() {

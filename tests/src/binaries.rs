@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 
-/// The path of a binary of this workspace, built with the same profile as the
-/// test that asks.
+/// The path of a binary of this workspace, or of an example (`examples/billing`), built
+/// with the same profile as the test that asks.
 ///
 /// # Errors
 /// When it was not built: `cargo xtask test` builds it first.
@@ -20,6 +20,9 @@ pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
         .find(|path| path.is_file());
     match path {
         Some(path) => Ok(path),
-        None => bail!("{name} is not built: run `cargo build --workspace --bins` first"),
+        None => bail!(
+            "{name} is not built: run `cargo build --workspace --bins` first, for an example \
+             with `--examples` in place of `--bins`"
+        ),
     }
 }

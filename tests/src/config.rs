@@ -1,29 +1,48 @@
-//! A broker.toml that a test may change.
+//! The broker.toml that tests run on, and one that a test may change.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
 use crate::folder::Folder;
-use crate::system::example_config;
 
-/// A copy of this repository's broker.toml, with what it names.
+/// What most tests run on: this repository's broker.toml with the users service alone,
+/// its migrations beside it. The build script writes it.
+#[must_use]
+pub fn example_config() -> PathBuf {
+    Path::new(env!("OUT_DIR")).join("users/broker.toml")
+}
+
+/// This repository's broker.toml, with every service.
+#[must_use]
+pub fn repository_config() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../broker.toml")
+}
+
+/// A copy of a broker.toml, with what it names.
 #[derive(Debug)]
 pub struct Config {
     folder: PathBuf,
 }
 
 impl Config {
-    /// Copies it into the folder `config`.
+    /// Copies [`example_config`] into the folder `config`.
     ///
     /// # Errors
     /// When something cannot be copied.
     pub fn copy(folder: &Folder) -> anyhow::Result<Self> {
+        Self::copy_of(&example_config(), folder)
+    }
+
+    /// As [`Config::copy`], of another one.
+    ///
+    /// # Errors
+    /// When something cannot be copied.
+    pub fn copy_of(source: &Path, folder: &Folder) -> anyhow::Result<Self> {
         let target = folder.join("config");
-        let source = example_config();
         let root = source.parent().context("a folder")?;
         copy_folder(&root.join("migrations"), &target.join("migrations"))?;
-        std::fs::copy(&source, target.join("broker.toml"))?;
+        std::fs::copy(source, target.join("broker.toml"))?;
         Ok(Self { folder: target })
     }
 

@@ -7,7 +7,7 @@ use neon_api::types::{
     BranchCreateRequest, ConnectionUriQuery, CreatedBranch, Endpoint, EndpointType, EndpointUpdate,
     EndpointUpdateRequest, Operation, OperationStatus,
 };
-use neon_api::{BranchId, NeonClient, ProjectId, Secret};
+use neon_api::{BranchId, EndpointId, NeonClient, ProjectId, Secret};
 
 use crate::process::Process;
 use crate::wait::eventually;
@@ -246,9 +246,17 @@ impl EmulatorProcess {
     /// When it cannot be suspended.
     pub async fn suspend(&self, branch: &BranchId) -> anyhow::Result<()> {
         let endpoint = self.endpoint(branch).await?.id;
+        self.suspend_endpoint(&endpoint).await
+    }
+
+    /// Suspends an endpoint, whatever it is for.
+    ///
+    /// # Errors
+    /// When it cannot be suspended.
+    pub async fn suspend_endpoint(&self, endpoint: &EndpointId) -> anyhow::Result<()> {
         // A client may be served before the start that it caused is recorded: 423.
         let suspended = eventually("the endpoint can be suspended", async || {
-            let suspended = self.client.suspend_endpoint(&self.project, &endpoint);
+            let suspended = self.client.suspend_endpoint(&self.project, endpoint);
             Ok(suspended.await?)
         })
         .await?;

@@ -13,6 +13,7 @@
 mod authority;
 mod bank;
 mod binaries;
+mod broker;
 mod clock;
 mod collector;
 mod config;
@@ -40,9 +41,10 @@ mod wait;
 pub use authority::Authority;
 pub use bank::Bank;
 pub use binaries::binary;
+pub use broker::Broker;
 pub use clock::Clock;
 pub use collector::{Collector, Span};
-pub use config::Config;
+pub use config::{Config, example_config, repository_config};
 pub use emulator::{API_KEY, EmulatorProcess};
 pub use faults::{FaultId, Faults, Request, request_faults};
 pub use folder::Folder;
@@ -52,7 +54,7 @@ pub use neon_cli::{NeonCli, Said};
 pub use other_postgres::other_postgres;
 pub use pgbouncer::{Release, pgbouncer};
 pub use ports::free_address;
-pub use postgres::connect;
+pub use postgres::{connect, connect_by, connector};
 pub use probes::Probes;
 pub use process::Process;
 pub use proxy::Proxy;
@@ -60,8 +62,8 @@ pub use psql::{Printed, Psql};
 pub use recorder::Recorder;
 pub use secured::{Clients, Secured};
 pub use state_database::StateDatabase;
-pub use system::{Broker, System, UserService, channel, example_config};
-pub use wait::eventually;
+pub use system::{System, UserService, channel};
+pub use wait::{PATIENCE, eventually};
 
 /// How often the tests repeat what they repeat: a few times, or as often as
 /// SUITE_COUNTS=full asks for.

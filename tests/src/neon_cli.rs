@@ -2,17 +2,14 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use crate::wait::PATIENCE;
 use crate::{API_KEY, EmulatorProcess, Folder, tools};
-
-/// The command line itself gives a request a minute.
-const COMMAND_SECONDS_MAX: u64 = 90;
 
 /// A release of the command line, with settings of its own.
 #[derive(Debug)]
@@ -74,11 +71,11 @@ impl NeonCli {
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output();
-        let output = match timeout(Duration::from_secs(COMMAND_SECONDS_MAX), child).await {
+        let output = match timeout(PATIENCE, child).await {
             Ok(output) => {
                 output.with_context(|| format!("run {} (it needs node)", self.program.display()))?
             }
-            Err(_) => bail!("{arguments:?} did not end in {COMMAND_SECONDS_MAX} s"),
+            Err(_) => bail!("{arguments:?} did not end in {PATIENCE:?}"),
         };
         Ok(Said {
             code: output.status.code(),

@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use nix::sys::signal::{Signal, kill};
@@ -12,8 +11,8 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
-const START_SECONDS_MAX: u64 = 120;
-const STOP_SECONDS_MAX: u64 = 60;
+use crate::wait::PATIENCE;
+
 /// Lines of a log that a test which failed shows of each program.
 const SHOWN_LINES_MAX: usize = 40;
 
@@ -68,14 +67,9 @@ impl Process {
     /// The next line that it prints.
     ///
     /// # Errors
-    /// When it ends before, or prints nothing in two minutes; with its log.
+    /// When it ends before, or prints nothing within [`PATIENCE`]; with its log.
     pub async fn line(&mut self) -> anyhow::Result<String> {
-        match timeout(
-            Duration::from_secs(START_SECONDS_MAX),
-            self.stdout.next_line(),
-        )
-        .await
-        {
+        match timeout(PATIENCE, self.stdout.next_line()).await {
             Ok(Ok(Some(line))) => Ok(line),
             Ok(Ok(None)) => bail!("{} ended: {}", self.name, self.log()),
             Ok(Err(error)) => bail!("{}: its stdout: {error}", self.name),
@@ -113,9 +107,9 @@ impl Process {
     /// Waits until it ends by itself.
     ///
     /// # Errors
-    /// When it does not end in two minutes.
+    /// When it does not end within [`PATIENCE`].
     pub async fn wait(&mut self) -> anyhow::Result<ExitStatus> {
-        match timeout(Duration::from_secs(START_SECONDS_MAX), self.child.wait()).await {
+        match timeout(PATIENCE, self.child.wait()).await {
             Ok(status) => {
                 check_log(&self.name, &self.log())?;
                 status.with_context(|| format!("wait for {}", self.name))
@@ -142,7 +136,7 @@ impl Process {
     async fn signal_and_wait(mut self, signal: Signal) -> anyhow::Result<ExitStatus> {
         kill(Pid::from_raw(self.pid()?), signal)
             .with_context(|| format!("signal {}", self.name))?;
-        match timeout(Duration::from_secs(STOP_SECONDS_MAX), self.child.wait()).await {
+        match timeout(PATIENCE, self.child.wait()).await {
             Ok(status) => Ok(status?),
             Err(_) => bail!("{} does not stop: {}", self.name, self.log()),
         }

@@ -1,14 +1,13 @@
 //! Postgres's own client: libpq as people have it.
 
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::timeout;
 
-const END_SECONDS_MAX: u64 = 60;
+use crate::wait::PATIENCE;
 
 /// A psql that waits for statements.
 #[derive(Debug)]
@@ -63,9 +62,8 @@ impl Psql {
     /// When it does not end in a minute.
     pub async fn finish(self) -> anyhow::Result<Printed> {
         drop(self.stdin);
-        let end = Duration::from_secs(END_SECONDS_MAX);
-        let Ok(output) = timeout(end, self.child.wait_with_output()).await else {
-            bail!("psql does not end in {END_SECONDS_MAX} s");
+        let Ok(output) = timeout(PATIENCE, self.child.wait_with_output()).await else {
+            bail!("psql does not end in {PATIENCE:?}");
         };
         let output = output.context("wait for psql")?;
         Ok(Printed {

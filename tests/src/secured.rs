@@ -1,7 +1,6 @@
 //! A broker that others could reach: TLS, and callers known by name.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::Context;
 use proto::broker::v1::ListBindingsRequest;
@@ -13,13 +12,12 @@ use rpc::client::{Channel, Credentials, Target};
 use tonic::Code;
 
 use crate::authority::Authority;
+use crate::broker::Broker;
 use crate::config::Config;
 use crate::emulator::EmulatorProcess;
 use crate::folder::Folder;
 use crate::process::Process;
-use crate::system::Broker;
-
-const READY_SECONDS_MAX: u64 = 120;
+use crate::wait::PATIENCE;
 
 /// An emulator, and a broker whose callers show certificates or tokens.
 #[derive(Debug)]
@@ -81,10 +79,9 @@ impl Secured {
             authority,
             config,
         };
-        let wait = Duration::from_secs(READY_SECONDS_MAX);
         // Health is for anybody.
         let anybody = secured.target(&secured.authority.nobody());
-        rpc::health::wait_until_serving(anybody, "", wait)
+        rpc::health::wait_until_serving(anybody, "", PATIENCE)
             .await
             .with_context(|| secured.broker.log())?;
         Ok(secured)

@@ -3,9 +3,15 @@
 
 use std::{error::Error as StdError, time::Duration};
 
+use branch_pool::{Effect, WorkError};
 use diesel::result::{DatabaseErrorKind, Error as QueryError};
-use rpc::status::{FieldViolation, Refusal};
+use rpc::{
+    request_id,
+    status::{FieldViolation, Refusal, VIOLATIONS_MAX},
+};
+use tokio::task::JoinError;
 use tonic::{Code, Status};
+use uuid::Uuid;
 
 use crate::user::UserId;
 
@@ -15,17 +21,6 @@ const RETRY_AFTER_OUTAGE_MS: u64 = 500;
 
 /// The constraint that keeps one address to one user.
 const EMAIL_KEY: &str = "users_email_key";
-
-/// How Postgres begins the messages of sessions and statements that it ended,
-/// not the caller (SQLSTATE classes 57 and 08; diesel does not pass the code on).
-const OUTAGE_MESSAGES: [&str; 3] = [
-    "terminating connection",
-    "the database system is",
-    CANCELED_MESSAGE,
-];
-
-/// Of these, the one that is sent of a statement that was undone, for certain.
-const CANCELED_MESSAGE: &str = "canceling statement";
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +57,14 @@ pub enum Error {
         /// How the answer was lost.
         source: Box<Error>,
     },
+    /// The branch takes no writes from this service's role: it is being moved away from.
+    #[error("the database takes no writes at the moment, as to {action}")]
+    WritesRefused {
+        /// As in `create a user`.
+        action: &'static str,
+        /// What Postgres says.
+        source: QueryError,
+    },
     /// Postgres refuses the query.
     #[error("the database could not {action}")]
     FailedQuery {
@@ -80,6 +83,40 @@ pub enum Error {
         /// The id.
         id: UserId,
     },
+    /// No users have some of the ids.
+    #[error("no user has the id {}{}", first(missing), and_more(missing))]
+    UsersNotFound {
+        /// The API's name for a user, as in `users.v1.User`.
+        type_name: &'static str,
+        /// The ids, and where each is in the field `ids`; one at least.
+        missing: Vec<(usize, UserId)>,
+    },
+    /// The user is not as the caller knows it.
+    #[error("the user {} was changed since its etag was read; read it again", id.get())]
+    EtagMismatch {
+        /// The API's name for a user, as in `users.v1.User`.
+        type_name: &'static str,
+        /// The id.
+        id: UserId,
+    },
+    /// Another user was asked for under the id.
+    #[error("the request id {request_id} was used with another request")]
+    RequestIdReused {
+        /// The id.
+        request_id: Uuid,
+    },
+    /// The caller takes nothing of a stream.
+    #[error("nothing of the stream was taken for {} s", waited.as_secs())]
+    StalledStream {
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// A stream's task broke.
+    #[error("a stream broke off")]
+    BrokenStream {
+        /// How.
+        source: JoinError,
+    },
     /// Another user has the address.
     #[error("another user has this email address")]
     EmailTaken {
@@ -91,28 +128,32 @@ pub enum Error {
 }
 
 impl Error {
-    /// Of a query that failed. `broken`: its connection is of no more use.
-    pub(crate) fn of_query(action: &'static str, source: QueryError, broken: bool) -> Self {
-        if broken || is_outage(&source) {
-            Self::LostConnection { action, source }
-        } else {
-            Self::FailedQuery { action, source }
+    /// Of work with this effect that was not done, or of which nobody knows.
+    pub(crate) fn of_work(action: &'static str, effect: Effect, error: WorkError) -> Self {
+        let (undone, error) = match error {
+            WorkError::NoConnection(source) => {
+                let source = Box::new(source);
+                return Self::NoConnection { action, source };
+            }
+            WorkError::Failed(source) if is_write(effect) && is_denied(&source) => {
+                return Self::WritesRefused { action, source };
+            }
+            WorkError::Failed(source) => return Self::FailedQuery { action, source },
+            WorkError::Lost { undone, source } => (undone, Self::LostConnection { action, source }),
+            WorkError::TimedOut { undone, waited } => (undone, Self::NoAnswer { action, waited }),
+        };
+        if undone || effect != Effect::Once {
+            return error;
         }
+        let source = Box::new(error);
+        Self::UnknownOutcome { action, source }
     }
 
-    /// The same of work that must not be done twice: an answer that was lost
-    /// leaves open whether it was done.
-    pub(crate) fn of_unrepeatable(self) -> Self {
+    /// The same of what may be asked for again, whether or not it was done.
+    pub(crate) fn of_repeatable(self) -> Self {
         match self {
-            // Postgres says so itself: the statement was undone.
-            Self::LostConnection { ref source, .. } if begins(source, &[CANCELED_MESSAGE]) => self,
-            Self::LostConnection { action, .. } | Self::NoAnswer { action, .. } => {
-                Self::UnknownOutcome {
-                    action,
-                    source: Box::new(self),
-                }
-            }
-            _ => self,
+            Self::UnknownOutcome { source, .. } => *source,
+            error => error,
         }
     }
 
@@ -150,6 +191,10 @@ impl From<Error> for Status {
                 tracing::warn!(error = &error as &dyn StdError, "lost a connection");
                 unavailable()
             }
+            Error::WritesRefused { .. } => {
+                tracing::warn!(error = &error as &dyn StdError, "may not write");
+                unavailable()
+            }
             Error::NoAnswer { .. } => {
                 tracing::warn!(error = &error as &dyn StdError, "gave a query up");
                 unavailable()
@@ -166,7 +211,7 @@ impl From<Error> for Status {
             }
             Error::FailedQuery { .. } => {
                 tracing::error!(error = &error as &dyn StdError, "a query failed");
-                rpc::status::internal("INTERNAL", "an internal error; it has been logged")
+                internal()
             }
             Error::UserNotFound {
                 type_name,
@@ -176,6 +221,30 @@ impl From<Error> for Status {
                 .resource(type_name, id.get().to_string())
                 .violation(FieldViolation::new(field, message))
                 .into(),
+            Error::UsersNotFound { type_name, missing } => {
+                let refusal = Refusal::new(Code::NotFound, "USER_NOT_FOUND", message)
+                    .resource(type_name, first(&missing).to_string());
+                let missing = missing.into_iter().take(VIOLATIONS_MAX);
+                missing
+                    .fold(refusal, |refusal, (at, id)| {
+                        let problem = format!("no user has the id {}", id.get());
+                        refusal.violation(FieldViolation::new(format!("ids[{at}]"), problem))
+                    })
+                    .into()
+            }
+            Error::EtagMismatch { type_name, id } => {
+                Refusal::new(Code::Aborted, "ETAG_MISMATCH", message)
+                    .resource(type_name, id.get().to_string())
+                    .into()
+            }
+            Error::RequestIdReused { .. } => request_id::reused(message).into(),
+            Error::StalledStream { .. } => {
+                rpc::status::deadline_exceeded("STREAM_STALLED", message)
+            }
+            Error::BrokenStream { .. } => {
+                tracing::error!(error = &error as &dyn StdError, "a stream's task broke");
+                internal()
+            }
             Error::EmailTaken { type_name, email } => {
                 Refusal::new(Code::AlreadyExists, "EMAIL_TAKEN", &*message)
                     .resource(type_name, email)
@@ -186,6 +255,23 @@ impl From<Error> for Status {
     }
 }
 
+fn is_write(effect: Effect) -> bool {
+    match effect {
+        Effect::Read | Effect::ReadPrimary => false,
+        Effect::Repeatable | Effect::Once => true,
+    }
+}
+
+/// Whether the role lacks a right (SQLSTATE 42501, which diesel does not pass on): a
+/// fence takes those to write away.
+fn is_denied(error: &QueryError) -> bool {
+    matches!(
+        error,
+        QueryError::DatabaseError(DatabaseErrorKind::Unknown, information)
+            if information.message().starts_with("permission denied")
+    )
+}
+
 fn unavailable() -> Status {
     rpc::status::unavailable(
         "DATABASE_UNAVAILABLE",
@@ -194,164 +280,20 @@ fn unavailable() -> Status {
     )
 }
 
-fn is_outage(error: &QueryError) -> bool {
-    match error {
-        QueryError::DatabaseError(
-            DatabaseErrorKind::UnableToSendCommand | DatabaseErrorKind::ClosedConnection,
-            _,
-        )
-        | QueryError::BrokenTransactionManager => true,
-        _ => begins(error, &OUTAGE_MESSAGES),
-    }
+fn internal() -> Status {
+    rpc::status::internal("INTERNAL", "an internal error; it has been logged")
 }
 
-fn begins(error: &QueryError, beginnings: &[&str]) -> bool {
-    match error {
-        QueryError::DatabaseError(DatabaseErrorKind::Unknown, information) => beginnings
-            .iter()
-            .any(|beginning| information.message().starts_with(beginning)),
-        _ => false,
+fn first(missing: &[(usize, UserId)]) -> i32 {
+    missing.first().map_or(0, |(_, id)| id.get())
+}
+
+fn and_more(missing: &[(usize, UserId)]) -> String {
+    match missing.len() {
+        0 | 1 => String::new(),
+        count => format!(" (and {} more)", count - 1),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use diesel::result::DatabaseErrorInformation;
-    use tonic_types::StatusExt;
-
-    /// What Postgres says of a failed query, `message` and the constraint.
-    struct Said(&'static str, Option<&'static str>);
-
-    impl DatabaseErrorInformation for Said {
-        fn message(&self) -> &str {
-            self.0
-        }
-        fn details(&self) -> Option<&str> {
-            None
-        }
-        fn hint(&self) -> Option<&str> {
-            None
-        }
-        fn table_name(&self) -> Option<&str> {
-            None
-        }
-        fn column_name(&self) -> Option<&str> {
-            None
-        }
-        fn constraint_name(&self) -> Option<&str> {
-            self.1
-        }
-        fn statement_position(&self) -> Option<i32> {
-            None
-        }
-    }
-
-    fn query_error(kind: DatabaseErrorKind, said: Said) -> QueryError {
-        QueryError::DatabaseError(kind, Box::new(said))
-    }
-
-    #[test]
-    fn outages_ask_to_try_again() {
-        let ended = "terminating connection due to administrator command";
-        for (kind, message, broken) in [
-            (DatabaseErrorKind::Unknown, ended, false),
-            (
-                DatabaseErrorKind::UnableToSendCommand,
-                "connection closed",
-                false,
-            ),
-            (DatabaseErrorKind::ClosedConnection, "", false),
-            (DatabaseErrorKind::Unknown, "anything", true),
-        ] {
-            let error =
-                Error::of_query("get a user", query_error(kind, Said(message, None)), broken);
-            let status = Status::from(error);
-            assert_eq!(status.code(), Code::Unavailable, "{message}");
-            assert!(status.get_details_retry_info().is_some());
-            assert!(!status.message().contains("terminating"));
-        }
-    }
-
-    #[test]
-    fn what_may_have_been_done_is_not_to_be_repeated_blindly() {
-        let action = "create a user";
-        let lost = |message| {
-            let source = query_error(DatabaseErrorKind::Unknown, Said(message, None));
-            Error::of_query(action, source, false)
-        };
-        let waited = Duration::from_secs(15);
-        for error in [
-            lost("terminating connection due to administrator command"),
-            Error::of_query(
-                action,
-                query_error(DatabaseErrorKind::ClosedConnection, Said("", None)),
-                true,
-            ),
-            Error::NoAnswer { action, waited },
-        ] {
-            let status = Status::from(error.of_unrepeatable());
-            assert_eq!(status.code(), Code::Unknown, "{status:?}");
-            assert!(status.get_details_retry_info().is_none());
-            let info = status.get_details_error_info().unwrap();
-            assert_eq!(info.reason, "OUTCOME_UNKNOWN");
-        }
-        // Undone, or never begun.
-        let undone = lost("canceling statement due to conflict with recovery");
-        let status = Status::from(undone.of_unrepeatable());
-        assert_eq!(status.code(), Code::Unavailable);
-        assert!(status.get_details_retry_info().is_some());
-        let source = Box::new(branch_pool::Error::Closed {
-            binding: branch_pool::Binding::new("users", "v1"),
-        });
-        let status = Status::from(Error::NoConnection { action, source }.of_unrepeatable());
-        assert_eq!(status.code(), Code::Unavailable);
-    }
-
-    #[test]
-    fn other_failures_say_nothing_outside() {
-        let secret = "relation \"users.users\" does not exist";
-        let source = query_error(DatabaseErrorKind::Unknown, Said(secret, None));
-        let status = Status::from(Error::of_query("get a user", source, false));
-        assert_eq!(status.code(), Code::Internal);
-        assert!(!format!("{status:?}").contains("relation"), "{status:?}");
-        let info = status.get_details_error_info().unwrap();
-        assert_eq!(info.reason, "INTERNAL");
-    }
-
-    #[test]
-    fn one_constraint_means_a_taken_address() {
-        let failed = |constraint| {
-            let said = Said("duplicate key value violates unique constraint", constraint);
-            let source = query_error(DatabaseErrorKind::UniqueViolation, said);
-            Error::of_query("create a user", source, false)
-        };
-        assert!(failed(Some("users_email_key")).is_email_taken());
-        assert!(!failed(Some("users_pkey")).is_email_taken());
-        assert!(!failed(None).is_email_taken());
-        let status = Status::from(Error::EmailTaken {
-            type_name: "users.v1.User",
-            email: "alice@example.com".to_owned(),
-        });
-        assert_eq!(status.code(), Code::AlreadyExists);
-        let bad = status.get_details_bad_request().unwrap();
-        assert_eq!(bad.field_violations[0].field, "user.email");
-    }
-
-    #[test]
-    fn who_is_not_there_is_named() {
-        let id = UserId::parse("id", 7).unwrap();
-        let status = Status::from(Error::UserNotFound {
-            type_name: "users.v2.User",
-            field: "id",
-            id,
-        });
-        assert_eq!(status.code(), Code::NotFound);
-        let resource = status.get_details_resource_info().unwrap();
-        assert_eq!(resource.resource_type, "users.v2.User");
-        assert_eq!(resource.resource_name, "7");
-        let info = status.get_details_error_info().unwrap();
-        assert_eq!(info.reason, "USER_NOT_FOUND");
-        assert_eq!(UserId::parse("id", 0).unwrap_err().field, "id");
-    }
-}
+mod tests;

@@ -1,11 +1,15 @@
-//! Checking what a request says of a user: once, where it arrives, all of it at
+//! Checking what a request says of users: once, where it arrives, all of it at
 //! once, and by the names that the request has for it.
 
 use std::collections::BTreeSet;
 
 use email_address::EmailAddress;
 use prost_types::FieldMask;
-use rpc::status::{FieldViolation, FieldViolations};
+use rpc::{
+    request_id,
+    status::{FieldViolation, FieldViolations},
+};
+use uuid::Uuid;
 
 use crate::user::{Change, Field, NewUser, UserId};
 
@@ -17,6 +21,8 @@ const EMAIL_BYTES_MAX: usize = 254;
 const AGE_YEARS_MAX: i32 = 150;
 /// The most characters of a city.
 const CITY_CHARACTERS_MAX: usize = 200;
+/// The most ids of one request: as many as a page has users.
+const IDS_MAX: usize = 1_000;
 /// How much of a path that is not known is quoted back.
 const QUOTED_CHARACTERS_MAX: usize = 64;
 
@@ -29,22 +35,83 @@ pub(crate) struct Input {
     pub(crate) email: String,
     pub(crate) age: Option<i32>,
     pub(crate) city: Option<String>,
+    pub(crate) etag: String,
+}
+
+/// The ids that a request names, in their order.
+pub(crate) fn ids(ids: &[i32]) -> Result<Vec<UserId>, FieldViolations> {
+    let mut violations = FieldViolations::new();
+    violations.check(
+        (1..=IDS_MAX).contains(&ids.len()),
+        "ids",
+        format!("must be 1 to {IDS_MAX} of them"),
+    );
+    if violations.is_empty() {
+        for (at, id) in ids.iter().enumerate() {
+            violations.take(UserId::parse(format!("ids[{at}]"), *id));
+        }
+    }
+    violations.into_result()?;
+    Ok(ids.iter().copied().map(UserId::of_row).collect())
+}
+
+/// A user to create, and the id of the request.
+pub(crate) fn new<U: Into<Input>>(
+    user: Option<U>,
+    request_id: &str,
+) -> Result<(NewUser, Option<Uuid>), FieldViolations> {
+    let mut violations = FieldViolations::new();
+    let id = violations.take(request_id::parse(request_id));
+    let new = match required(user).and_then(Input::into_new) {
+        Ok(new) => Some(new),
+        Err(more) => {
+            violations.append(more);
+            None
+        }
+    };
+    match (new, id) {
+        (Some(new), Some(id)) => Ok((new, id)),
+        _ => Err(violations),
+    }
+}
+
+/// Which user to change, what, and the etag that the user is to have still. `known`:
+/// the fields of the API version.
+pub(crate) fn change<U: Into<Input>>(
+    user: Option<U>,
+    mask: Option<FieldMask>,
+    known: &[Field],
+) -> Result<(UserId, Change, Option<String>), FieldViolations> {
+    let mut user = required(user)?;
+    let etag = etag(std::mem::take(&mut user.etag));
+    let (id, change) = user.into_change(mask, known)?;
+    Ok((id, change, etag))
+}
+
+/// The etag that a request gives. None can be wrong but as another one.
+pub(crate) fn etag(etag: String) -> Option<String> {
+    Some(etag).filter(|etag| !etag.is_empty())
+}
+
+/// The message that a request cannot do without.
+fn required<U: Into<Input>>(user: Option<U>) -> Result<Input, FieldViolations> {
+    user.map(Into::into).ok_or_else(|| {
+        let mut violations = FieldViolations::new();
+        violations.add(FieldViolation::new("user", "must be given"));
+        violations
+    })
 }
 
 impl Input {
-    /// The message that a request cannot do without.
-    pub(crate) fn required<U: Into<Self>>(user: Option<U>) -> Result<Self, FieldViolations> {
-        user.map(Into::into).ok_or_else(|| {
-            let mut violations = FieldViolations::new();
-            violations.add(FieldViolation::new("user", "must be given"));
-            violations
-        })
-    }
-
     /// A user to create.
     pub(crate) fn into_new(self) -> Result<NewUser, FieldViolations> {
         let mut violations = FieldViolations::new();
         violations.check(self.id == 0, "user.id", "must be left out: it is given");
+        violations.check(
+            self.etag.is_empty(),
+            "user.etag",
+            "must be left out: it is given",
+        );
         let name = violations.take(name(self.name));
         let email = violations.take(email(self.email));
         let age = violations.take(age(self.age));
@@ -123,6 +190,9 @@ fn refused(path: &str) -> String {
     if path == "id" {
         return "names id, which never changes".to_owned();
     }
+    if path == "etag" {
+        return "names etag, which changes with the others".to_owned();
+    }
     if path == "*" {
         return "names * beside other fields; * stands alone".to_owned();
     }
@@ -184,10 +254,10 @@ fn text(
     }
 }
 
-const NUL_REFUSED: &str = "must not hold the character NUL";
+pub(crate) const NUL_REFUSED: &str = "must not hold the character NUL";
 
 /// Postgres stores every character but this.
-fn holds_nul(text: &str) -> bool {
+pub(crate) fn holds_nul(text: &str) -> bool {
     text.contains('\0')
 }
 

@@ -8,12 +8,18 @@ use rpc::{
     client::{Credentials, Target},
     clock::Clock,
     health::{Serving, WHOLE_SERVER, probe, wait_until_serving},
+    limits::Limits,
     page::PageTokens,
     probes::ProbeListener,
     security::SecurityArgs,
     server::Listener,
 };
-use user_service::server::{Settings, UserServer};
+use user_service::server::{CALLS_MAX, STREAMS_MAX, Settings, UserServer};
+
+/// A call is some dozens of small pieces of memory, on every thread: with the system's
+/// allocator a quarter of the time of a list.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// How long one question for the health may take, in seconds.
 const PROBE_SECONDS_MAX: u64 = 5;
@@ -65,6 +71,14 @@ struct ServeArgs {
     /// allows, which bounds this number too.
     #[arg(long, value_name = "CONNECTIONS")]
     pool_size: Option<NonZeroUsize>,
+    /// The most calls at once. What comes beyond them is refused at once, to be tried
+    /// again a little later.
+    #[arg(long, value_name = "CALLS", default_value_t = CALLS_MAX, value_parser = clap::value_parser!(u32).range(1..))]
+    calls_max: u32,
+    /// The most streams at once, each of which keeps a connection until it ends; as
+    /// --calls-max.
+    #[arg(long, value_name = "STREAMS", default_value_t = STREAMS_MAX, value_parser = clap::value_parser!(u32).range(1..))]
+    streams_max: u32,
     /// A file of 32 secret bytes or more that sign page tokens. Servers that
     /// stand in for each other share it. Without it: random for each process.
     #[arg(long, env = "PAGE_TOKEN_KEY_FILE", value_name = "FILE")]
@@ -132,6 +146,10 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         },
         pool_size: args.pool_size.map(NonZeroUsize::get),
         tokens,
+        limits: Limits {
+            calls_max: args.calls_max,
+            streams_max: args.streams_max,
+        },
     })?;
     println!("listening on {}", listener.address());
     if args.page_token_key_file.is_none() {

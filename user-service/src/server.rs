@@ -1,5 +1,7 @@
 //! Both API versions on one address.
 
+use std::time::Duration;
+
 use branch_pool::{Binding, BranchPool, Credentials, Options, Phase, PoolState};
 use proto::users::{
     v1::user_service_server::UserServiceServer as V1Server,
@@ -7,6 +9,7 @@ use proto::users::{
 };
 use rpc::{
     health::{Health, Serving, WHOLE_SERVER},
+    limits::Limits,
     metrics::Metrics,
     page::PageTokens,
     probes::ProbeListener,
@@ -14,10 +17,28 @@ use rpc::{
 };
 use tokio::sync::watch;
 
-use crate::users::{Users, V1, V2, Version};
+use crate::{
+    metrics,
+    users::{Users, V1, V2, Version},
+};
 
 /// The service's name in bindings.
 const SERVICE: &str = "users";
+
+/// The most calls at once, when nobody says: some ten for each connection that the two
+/// leases of broker.toml allow. They wait for one a few milliseconds at most while the
+/// database answers, and hold some megabytes while it does not.
+pub const CALLS_MAX: u32 = 1_024;
+/// The most streams at once, when nobody says: each keeps a connection until it ends,
+/// and a lease allows 24, most of which are for calls.
+pub const STREAMS_MAX: u32 = 8;
+
+/// How long a call waits for a branch that wakes up, in seconds, if its deadline lets it.
+const COLD_START_SECONDS_MAX: u64 = 60;
+
+/// The largest request, in bytes: a thousand ids take 5 KiB, a user 2 KiB, a filter
+/// 8 KiB.
+const REQUEST_BYTES_MAX: usize = 64 * 1024;
 
 /// What the server needs to know.
 #[derive(Debug, Clone)]
@@ -31,6 +52,8 @@ pub struct Settings {
     pub pool_size: Option<usize>,
     /// Hands out page tokens. Servers that stand in for each other share a key.
     pub tokens: PageTokens,
+    /// What is served at once, at most.
+    pub limits: Limits,
 }
 
 /// Why the server does not run.
@@ -55,6 +78,7 @@ pub struct UserServer {
     v1: BranchPool,
     v2: BranchPool,
     tokens: PageTokens,
+    limits: Limits,
 }
 
 impl UserServer {
@@ -70,11 +94,13 @@ impl UserServer {
             v1: pool::<V1>(&settings)?,
             v2: pool::<V2>(&settings)?,
             tokens: settings.tokens,
+            limits: settings.limits,
         })
     }
 
     /// Serves until `stop` resolves, then lets calls finish and gives the leases
-    /// back; metrics and probes too, if there is where. The server as a whole is SERVING when both versions are.
+    /// back; metrics and probes too, if there is where. The server as a whole is
+    /// SERVING when both versions are.
     ///
     /// # Errors
     /// [`Error::FailedServe`] for a transport that gave up.
@@ -89,8 +115,11 @@ impl UserServer {
         let metrics = Metrics::default();
         let server = Server::new(proto::DESCRIPTORS)
             .metrics(&metrics)
-            .add_service(V1Server::new(v1))
-            .add_service(V2Server::new(v2));
+            .limits(self.limits)
+            .add_service(V1Server::new(v1).max_decoding_message_size(REQUEST_BYTES_MAX))
+            .add_service(V2Server::new(v2).max_decoding_message_size(REQUEST_BYTES_MAX));
+        let pools = vec![(V1::NAME, self.v1.state()), (V2::NAME, self.v2.state())];
+        metrics::tell(pools, &metrics);
         let follower = tokio::spawn(follow(
             server.health(),
             [
@@ -113,7 +142,12 @@ impl UserServer {
 }
 
 fn pool<V: Version>(settings: &Settings) -> Result<BranchPool, Error> {
-    let options = Options::default().credentials(settings.credentials.clone());
+    // Callers have deadlines; nobody without one waits for longer.
+    let options = Options::default()
+        .credentials(settings.credentials.clone())
+        .connect_timeout(Duration::from_secs(COLD_START_SECONDS_MAX))
+        // Whoever finds all connections being opened waits for one as long.
+        .wait_timeout(Duration::from_secs(COLD_START_SECONDS_MAX));
     let options = match settings.pool_size {
         Some(connections) => options.max_size(connections),
         None => options,

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use proto::users::{v1, v2};
 use rpc::{
     health::{Serving, WHOLE_SERVER, probe},
+    limits::Limits,
     page::PageTokens,
     security::Security,
     server::Listener,
@@ -17,10 +18,15 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 use tonic_types::StatusExt;
-use user_service::server::{Error, Settings, UserServer};
+use user_service::server::{CALLS_MAX, Error, STREAMS_MAX, Settings, UserServer};
 
 /// What no step here takes, unless something is broken.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+const LIMITS: Limits = Limits {
+    calls_max: CALLS_MAX,
+    streams_max: STREAMS_MAX,
+};
 
 struct Running {
     address: String,
@@ -43,6 +49,7 @@ impl Running {
             credentials: Default::default(),
             pool_size: None,
             tokens: PageTokens::random(),
+            limits: LIMITS,
         })?;
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(server.serve(listener, None, async {
@@ -64,6 +71,13 @@ impl Running {
         self.stop.send(()).ok().context("the server is gone")?;
         tokio::time::timeout(PATIENCE, self.serving).await???;
         Ok(())
+    }
+}
+
+fn delete(id: i32) -> v2::DeleteUserRequest {
+    v2::DeleteUserRequest {
+        id,
+        ..Default::default()
     }
 }
 
@@ -92,10 +106,17 @@ async fn without_a_broker_every_call_asks_to_try_again() -> Result<()> {
     for status in [
         refused(running.v1.get_user(v1::GetUserRequest { id: 1 }).await)?,
         refused(running.v1.list_users(v1::ListUsersRequest::default()).await)?,
+        refused(running.v2.delete_user(delete(1)).await)?,
+        refused(
+            running
+                .v1
+                .stream_users(v1::StreamUsersRequest::default())
+                .await,
+        )?,
         refused(
             running
                 .v2
-                .delete_user(v2::DeleteUserRequest { id: 1 })
+                .batch_get_users(v2::BatchGetUsersRequest { ids: vec![1] })
                 .await,
         )?,
         refused(
@@ -123,6 +144,7 @@ async fn bad_input_is_refused_before_a_connection_is_asked_for() -> Result<()> {
         id: 3,
         name: String::new(),
         email: "nobody".to_owned(),
+        etag: "of somebody".to_owned(),
     };
     let v2_user = v2::User {
         id: 1,
@@ -141,13 +163,17 @@ async fn bad_input_is_refused_before_a_connection_is_asked_for() -> Result<()> {
             vec!["id"],
         ),
         (
+            refused(running.v2.delete_user(delete(-1)).await)?,
+            vec!["id"],
+        ),
+        (
             refused(
                 running
-                    .v2
-                    .delete_user(v2::DeleteUserRequest { id: -1 })
+                    .v1
+                    .batch_get_users(v1::BatchGetUsersRequest { ids: vec![1, 0] })
                     .await,
             )?,
-            vec!["id"],
+            vec!["ids[1]"],
         ),
         (
             refused(
@@ -156,10 +182,12 @@ async fn bad_input_is_refused_before_a_connection_is_asked_for() -> Result<()> {
                     .list_users(v1::ListUsersRequest {
                         page_size: 1001,
                         page_token: "forged".to_owned(),
+                        filter: "age = 3".to_owned(),
+                        order_by: "age".to_owned(),
                     })
                     .await,
             )?,
-            vec!["page_size", "page_token"],
+            vec!["page_size", "filter", "order_by", "page_token"],
         ),
         (
             refused(
@@ -176,10 +204,17 @@ async fn bad_input_is_refused_before_a_connection_is_asked_for() -> Result<()> {
                     .v1
                     .create_user(v1::CreateUserRequest {
                         user: Some(v1_user.clone()),
+                        request_id: "no-uuid".to_owned(),
                     })
                     .await,
             )?,
-            vec!["user.id", "user.name", "user.email"],
+            vec![
+                "request_id",
+                "user.id",
+                "user.etag",
+                "user.name",
+                "user.email",
+            ],
         ),
         (
             refused(
@@ -220,6 +255,7 @@ async fn a_broker_address_that_is_none_ends_the_start() {
         broker_url: "not an address".to_owned(),
         pool_size: None,
         tokens: PageTokens::random(),
+        limits: LIMITS,
     });
     assert!(
         matches!(server, Err(Error::FailedPool { version: "v1", .. })),

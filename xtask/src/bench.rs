@@ -32,6 +32,13 @@ enum What {
         /// them. The others stay in the file as they are.
         parts: Vec<String>,
     },
+    /// The user-service against servers that do no more than they must, its stream
+    /// against COPY, and what it takes. Also written to docs/bench/users.json.
+    Users {
+        /// What to measure: get, list, connect, stream; without any, all of them. The
+        /// others stay in the file as they are.
+        parts: Vec<String>,
+    },
 }
 
 impl Bench {
@@ -41,6 +48,7 @@ impl Bench {
             What::Gateway => ("gateway", &[]),
             What::Engine => ("engine", &[]),
             What::Broker { parts } => ("broker", parts),
+            What::Users { parts } => ("users", parts),
         };
         let suite = Binaries::build(true)?;
         process::run(Command::new(suite.path("bench")).arg(name).args(parts))

@@ -57,6 +57,10 @@ impl Test {
         let started = Instant::now();
         // The suite starts them; a test build does not make them.
         Binaries::build(false)?;
+        // Nor are they part of a build of the suite alone. By themselves, since examples
+        // bring the features that only tests have.
+        let examples = process::cargo(["build", "--workspace", "--examples"]);
+        process::run_step("build the examples", examples)?;
         if let Some(major) = self.postgres {
             self.run_on(major, &[])?;
         } else {

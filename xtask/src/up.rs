@@ -267,6 +267,7 @@ impl Running {
         for call in [
             format!("{users} users.v1.UserService/ListUsers"),
             format!("{users} users.v2.UserService/ListUsers"),
+            format!("{broker} broker.v1.BindingService/ListBindings"),
             format!("{broker} broker.v1.BranchService/ListBranches"),
             format!(
                 "-d '{{\"binding\": \"services/users/versions/v1\"}}' \

@@ -7,7 +7,7 @@ use branch_pool::{BranchPool, Error};
 use diesel_async::SimpleAsyncConnection;
 
 use crate::fake_broker::FakeBroker;
-use crate::fake_postgres::{Authority, FakePostgres, Manners};
+use crate::fake_postgres::{Authority, FakePostgres, Fate, Manners};
 use crate::{binding, options, refusal};
 
 /// How a checkout ended: with TLS, without, or with what in its error.
@@ -136,7 +136,8 @@ async fn a_checkout_sends_no_query_of_its_own() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn work_that_is_given_up_costs_its_connection() -> anyhow::Result<()> {
+async fn work_that_is_given_up_is_stopped_before_its_connection_is_used_again() -> anyhow::Result<()>
+{
     let postgres = FakePostgres::start(Manners::default()).await?;
     let broker = FakeBroker::start(postgres.uri("sslmode=disable"))?;
     let options = options().max_size(1).wait_timeout(crate::PATIENCE);
@@ -146,24 +147,48 @@ async fn work_that_is_given_up_costs_its_connection() -> anyhow::Result<()> {
         work.batch_execute("SELECT 1").await?;
         drop(work.finish());
     }
-    assert_eq!(postgres.seen().opened, 1, "finished, it goes back");
-    assert_eq!(postgres.seen().cancels, 0);
+    assert_eq!(postgres.seen().cancels, 0, "finished, it goes back");
 
-    drop(pool.get().await?.begin());
-    let told = postgres
-        .until_seen("asked to stop, and left", |seen| {
-            seen.cancels == 1 && seen.open == 0
-        })
-        .await?;
-    assert_eq!(told.opened, 1);
-    // Its place in the pool is free again.
+    postgres.next([Fate::Endless]);
+    let given_up = tokio::time::timeout(Duration::from_millis(100), async {
+        let mut work = pool.get().await?.begin();
+        work.batch_execute("SELECT pg_sleep(1000)").await?;
+        anyhow::Ok(())
+    });
+    assert!(given_up.await.is_err(), "answered");
+    // There is one connection only, and it has been answered before it is here.
     pool.get().await?.batch_execute("SELECT 1").await?;
-    assert_eq!(postgres.seen().opened, 2);
+    let seen = postgres.seen();
+    assert_eq!((seen.opened, seen.cancels, seen.open), (1, 1, 1));
+    Ok(())
+}
 
-    pool.get().await?.discard();
+#[tokio::test]
+async fn connections_that_nobody_needs_are_closed() -> anyhow::Result<()> {
+    let postgres = FakePostgres::start(Manners::default()).await?;
+    let broker = FakeBroker::start(postgres.uri("sslmode=disable"))?;
+    let options = options().idle_timeout(Duration::from_millis(50));
+    let pool = BranchPool::connect(&broker.url(), binding(), options).await?;
+    let running = pool.get().await?;
+    drop((pool.get().await?, pool.get().await?));
     postgres
-        .until_seen("left", |seen| seen.cancels == 2 && seen.open == 0)
+        .until_seen("the running one", |seen| seen.open == 1)
         .await?;
+    drop(running);
+    postgres.until_seen("none", |seen| seen.open == 0).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_old_connection_is_not_used_again() -> anyhow::Result<()> {
+    let postgres = FakePostgres::start(Manners::default()).await?;
+    let broker = FakeBroker::start(postgres.uri("sslmode=disable"))?;
+    let options = options().max_age(Duration::ZERO);
+    let pool = BranchPool::connect(&broker.url(), binding(), options).await?;
+    for opened in 1..4 {
+        pool.get().await?.batch_execute("SELECT 1").await?;
+        assert_eq!(postgres.seen().opened, opened);
+    }
     Ok(())
 }
 

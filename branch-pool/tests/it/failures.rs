@@ -222,7 +222,8 @@ async fn other_failures_to_connect_leave_the_lease_alone() -> anyhow::Result<()>
     let postgres = FakePostgres::start(manners).await?;
     let broker = FakeBroker::start(postgres.uri("sslmode=disable"))?;
     broker.world().ttl = SECOND;
-    let pool = BranchPool::connect(&broker.url(), binding(), options()).await?;
+    let options = options().connect_timeout(Duration::from_millis(100));
+    let pool = BranchPool::connect(&broker.url(), binding(), options).await?;
     let error = refusal(&pool).await?;
     assert!(error.to_string().contains("53300"), "{error}");
     let renewed = |calls: &[Call]| {

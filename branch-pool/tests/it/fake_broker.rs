@@ -3,7 +3,8 @@
 //! As with the real one, renewing moves a lease's end and nothing else: where
 //! the lease leads changes in its watch alone.
 
-use std::collections::{HashMap, VecDeque};
+mod world;
+
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,13 +12,12 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use futures_util::{Stream, stream};
-use proto::broker::v1::acquire_lease_request::Target;
 use proto::broker::v1::lease_service_server::{LeaseService, LeaseServiceServer};
 use proto::broker::v1::{
-    AcquireLeaseRequest, AcquireLeaseResponse, BindingTarget, Connection, GetLeaseRequest,
-    GetLeaseResponse, Lease, ListLeasesRequest, ListLeasesResponse, ReleaseLeaseRequest,
-    ReleaseLeaseResponse, RenewLeaseRequest, RenewLeaseResponse, RevokeLeasesRequest,
-    RevokeLeasesResponse, WatchBindingRequest, WatchBindingResponse,
+    AcquireLeaseRequest, AcquireLeaseResponse, GetLeaseRequest, GetLeaseResponse,
+    ListLeasesRequest, ListLeasesResponse, Pause, ReleaseLeaseRequest, ReleaseLeaseResponse,
+    RenewLeaseRequest, RenewLeaseResponse, RevokeLeasesRequest, RevokeLeasesResponse,
+    WatchBindingRequest, WatchBindingResponse, WatchReport,
 };
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -25,6 +25,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{PATIENCE, until};
+use world::{World, now};
 
 /// What the broker was asked, in order.
 #[derive(Debug, Clone)]
@@ -44,6 +45,12 @@ pub(crate) enum Call {
     Told {
         generation: Option<i64>,
     },
+    /// What a consumer reports.
+    Report {
+        report: WatchReport,
+        generation: i64,
+        message: String,
+    },
 }
 
 /// How a call goes wrong, once.
@@ -53,23 +60,6 @@ pub(crate) enum Fault {
     Lose,
     /// It is not done.
     Refuse(Status),
-}
-
-/// What the next lease is like, and the leases there are.
-#[derive(Debug)]
-pub(crate) struct World {
-    pub(crate) uri: String,
-    pub(crate) generation: i64,
-    pub(crate) ttl: Duration,
-    pub(crate) connection_limit: i32,
-    pub(crate) acquire_faults: VecDeque<Fault>,
-    /// How the next watches are refused.
-    pub(crate) watch_faults: VecDeque<Status>,
-    /// False: watches say nothing of where a lease leads.
-    pub(crate) ready: bool,
-    pub(crate) leases: HashMap<String, (Lease, Connection)>,
-    by_request: HashMap<String, String>,
-    given: u32,
 }
 
 pub(crate) struct FakeBroker {
@@ -90,18 +80,7 @@ impl FakeBroker {
     /// The same, not started yet.
     pub(crate) fn down(uri: impl Into<String>) -> anyhow::Result<Self> {
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let world = World {
-            uri: uri.into(),
-            generation: 1,
-            ttl: Duration::from_secs(3600),
-            connection_limit: 4,
-            acquire_faults: VecDeque::new(),
-            watch_faults: VecDeque::new(),
-            ready: true,
-            leases: HashMap::new(),
-            by_request: HashMap::new(),
-            given: 0,
-        };
+        let world = World::new(uri.into());
         let service = Service {
             world: Arc::new(Mutex::new(world)),
             calls: watch::Sender::new(Vec::new()),
@@ -136,12 +115,35 @@ impl FakeBroker {
         });
     }
 
+    /// Has consumers get this ready, as the generation after the present one.
+    pub(crate) fn propose(&self, uri: impl Into<String>) {
+        self.announce(|world| world.pending = Some((world.generation + 1, uri.into())));
+    }
+
+    /// Makes it the current one.
+    pub(crate) fn commit(&self) {
+        self.announce(|world| {
+            if let Some((generation, uri)) = world.pending.take() {
+                (world.generation, world.uri) = (generation, uri);
+            }
+        });
+    }
+
+    /// Has consumers hold back, under the generation after the present one.
+    pub(crate) fn pause(&self, lasts: Duration, writes_only: bool) {
+        self.announce(|world| {
+            world.pause = Some(Pause {
+                generation: world.generation + 1,
+                deadline: Some((now() + lasts).into()),
+                writes_only,
+                reason: String::new(),
+            });
+        });
+    }
+
     /// Forgets every lease, as one without a state folder does at a restart.
     pub(crate) fn forget(&self) {
-        self.announce(|world| {
-            world.leases.clear();
-            world.by_request.clear();
-        });
+        self.announce(World::forget_leases);
     }
 
     pub(crate) fn serve(&mut self) -> anyhow::Result<()> {
@@ -210,6 +212,25 @@ impl FakeBroker {
         self.until_calls("a watch", |calls| calls.iter().any(told))
             .await
             .map(|_| ())
+    }
+
+    /// Waits until this was reported, and returns with what message.
+    pub(crate) async fn until_report(
+        &self,
+        wanted: WatchReport,
+        of: i64,
+    ) -> anyhow::Result<String> {
+        let calls = self
+            .until_calls(&format!("{wanted:?} of {of}"), |calls| {
+                reported(calls, wanted, of).is_some()
+            })
+            .await?;
+        reported(&calls, wanted, of).context("it was there")
+    }
+
+    /// Whether this was reported.
+    pub(crate) fn has_report(&self, wanted: WatchReport, of: i64) -> bool {
+        reported(&self.calls(), wanted, of).is_some()
     }
 
     pub(crate) async fn until_acquisitions(&self, count: usize) -> anyhow::Result<()> {
@@ -350,14 +371,22 @@ impl LeaseService for Service {
         Ok(Response::new(Box::pin(stream::try_unfold(
             watching,
             |(service, lease, mut changed, mut requests)| async move {
-                tokio::select! {
-                    // Who watches stays on the line.
-                    request = requests.message() => {
-                        let what = format!("{request:?} after the first");
-                        return Err(Status::invalid_argument(what));
-                    }
-                    changed = changed.changed() => {
-                        changed.map_err(|_| Status::unavailable("stopping"))?;
+                loop {
+                    tokio::select! {
+                        request = requests.message() => {
+                            // Who watches stays on the line.
+                            let hung_up = || Status::invalid_argument("it hung up");
+                            let request = request?.ok_or_else(hung_up)?;
+                            service.note(Call::Report {
+                                report: request.report(),
+                                generation: request.generation,
+                                message: request.message,
+                            });
+                        }
+                        changed = changed.changed() => {
+                            changed.map_err(|_| Status::unavailable("stopping"))?;
+                            break;
+                        }
                     }
                 }
                 let answer = service.world().tell(&lease)?;
@@ -370,76 +399,14 @@ impl LeaseService for Service {
     }
 }
 
-impl World {
-    fn grant(&mut self, request: &AcquireLeaseRequest) -> (Lease, Connection) {
-        let known = self.by_request.get(&request.request_id);
-        if let Some((lease, _)) = known.and_then(|name| self.leases.get(name)) {
-            return (lease.clone(), self.connection());
-        }
-        self.given += 1;
-        let name = format!("leases/{}", self.given);
-        let Some(Target::Binding(binding)) = request.target.clone() else {
-            unreachable!("a pool asks for a binding");
-        };
-        let lease = Lease {
-            name: name.clone(),
-            binding,
-            branch: branch(self.generation),
-            access: request.access,
-            generation: self.generation,
-            expire_time: Some((now() + self.ttl).into()),
-            holder: request.holder.clone(),
-            pooled: request.pooled,
-            ..Lease::default()
-        };
-        let granted = (lease, self.connection());
-        self.by_request
-            .insert(request.request_id.clone(), name.clone());
-        self.leases.insert(name, granted.clone());
-        granted
-    }
-
-    /// What the watch of a lease says now. The lease leads there from then on.
-    fn tell(&mut self, name: &str) -> Result<WatchBindingResponse, Status> {
-        let (generation, connection) = (self.generation, self.connection());
-        let Some((lease, granted)) = self.leases.get_mut(name) else {
-            return Err(Status::not_found("no such lease"));
-        };
-        let mut answer = WatchBindingResponse {
-            binding: lease.binding.clone(),
-            ..WatchBindingResponse::default()
-        };
-        if self.ready {
-            lease.generation = generation;
-            lease.branch = branch(generation);
-            *granted = connection.clone();
-            answer.current = Some(BindingTarget {
-                generation,
-                branch: lease.branch.clone(),
-                connection: Some(connection),
-                reason: String::new(),
-            });
-        }
-        Ok(answer)
-    }
-
-    fn connection(&self) -> Connection {
-        Connection {
-            uri: self.uri.clone(),
-            connection_limit: self.connection_limit,
-            ..Connection::default()
-        }
-    }
-}
-
-fn branch(generation: i64) -> String {
-    format!("branches/br-{generation}")
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "plays the broker's clock, to a client that reads the machine's"
-)]
-fn now() -> SystemTime {
-    SystemTime::now()
+/// The newest of these reports.
+fn reported(calls: &[Call], wanted: WatchReport, of: i64) -> Option<String> {
+    calls.iter().rev().find_map(|call| match call {
+        Call::Report {
+            report,
+            generation,
+            message,
+        } if (*report, *generation) == (wanted, of) => Some(message.clone()),
+        _ => None,
+    })
 }

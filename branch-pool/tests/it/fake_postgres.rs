@@ -1,7 +1,8 @@
 //! A Postgres that lets in or turns away, and says yes to every statement.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -27,6 +28,9 @@ pub(crate) struct Manners {
     pub(crate) refuse_plain: bool,
     /// Accepts the connection and says nothing.
     pub(crate) silent: bool,
+    /// Does as a request to stop says, and does not hang up after it until it is
+    /// [told to](FakePostgres::hang_up).
+    pub(crate) lingers: bool,
 }
 
 /// What it has seen.
@@ -40,6 +44,12 @@ pub(crate) struct Seen {
     pub(crate) open: usize,
     /// Requests to stop what a session is busy with.
     pub(crate) cancels: usize,
+    /// Statements that ran on and on.
+    pub(crate) endless: usize,
+    /// Those who were turned away.
+    pub(crate) turned_away: usize,
+    /// Whether who asked for a stop is hung up on.
+    pub(crate) hung_up: bool,
 }
 
 pub(crate) struct FakePostgres {
@@ -48,6 +58,21 @@ pub(crate) struct FakePostgres {
     /// Counts the times that every session was ended.
     ended: watch::Sender<u32>,
     pub(crate) statements: Arc<AtomicUsize>,
+    /// What becomes of the next statements.
+    fates: Arc<Mutex<VecDeque<Fate>>>,
+}
+
+/// What becomes of a statement that is not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// The session ends with this message (57P01).
+    Ended(&'static str),
+    /// It fails with this SQLSTATE and message, and the session goes on.
+    Failed(&'static str, &'static str),
+    /// It runs on and on, until somebody asks for its end.
+    Endless,
+    /// It runs on and on, whoever asks for its end.
+    Deaf,
 }
 
 impl FakePostgres {
@@ -58,8 +83,10 @@ impl FakePostgres {
             seen: watch::Sender::default(),
             ended: watch::Sender::default(),
             statements: Arc::default(),
+            fates: Arc::default(),
         };
         let seen = server.seen.clone();
+        let fates = Arc::clone(&server.fates);
         let ended = server.ended.clone();
         let statements = Arc::clone(&server.statements);
         tokio::spawn(async move {
@@ -69,6 +96,7 @@ impl FakePostgres {
                     seen: seen.clone(),
                     ended: ended.subscribe(),
                     statements: Arc::clone(&statements),
+                    fates: Arc::clone(&fates),
                 };
                 tokio::spawn(session.run(stream));
             }
@@ -82,6 +110,12 @@ impl FakePostgres {
         format!("postgresql://role:{PASSWORD}@localhost:{port}/neondb?{query}")
     }
 
+    /// What becomes of the next statements: those that diesel-async begins each session
+    /// with are answered whatever this says.
+    pub(crate) fn next(&self, fates: impl IntoIterator<Item = Fate>) {
+        lock(&self.fates).extend(fates);
+    }
+
     pub(crate) fn seen(&self) -> Seen {
         *self.seen.borrow()
     }
@@ -92,6 +126,11 @@ impl FakePostgres {
         condition: impl FnMut(&Seen) -> bool,
     ) -> anyhow::Result<Seen> {
         until(&mut self.seen.subscribe(), what, condition).await
+    }
+
+    /// Hangs up on those who asked for a stop, and will at once from now on.
+    pub(crate) fn hang_up(&self) {
+        self.seen.send_modify(|seen| seen.hung_up = true);
     }
 
     /// Ends every session as an administrator does (57P01), and waits until
@@ -143,6 +182,7 @@ struct Session {
     seen: watch::Sender<Seen>,
     ended: watch::Receiver<u32>,
     statements: Arc<AtomicUsize>,
+    fates: Arc<Mutex<VecDeque<Fate>>>,
 }
 
 impl Session {
@@ -164,6 +204,11 @@ impl Session {
                 }
                 (CANCEL_REQUEST, _) => {
                     self.seen.send_modify(|seen| seen.cancels += 1);
+                    if self.manners.lingers {
+                        let mut seen = self.seen.subscribe();
+                        // An error: the test is over.
+                        let _ = seen.wait_for(|seen| seen.hung_up).await.is_ok();
+                    }
                     return Ok(());
                 }
                 (SSL_REQUEST, None) => stream.write_u8(b'N').await?,
@@ -178,7 +223,10 @@ impl Session {
     {
         let plain_refused = (self.manners.refuse_plain && !encrypted).then_some("28000");
         if let Some(code) = self.manners.refuse.or(plain_refused) {
-            stream.write_all(&failure(code)).await?;
+            self.seen.send_modify(|seen| seen.turned_away += 1);
+            stream
+                .write_all(&failure("FATAL", code, "turned away"))
+                .await?;
             return stream.shutdown().await;
         }
         let welcome = [
@@ -206,7 +254,7 @@ impl Session {
             let kind = tokio::select! {
                 kind = stream.read_u8() => kind?,
                 _ = self.ended.changed() => {
-                    stream.write_all(&failure("57P01")).await?;
+                    stream.write_all(&failure("FATAL", "57P01", "terminating connection")).await?;
                     stream.shutdown().await?;
                     // Until the client has closed its end.
                     return stream.read_to_end(&mut Vec::new()).await.map(|_| ());
@@ -227,6 +275,37 @@ impl Session {
             if matches!(kind, b'E' | b'Q') {
                 self.statements.fetch_add(1, Ordering::SeqCst);
             }
+            // Tests ask in the simple protocol, diesel-async sets up in the other.
+            let fate = match kind {
+                b'Q' => lock(&self.fates).pop_front(),
+                _ => None,
+            };
+            let answer = match fate {
+                None => answer,
+                Some(Fate::Ended(why)) => {
+                    stream.write_all(&failure("FATAL", "57P01", why)).await?;
+                    return stream.shutdown().await;
+                }
+                Some(Fate::Failed(code, why)) => {
+                    [failure("ERROR", code, why), message(b'Z', b"I")].concat()
+                }
+                Some(Fate::Deaf) => {
+                    self.seen.send_modify(|seen| seen.endless += 1);
+                    return stream.read_to_end(&mut Vec::new()).await.map(|_| ());
+                }
+                Some(Fate::Endless) => {
+                    let mut seen = self.seen.subscribe();
+                    let before = seen.borrow().cancels;
+                    self.seen.send_modify(|seen| seen.endless += 1);
+                    tokio::select! {
+                        _ = seen.wait_for(|seen| seen.cancels > before) => {}
+                        // Nothing more is asked: this is the client's end.
+                        _ = stream.read_u8() => return Ok(()),
+                    }
+                    let why = "canceling statement due to user request";
+                    [failure("ERROR", "57014", why), message(b'Z', b"I")].concat()
+                }
+            };
             stream.write_all(&answer).await?;
             stream.flush().await?;
         }
@@ -243,7 +322,11 @@ fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     [&[kind], length.to_be_bytes().as_slice(), body].concat()
 }
 
-fn failure(code: &str) -> Vec<u8> {
-    let fields = format!("SFATAL\0VFATAL\0C{code}\0Mturned away ({code})\0\0");
+fn failure(severity: &str, code: &str, why: &str) -> Vec<u8> {
+    let fields = format!("S{severity}\0V{severity}\0C{code}\0M{why} ({code})\0\0");
     message(b'E', fields.as_bytes())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,13 +6,19 @@ mod failures;
 mod fake_broker;
 mod fake_postgres;
 mod following;
+mod given_up;
+mod replicas;
+mod switching;
 mod upkeep;
+mod working;
 
 use std::fmt::Debug;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use branch_pool::{Binding, BranchPool, Error, Options, PoolState};
+use branch_pool::{Binding, BranchPool, Effect, Error, Options, PoolState, WorkError};
+use diesel::QueryResult;
+use diesel_async::SimpleAsyncConnection;
 use tokio::sync::watch;
 
 /// How long anything that has to happen may take.
@@ -55,6 +61,14 @@ async fn until_state(
     condition: impl FnMut(&PoolState) -> bool,
 ) -> anyhow::Result<PoolState> {
     until(&mut pool.state(), what, condition).await
+}
+
+/// Asks for something with that effect.
+async fn ask(pool: &BranchPool, effect: Effect) -> Result<(), WorkError> {
+    pool.run(effect, |connection| {
+        Box::pin(async move { connection.batch_execute("SELECT 1").await as QueryResult<()> })
+    })
+    .await
 }
 
 /// The error of a checkout that has to fail.

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use branch_pool::{Access, BranchPool, Phase};
+use branch_pool::testing::TestBranch;
+use branch_pool::{Access, BranchPool, LeaseTarget, Phase};
 use diesel_async::SimpleAsyncConnection;
+use proto::broker::v1::acquire_lease_request::Target;
 
 use crate::fake_broker::{Call, FakeBroker, Fault};
 use crate::fake_postgres::{FakePostgres, Manners};
@@ -86,13 +88,15 @@ async fn a_lease_is_renewed_before_it_ends() -> anyhow::Result<()> {
 async fn a_forgotten_lease_is_replaced_and_the_pool_kept() -> anyhow::Result<()> {
     let postgres = FakePostgres::start(Manners::default()).await?;
     let broker = FakeBroker::start(postgres.uri("sslmode=disable"))?;
-    broker.world().ttl = SECOND;
     let pool = BranchPool::connect(&broker.url(), binding(), options()).await?;
     drop(pool.get().await?);
 
     broker.forget();
     broker.until_acquisitions(2).await?;
-    until_state(&pool, "no error left", |state| state.last_error.is_none()).await?;
+    until_state(&pool, "the new lease", |state| {
+        state.lease.as_deref() == Some("leases/2") && state.last_error.is_none()
+    })
+    .await?;
     let asked = broker.acquisitions();
     assert_ne!(asked[0].request_id, asked[1].request_id);
     pool.get().await?.batch_execute("SELECT 1").await?;
@@ -164,5 +168,50 @@ async fn dropping_the_last_clone_releases_the_lease() -> anyhow::Result<()> {
         )
         .await?;
     crate::until(&mut state, "closed", |state| state.phase == Phase::Closed).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_branch_of_its_own_is_not_replaced() -> anyhow::Result<()> {
+    let postgres = FakePostgres::start(Manners::default()).await?;
+    let broker = FakeBroker::start(postgres.uri("sslmode=disable"))?;
+    broker.world().ttl = 2 * SECOND;
+    let target = LeaseTarget::Ephemeral { parent: binding() };
+    let pool = BranchPool::connect(&broker.url(), target, options()).await?;
+    pool.get().await?.batch_execute("SELECT 1").await?;
+
+    broker.forget();
+    until_state(&pool, "expired", |state| state.phase == Phase::Expired).await?;
+    let error = refusal(&pool).await?;
+    let text = error.to_string();
+    assert!(
+        text.contains("an ephemeral branch of services/users/versions/v1"),
+        "{text}"
+    );
+    assert_eq!(broker.acquisitions().len(), 1);
+    // It comes to rest: nothing is asked any more.
+    pool.close().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_test_has_a_branch_and_leaves_none() -> anyhow::Result<()> {
+    let postgres = FakePostgres::start(Manners::default()).await?;
+    let broker = FakeBroker::start(postgres.uri("sslmode=disable"))?;
+    let options = options().access(Access::Ddl);
+    let branch = TestBranch::fork_with(broker.url(), binding(), options).await?;
+    branch.get().await?.batch_execute("SELECT 1").await?;
+    let asked = broker.acquisitions();
+    let request = asked.first().context("no acquisition")?;
+    let Some(Target::Ephemeral(wanted)) = &request.target else {
+        anyhow::bail!("{request:?}");
+    };
+    assert_eq!(wanted.parent, "services/users/versions/v1");
+    assert!(wanted.migrate);
+    assert_eq!(request.access(), proto::broker::v1::Access::Ddl);
+
+    // Without a moment for the pool's own tasks.
+    drop(branch);
+    assert!(broker.world().leases.is_empty());
     Ok(())
 }

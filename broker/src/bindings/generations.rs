@@ -9,8 +9,12 @@ use crate::connection;
 use crate::leases::{self, Made, RequestId};
 use crate::names::{BindingName, BranchName};
 use crate::neon::OwnerUris;
+use crate::postgres::OwnerUri;
 use crate::reconcile::Outcome;
 use crate::state::{self, Departure, Draft, Generation, Move, Phase};
+
+/// What comes before the read-only endpoint's part of an address.
+const READ_ONLY: &str = " read-only ";
 
 /// What an apply found of a binding.
 #[derive(Debug, Clone)]
@@ -144,7 +148,8 @@ impl Bindings {
                     (next, format!("moved to the branch {branch}"))
                 }
                 Some(last) if last.address != address => {
-                    (next, format!("the branch {branch} has another address"))
+                    let what = other_address(&last.address, &address);
+                    (next, format!("the branch {branch} has {what}"))
                 }
                 Some(last) => match &renewed {
                     Some(reason) => (next, reason.clone()),
@@ -255,14 +260,41 @@ fn announced(binding: &BindingName, generation: &Generation) -> Event {
     }
 }
 
-/// Where both URIs lead, without who connects and how.
+/// Where the URIs lead, without who connects and how.
 fn address(uris: &OwnerUris) -> String {
-    let (direct, pooled) = (
-        connection::address_of(&uris.direct),
-        connection::address_of(&uris.pooled),
-    );
+    let writing = address_of(&uris.direct, &uris.pooled);
+    match &uris.replica {
+        None => writing,
+        Some(replica) => {
+            let reading = address_of(&replica.direct, &replica.pooled);
+            format!("{writing}{READ_ONLY}{reading}")
+        }
+    }
+}
+
+fn address_of(direct: &OwnerUri, pooled: &OwnerUri) -> String {
+    let [direct, pooled] = [direct, pooled].map(connection::address_of);
     match direct == pooled {
         true => direct,
         false => format!("{direct} {pooled}"),
+    }
+}
+
+/// What a branch has whose address was another, for people.
+fn other_address(before: &str, now: &str) -> &'static str {
+    let ((was, had), (is, has)) = (parts(before), parts(now));
+    match (had, has) {
+        _ if was != is => "another address",
+        (None, _) => "a read-only endpoint now",
+        (Some(_), None) => "no read-only endpoint any more",
+        (Some(_), Some(_)) => "another read-only endpoint",
+    }
+}
+
+/// An address without its read-only endpoint's part, and that.
+fn parts(address: &str) -> (&str, Option<&str>) {
+    match address.split_once(READ_ONLY) {
+        None => (address, None),
+        Some((writing, reading)) => (writing, Some(reading)),
     }
 }

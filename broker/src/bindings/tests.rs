@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::neon::ReplicaUris;
 use crate::postgres::OwnerUri;
 
 fn config() -> Config {
@@ -17,6 +18,7 @@ fn outcome(branch: &str, port: u16) -> Outcome {
         uris: OwnerUris {
             direct: uri.clone(),
             pooled: uri,
+            replica: None,
         },
         reset_at: None,
         revision: Some("r".into()),
@@ -59,6 +61,38 @@ async fn a_generation_goes_up_when_the_connection_changes_and_outlives_the_broke
     let (bindings, spec) = bindings(&state);
     assert_eq!(generation(&bindings, &spec, outcome("br-a", 2)).await, 2);
     assert_eq!(generation(&bindings, &spec, outcome("br-b", 2)).await, 3);
+}
+
+/// Who knows the number has missed nothing, although the role is the same.
+#[tokio::test]
+async fn a_read_only_endpoint_that_comes_or_goes_is_another_generation() {
+    let state = Arc::new(State::in_memory());
+    let (bindings, spec) = bindings(&state);
+    let with = |port: u16, read_only: u16| {
+        let uri = OwnerUri::new(format!("postgresql://o:p@127.0.0.1:{read_only}/neondb"));
+        let mut outcome = outcome("br-a", port);
+        outcome.uris.replica = Some(ReplicaUris {
+            direct: uri.clone(),
+            pooled: uri,
+        });
+        outcome
+    };
+    let steps = [
+        (outcome("br-a", 1), 1, "is ready"),
+        (with(1, 2), 2, "has a read-only endpoint now"),
+        (with(1, 2), 2, "has a read-only endpoint now"),
+        (with(1, 3), 3, "has another read-only endpoint"),
+        (outcome("br-a", 1), 4, "has no read-only endpoint any more"),
+        // Without a pooler, an address has one part: that it is the writer's counts.
+        (with(1, 1), 5, "has a read-only endpoint now"),
+        (with(4, 1), 6, "has another address"),
+    ];
+    for (outcome, number, reason) in steps {
+        assert_eq!(generation(&bindings, &spec, outcome).await, number);
+        let binding = bindings.get(&spec.name).unwrap();
+        let said = &binding.target.as_ref().unwrap().reason;
+        assert!(said.ends_with(reason), "{said}");
+    }
 }
 
 #[tokio::test]

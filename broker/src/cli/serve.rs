@@ -243,7 +243,9 @@ async fn run(arguments: Arguments) -> Result<(), Error> {
         Arc::clone(&state),
         Arc::clone(&leases),
         Arc::clone(&leasing),
-        background.clone(),
+        // Which branches are awake is one question a second at most. Behind all that is
+        // asked for branches that do not answer it would be asked too late.
+        keeper.neon().clone(),
     );
     let pools = Pools::new(
         Arc::clone(&keeper),

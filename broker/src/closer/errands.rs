@@ -3,12 +3,12 @@
 //!
 //! What holds: on no branch there are two at once. What fails ends its branch's turn,
 //! since it is most often the branch that does not answer, and is tried again after a
-//! pause; what takes too long has failed. What failed least often goes first, so that
-//! however many branches never answer, one that does is not held up for ever; urgent
-//! errands have a lead, and no more.
+//! pause; what takes too long has failed. What failed least often goes first, and what has
+//! failed never takes all the places, so that however many branches never answer, one
+//! that does is not held up by them; urgent errands have a lead, and no more.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -22,6 +22,9 @@ use crate::tries::Tries;
 /// is looked again which are due.
 const BRANCHES_AT_ONCE_MAX: usize = 16;
 const OF_BRANCH_MAX: usize = 16;
+/// On how many of them work that has failed before: the other places are for what most
+/// often is done in a moment.
+const FAILED_AT_ONCE_MAX: usize = 12;
 /// How long one errand may take, in seconds: longer than what it does, of which each
 /// part has a limit, and Neon asked in between.
 const ERRAND_SECONDS_MAX: u64 = 120;
@@ -68,7 +71,8 @@ pub(super) async fn run<K: Ord + Clone>(
     work: impl AsyncFn(&K) -> bool,
 ) {
     let mut tries = Tries::default();
-    let mut busy = BTreeSet::new();
+    // And whether the work there has failed before.
+    let mut busy = BTreeMap::new();
     let mut under_way = FuturesUnordered::new();
     loop {
         tokio::select! {
@@ -87,11 +91,18 @@ pub(super) async fn run<K: Ord + Clone>(
         }
         let all = all();
         tries.retain(&all.iter().map(|errand| &errand.key).collect());
-        let idle = all.into_iter().filter(|one| !busy.contains(&one.branch));
+        let idle = all
+            .into_iter()
+            .filter(|one| !busy.contains_key(&one.branch));
         let due = due(idle, &mut may, &mut tries);
         for (branch, errands) in turns(due, &tries) {
-            if under_way.len() < BRANCHES_AT_ONCE_MAX {
-                busy.insert(branch.clone());
+            let first = errands.first();
+            let has_failed = first.is_some_and(|first| tries.failures(&first.key) > 0);
+            let failed_at_once = busy.values().filter(|failed| **failed).count();
+            let is_place = under_way.len() < BRANCHES_AT_ONCE_MAX
+                && (!has_failed || failed_at_once < FAILED_AT_ONCE_MAX);
+            if is_place {
+                busy.insert(branch.clone(), has_failed);
                 under_way.push(turn(&work, branch, errands));
             }
         }

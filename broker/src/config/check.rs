@@ -192,6 +192,7 @@ impl<'a> Check<'a> {
             parent,
             revisions: self.up_to(&key, revisions, &table.revision)?,
             seed: self.seed(&key, &table.seed)?,
+            read_only_endpoint: table.read_only_endpoint,
             connections: *table.connections.get_ref(),
         })
     }

@@ -47,6 +47,8 @@ pub(super) struct VersionTable {
     pub(super) parent: Option<Spanned<String>>,
     pub(super) revision: Option<Spanned<String>>,
     pub(super) seed: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) read_only_endpoint: bool,
     pub(super) connections: Spanned<u32>,
 }
 

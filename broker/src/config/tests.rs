@@ -63,15 +63,26 @@ fn the_sample_in_the_repository_is_valid() {
     let config = Config::load(&path).unwrap();
     assert_eq!(
         names(&config),
-        ["services/users/versions/v1", "services/users/versions/v2"]
+        [
+            "services/billing/versions/v1",
+            "services/users/versions/v1",
+            "services/users/versions/v2"
+        ]
     );
-    let [v1, v2] = config.bindings.as_slice() else {
+    let [billing, v1, v2] = config.bindings.as_slice() else {
         panic!("{config:?}");
     };
+    // Several services, one database.
+    assert_eq!(billing.branch, v1.branch);
+    assert_eq!(billing.service.database, v1.service.database);
+    assert_ne!(billing.service.schema, v1.service.schema);
     assert_eq!(v1.branch.as_str(), "api_v1_branch");
     assert_eq!(v2.parent.as_ref(), Some(&v1.branch));
     assert!(v1.revisions.len() < v2.revisions.len());
-    assert_eq!(v1.head().unwrap().name, "2026-01-10-090000_create_users");
+    assert_eq!(
+        v1.head().unwrap().name,
+        "2026-01-20-090000_lists_and_request_ids"
+    );
     assert_eq!(config.leases.default_ttl, Duration::from_secs(600));
     assert_eq!(config.leases.max_ttl, Duration::from_secs(3600));
 }
@@ -84,7 +95,20 @@ fn what_is_left_out_has_a_default() {
     let v2 = &config.bindings[1];
     assert_eq!(v2.head().unwrap().name, "2026-02-14-090000_extend");
     assert_eq!(v2.seed, None);
+    assert!(!v2.read_only_endpoint);
     assert_eq!(parse("").unwrap().bindings, []);
+}
+
+#[test]
+fn a_version_may_want_a_read_only_endpoint() {
+    let text = SAMPLE.replacen("seed = ", "read_only_endpoint = true\nseed = ", 1);
+    let config = parse(&text).unwrap();
+    let [v1, v2] = config.bindings.as_slice() else {
+        panic!("{config:?}");
+    };
+    let both = [EndpointKind::ReadWrite, EndpointKind::ReadOnly];
+    assert_eq!(v1.endpoints().collect::<Vec<_>>(), both);
+    assert_eq!(v2.endpoints().collect::<Vec<_>>(), both[..1]);
 }
 
 #[test]
@@ -106,7 +130,12 @@ fn every_mistake_is_named_with_its_place() {
             "branch = \"one\"",
             "brnch = \"one\"",
             "broker.toml:12:1: unknown field `brnch`, expected one of `branch`, `parent`, \
-             `revision`, `seed`, `connections`",
+             `revision`, `seed`, `read_only_endpoint`, `connections`",
+        ),
+        (
+            "connections = 40",
+            "connections = 40\nread_only_endpoint = 1",
+            "broker.toml:16:22: invalid type: integer `1`, expected a boolean",
         ),
         (
             "connections = 40",

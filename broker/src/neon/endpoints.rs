@@ -1,10 +1,11 @@
 //! Endpoints and operations.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::time::Duration;
 
-use neon_api::BranchId;
-use neon_api::types::{EndpointCreateRequest, EndpointState, EndpointType, Operation};
+use neon_api::types::{Endpoint, EndpointCreateRequest, EndpointState, EndpointType, Operation};
+use neon_api::{BranchId, EndpointId};
 
 use super::retry::Asked;
 use super::{Error, Neon, Turn};
@@ -16,9 +17,53 @@ const OPERATION_SECONDS_MAX: u64 = 300;
 const OPERATION_POLL_MS_MIN: u64 = 25;
 const OPERATION_POLL_MS_MAX: u64 = 1_000;
 
+/// What an endpoint is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EndpointKind {
+    /// To read and to write; a branch has one at most.
+    ReadWrite,
+    /// To read, from a replica.
+    ReadOnly,
+}
+
+impl EndpointKind {
+    /// None for one that takes no connections, or of a kind that is not known here.
+    fn of(endpoint: &Endpoint) -> Option<EndpointKind> {
+        match endpoint.endpoint_type {
+            EndpointType::ReadWrite => Some(EndpointKind::ReadWrite),
+            // One that is disabled is as good as none.
+            EndpointType::ReadOnly if !endpoint.disabled => Some(EndpointKind::ReadOnly),
+            EndpointType::ReadOnly | EndpointType::Unknown(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for EndpointKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            EndpointKind::ReadWrite => "read-write",
+            EndpointKind::ReadOnly => "read-only",
+        })
+    }
+}
+
 impl Neon {
-    /// Whether a branch has a read-write endpoint.
-    pub async fn endpoint_exists(&self, branch: &BranchId) -> Result<bool, Error> {
+    /// The kinds of endpoints that a branch has.
+    pub async fn endpoints(&self, branch: &BranchId) -> Result<BTreeSet<EndpointKind>, Error> {
+        let all = self.endpoints_of(branch).await?;
+        Ok(all.iter().filter_map(EndpointKind::of).collect())
+    }
+
+    /// The read-only endpoint of a branch that its leases are told: the oldest, so that
+    /// it stays the same when another comes.
+    pub(super) async fn replica(&self, branch: &BranchId) -> Result<Option<EndpointId>, Error> {
+        let all = self.endpoints_of(branch).await?.into_iter();
+        let reading = all.filter(|one| EndpointKind::of(one) == Some(EndpointKind::ReadOnly));
+        let oldest = reading.min_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+        Ok(oldest.map(|endpoint| endpoint.id))
+    }
+
+    async fn endpoints_of(&self, branch: &BranchId) -> Result<Vec<Endpoint>, Error> {
         let what = format!("list the endpoints of the branch {branch}");
         let asked = Asked {
             route: "GET /projects/{project_id}/branches/{branch_id}/endpoints",
@@ -26,10 +71,7 @@ impl Neon {
         };
         let (client, project) = self.place();
         let list = || client.list_branch_endpoints(project, branch);
-        let endpoints = self.read_of_new(asked, list).await?.endpoints;
-        Ok(endpoints
-            .iter()
-            .any(|endpoint| endpoint.endpoint_type == EndpointType::ReadWrite))
+        Ok(self.read_of_new(asked, list).await?.endpoints)
     }
 
     /// Branches with a read-write endpoint, and whether that is awake.
@@ -46,20 +88,33 @@ impl Neon {
         Ok(awake.collect())
     }
 
-    /// Gives a branch a read-write endpoint unless it has one; true when it was
+    /// Gives a branch an endpoint of that kind unless it has one; true when it was
     /// made now.
-    pub async fn endpoint_ensure(&self, branch: &BranchId) -> Result<bool, Error> {
-        if self.endpoint_exists(branch).await? {
+    pub async fn endpoint_ensure(
+        &self,
+        branch: &BranchId,
+        kind: EndpointKind,
+    ) -> Result<bool, Error> {
+        let has = || async { Ok::<_, Error>(self.endpoints(branch).await?.contains(&kind)) };
+        if has().await? {
             return Ok(false);
         }
-        let what = format!("create an endpoint for the branch {branch}");
+        let what = format!("create a {kind} endpoint for the branch {branch}");
         let asked = Asked {
             route: "POST /projects/{project_id}/endpoints",
             what: &what,
         };
-        let request = EndpointCreateRequest::read_write(branch.clone());
+        let request = match kind {
+            EndpointKind::ReadWrite => EndpointCreateRequest::read_write(branch.clone()),
+            EndpointKind::ReadOnly => EndpointCreateRequest::read_only(branch.clone()),
+        };
         let (client, project) = self.place();
         let _turn = self.turn().await?;
+        // Neon takes any number of read-only ones: who had the turn before may have made
+        // it.
+        if has().await? {
+            return Ok(false);
+        }
         let creating = self.mutate(asked, || client.create_endpoint(project, &request));
         match creating.await {
             Ok(created) => {
@@ -67,13 +122,10 @@ impl Neon {
                 tracing::debug!(%branch, endpoint = %created.endpoint.id, "created an endpoint");
                 Ok(true)
             }
-            // A branch has at most one: if it is there now, this made it or
-            // somebody else did, and either will do.
+            // If it is there now, this made it or somebody else did, and either will do.
             Err(error) if error.is_conflict() || error.outcome_is_unknown() => {
-                match self.endpoint_exists(branch).await? {
-                    true => Ok(false),
-                    false => Err(error),
-                }
+                let look = || async { Ok(has().await?.then_some(false)) };
+                self.look_for_lost(look).await?.ok_or(error)
             }
             Err(error) => Err(error),
         }
@@ -82,14 +134,8 @@ impl Neon {
     /// Deletes the endpoints of a branch, whatever they are. One that is gone meanwhile is
     /// none any more.
     pub async fn endpoints_delete(&self, branch: &BranchId, _turn: &Turn) -> Result<(), Error> {
-        let what = format!("list the endpoints of the branch {branch}");
-        let asked = Asked {
-            route: "GET /projects/{project_id}/branches/{branch_id}/endpoints",
-            what: &what,
-        };
         let (client, project) = self.place();
-        let list = || client.list_branch_endpoints(project, branch);
-        for endpoint in self.read_of_new(asked, list).await?.endpoints {
+        for endpoint in self.endpoints_of(branch).await? {
             let id = &endpoint.id;
             let what = format!("delete the endpoint {id} of the branch {branch}");
             let asked = Asked {
@@ -169,3 +215,6 @@ fn slow(branch: &BranchId, operation: Operation, waited: Duration) -> Error {
         waited,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use super::{Action, Error, Step, budget, lineage, look};
 use crate::config::{BindingSpec, Config};
 use crate::ledger::Ledger;
 use crate::names::{BindingName, BranchName};
-use crate::neon::{Ensured, Found, Neon, NewBranch, OwnerUris};
+use crate::neon::{EndpointKind, Ensured, Found, Neon, NewBranch, OwnerUris};
 use crate::postgres::bounded;
 use crate::{migrate, postgres, roles, seed};
 
@@ -120,11 +120,14 @@ impl Run<'_> {
     async fn binding(mut self, known: &mut BTreeMap<BranchName, Found>) -> Result<Outcome, Error> {
         let Ensured { found, created } = self.branch(known).await?;
         let branch = found.branch;
-        if self.neon.endpoint_ensure(&branch.id).await? && !created {
-            self.took(Action::CreateEndpoint);
+        for kind in self.spec.endpoints() {
+            let made = Box::pin(self.neon.endpoint_ensure(&branch.id, kind)).await?;
+            if made && !(created && kind == EndpointKind::ReadWrite) {
+                self.took(Action::CreateEndpoint { kind });
+            }
         }
         let database = &self.spec.service.database;
-        let uris = self.neon.owner_uris(&branch.id, database).await?;
+        let uris = Box::pin(self.neon.owner_uris(&branch.id, database)).await?;
         self.inside(&branch.id, created, &uris).await?;
         Ok(Outcome {
             branch: branch.id,
@@ -179,9 +182,15 @@ impl Run<'_> {
     }
 
     /// A fork keeps what its parent had: one that is made too early would miss
-    /// revisions and rows for ever.
+    /// revisions and rows for ever. Those of services that do not live on it are missed
+    /// by nobody.
     fn refuse_unready_parent(&self, parent: &BranchName) -> Result<(), Error> {
-        let failed = self.config.bindings_on(parent).find_map(|on_parent| {
+        let is_missed = |on_parent: &&BindingSpec| {
+            let mut on_fork = self.config.bindings_on(&self.spec.branch);
+            on_fork.any(|on_fork| on_fork.service.name == on_parent.service.name)
+        };
+        let on_parent = self.config.bindings_on(parent);
+        let failed = on_parent.filter(is_missed).find_map(|on_parent| {
             let mut failures = self.applied.failures.iter();
             failures.find(|(name, _)| *name == on_parent.name)
         });

@@ -6,11 +6,11 @@ use std::time::Duration;
 use neon_api::BranchId;
 use tokio_postgres::Client;
 
-use super::{Error, Inside, World, budget, lineage};
-use crate::config::{Config, ServiceSpec};
+use super::{Error, Inside, Remark, World, budget, lineage};
+use crate::config::{BindingSpec, Config, ServiceSpec};
 use crate::ledger::Ledger;
 use crate::names::BranchName;
-use crate::neon::{Found, Neon};
+use crate::neon::{EndpointKind, Found, Neon};
 use crate::{migrate, postgres, roles, seed};
 
 /// How long looking into a branch may take, waking it included.
@@ -32,17 +32,20 @@ pub async fn look(neon: &Neon, ledger: &Ledger, config: &Config) -> Result<World
             if let Some(found) = there.get(name)
                 && !world.branches.contains_key(name)
             {
-                let endpoint = neon.endpoint_exists(&found.branch.id).await?;
-                world.branches.insert(name.clone(), endpoint);
+                let endpoints = neon.endpoints(&found.branch.id).await?;
+                world.branches.insert(name.clone(), endpoints);
             }
         }
+        world
+            .remarks
+            .extend(undeclared_replica(config, spec, &world));
         // A parent's inside matters only to a branch that is not there yet.
         let place = match world.branches.get(&spec.branch) {
             Some(_) => Some(&spec.branch),
             None => spec.parent.as_ref(),
         };
         if let Some(name) = place
-            && world.branches.get(name) == Some(&true)
+            && has_endpoint(&world, name, EndpointKind::ReadWrite)
             && let Some(found) = there.get(name)
         {
             branch(neon, name, &found.branch.id, &spec.service, &mut world).await?;
@@ -72,6 +75,25 @@ pub async fn check_parents(neon: &Neon, config: &Config) -> Result<(), Error> {
             parent: parent.clone(),
         }),
     }
+}
+
+/// That a branch has a read-only endpoint which none of its bindings asks for.
+fn undeclared_replica(config: &Config, spec: &BindingSpec, world: &World) -> Option<Remark> {
+    let branch = &spec.branch;
+    let is_declared = || config.bindings_on(branch).any(|one| one.read_only_endpoint);
+    let is_there = has_endpoint(world, branch, EndpointKind::ReadOnly);
+    (is_there && !is_declared()).then(|| Remark {
+        binding: spec.name.clone(),
+        text: format!(
+            "{branch} has a read-only endpoint that is not declared: leases are told of it, and \
+             it stays, for nothing says that the broker made it"
+        ),
+    })
+}
+
+fn has_endpoint(world: &World, branch: &BranchName, kind: EndpointKind) -> bool {
+    let has = world.branches.get(branch);
+    has.is_some_and(|has| has.contains(&kind))
 }
 
 /// Every branch of the project, by name.

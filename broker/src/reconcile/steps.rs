@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Action, Error, Limits, Remark, Step, budget};
 use crate::config::{BindingSpec, Config};
 use crate::names::{BranchName, ServiceName};
+use crate::neon::EndpointKind;
 
 /// What there is, as far as broker.toml concerns it.
 #[derive(Debug, Clone, Default)]
 pub struct World {
-    /// Branches that are there, and whether each has a read-write endpoint.
-    pub branches: BTreeMap<BranchName, bool>,
+    /// Branches that are there, and the endpoints that each has.
+    pub branches: BTreeMap<BranchName, BTreeSet<EndpointKind>>,
     /// What a service has on a branch, where the branch could be looked into.
     pub inside: BTreeMap<(BranchName, ServiceName), Inside>,
     /// What a branch's Postgres is set to, where it could be asked.
@@ -47,17 +48,20 @@ pub fn plan(config: &Config, world: &World) -> Result<Vec<Step>, Error> {
 
 /// The steps that a binding needs before its branch can be looked into.
 fn branch_steps(spec: &BindingSpec, world: &mut World) -> Result<Vec<Step>, Error> {
-    match world.branches.insert(spec.branch.clone(), true) {
-        Some(true) => Ok(Vec::new()),
-        Some(false) => Ok(vec![step(spec, Action::CreateEndpoint)]),
-        None => {
-            if let Some(parent) = &spec.parent {
-                fork(spec, parent, world)?;
-            }
-            let parent = spec.parent.clone();
-            Ok(vec![step(spec, Action::CreateBranch { parent })])
+    let mut steps = Vec::new();
+    if !world.branches.contains_key(&spec.branch) {
+        if let Some(parent) = &spec.parent {
+            fork(spec, parent, world)?;
         }
+        let parent = spec.parent.clone();
+        steps.push(step(spec, Action::CreateBranch { parent }));
+        let has = BTreeSet::from([EndpointKind::ReadWrite]);
+        world.branches.insert(spec.branch.clone(), has);
     }
+    let has = world.branches.entry(spec.branch.clone()).or_default();
+    let missing = spec.endpoints().filter(|kind| has.insert(*kind));
+    steps.extend(missing.map(|kind| step(spec, Action::CreateEndpoint { kind })));
+    Ok(steps)
 }
 
 /// The new branch has what its parent has, but for the rights: the parent's

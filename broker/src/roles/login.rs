@@ -22,10 +22,10 @@ const LOGIN_COMMENT: &str = "branch-broker lease ";
 /// The comment of one that was made harmless, and could not be dropped yet.
 const RETIRED_COMMENT: &str = "branch-broker lease retired";
 
-/// Takes the lock of the branch's login roles, inside a transaction. What comes then
-/// waits less long: whoever has a role may hold a lock on it, and everybody else who
+/// Takes the lock of the branch's login roles, and of what services in one database have
+/// in common, inside a transaction. What comes then waits less long: whoever has a role may hold a lock on it, and everybody else who
 /// wants a role on the branch waits behind us. Both are less than a broker waits.
-const LOCK: &str = "SET LOCAL lock_timeout = '15s';
+pub(super) const LOCK: &str = "SET LOCAL lock_timeout = '15s';
     SET LOCAL client_min_messages = warning;
     SELECT pg_advisory_xact_lock(hashtextextended('branch-broker logins', 0));
     SET LOCAL lock_timeout = '4s';";

@@ -7,10 +7,10 @@ use neon_api::types::BranchState;
 use proto::broker::v1 as pb;
 use proto::broker::v1::branch_service_server::BranchService;
 use proto::google::longrunning::Operation;
+use rpc::filter::{self, Field, Filter, Kind, Order, Value};
 use tonic::{Request, Response, Status};
 
 use super::branch_requests as decode;
-use super::filter::{self, Field, Filter, Kind, Order, Value};
 use super::request::{self, Page};
 use super::{Broker, Error};
 use crate::branches::etag;

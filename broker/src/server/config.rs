@@ -51,7 +51,7 @@ impl ConfigService for Broker {
 fn wire(step: &Step) -> pb::Step {
     let action = match step.action {
         Action::CreateBranch { .. } => pb::StepAction::CreateBranch,
-        Action::CreateEndpoint => pb::StepAction::CreateEndpoint,
+        Action::CreateEndpoint { .. } => pb::StepAction::CreateEndpoint,
         Action::Migrate { .. } => pb::StepAction::Migrate,
         Action::Seed { .. } => pb::StepAction::Seed,
         Action::Grant => pb::StepAction::Grant,

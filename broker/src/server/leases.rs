@@ -7,12 +7,12 @@ use futures_util::Stream;
 use proto::broker::v1 as pb;
 use proto::broker::v1::acquire_lease_request::Target as AcquireTarget;
 use proto::broker::v1::lease_service_server::LeaseService;
+use rpc::filter::{Field, Filter, Kind, Value};
 use rpc::status::FieldViolation;
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::branches::time;
-use super::filter::{Field, Filter, Kind, Value};
 use super::request::{self, Acquire, Page, Parent, Wished};
 use super::rights::Rights;
 use super::{Broker, Error, watch};
@@ -383,14 +383,16 @@ impl Broker {
 
 /// A connection on the wire: the one place where a password leaves.
 pub(super) fn connection(connected: &Connected) -> pb::Connection {
-    let Connected { lease, place, uri } = connected;
+    let Connected { lease, place, uris } = connected;
+    let shown = |uri: &SecretString| uri.expose_secret().to_owned();
     pb::Connection {
-        uri: uri.expose_secret().to_owned(),
+        uri: shown(&uris.uri),
         database: place.service.database.clone(),
         schema: place.service.schema.clone(),
         role: lease.grant.role.clone(),
         connection_limit: i32::try_from(place.connections).unwrap_or(i32::MAX),
         pooled: lease.request.pooled,
+        replica_uri: uris.replica.as_ref().map(shown).unwrap_or_default(),
     }
 }
 

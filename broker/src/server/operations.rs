@@ -11,11 +11,11 @@ use proto::google::longrunning::{
     CancelOperationRequest, DeleteOperationRequest, GetOperationRequest, ListOperationsRequest,
     ListOperationsResponse, Operation, WaitOperationRequest,
 };
+use rpc::filter::{Field, Filter, Kind, Value};
 use rpc::status::{FieldViolation, Refusal};
 use tonic::{Code, Request, Response, Status};
 
 use super::branches::time;
-use super::filter::{Field, Filter, Kind, Value};
 use super::request::{self, Page, Repeatable};
 use super::rights::Rights;
 use super::{Broker, Error};

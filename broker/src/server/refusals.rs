@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rpc::request_id;
 use rpc::status::{FieldViolation, Refusal};
 use tonic::{Code, Status};
 
@@ -49,7 +50,7 @@ impl From<Error> for Status {
 fn lease(error: leases::Error, message: String) -> Refusal {
     match error {
         leases::Error::NotFound(id) => lease_not_found(id, message),
-        leases::Error::RequestIdReused(_) => request_id_reused(message),
+        leases::Error::RequestIdReused(_) => request_id::reused(message),
         leases::Error::TooMany => Refusal::new(Code::ResourceExhausted, "TOO_MANY_LEASES", message)
             .retry_after(Duration::from_millis(RETRY_DOWN_MS)),
         leases::Error::TooManyRequests => too_many_request_ids(message),
@@ -115,15 +116,6 @@ fn leasing(error: leasing::Error, message: String) -> Refusal {
     }
 }
 
-fn request_id_reused(message: String) -> Refusal {
-    Refusal::new(Code::InvalidArgument, "REQUEST_ID_REUSED", message).violation(
-        FieldViolation::new(
-            "request_id",
-            "was used with another request; make a new one",
-        ),
-    )
-}
-
 fn too_many_request_ids(message: String) -> Refusal {
     Refusal::new(Code::ResourceExhausted, "TOO_MANY_REQUEST_IDS", message)
 }
@@ -141,7 +133,7 @@ fn operation(error: operations::Error, message: String) -> Refusal {
             Refusal::new(Code::ResourceExhausted, "TOO_MANY_OPERATIONS", message)
                 .retry_after(Duration::from_millis(RETRY_DOWN_MS))
         }
-        operations::Error::RequestId(request_ids::Error::Reused(_)) => request_id_reused(message),
+        operations::Error::RequestId(request_ids::Error::Reused(_)) => request_id::reused(message),
         operations::Error::RequestId(request_ids::Error::TooMany) => too_many_request_ids(message),
         operations::Error::State(error) => state(&error, message),
         operations::Error::Broken => Refusal::new(Code::Internal, "OPERATION_BROKEN", message),

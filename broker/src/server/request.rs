@@ -11,11 +11,11 @@ use proto::broker::v1::ephemeral_branch::Point as EphemeralPoint;
 use proto::broker::v1::revoke_leases_request::Which as RevokeWhich;
 use rpc::caller::Caller;
 use rpc::page::{self, PageTokens};
+use rpc::request_id;
 use rpc::status::{FieldViolation, FieldViolations};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
-use uuid::Uuid;
 
 use super::Error;
 use super::branch_requests::{lsn, moment};
@@ -178,7 +178,7 @@ pub(super) fn acquire(request: pb::AcquireLeaseRequest) -> Result<Acquire, Error
         "must not be ACCESS_DDL but on an ephemeral branch",
     );
     let ttl = violations.take(ttl(request.ttl));
-    violations.take(request_id(&request.request_id));
+    violations.take(request_id::parse(&request.request_id));
     violations.check(
         is_line(&request.holder, HOLDER_CHARS_MAX),
         "holder",
@@ -256,7 +256,7 @@ pub(super) fn revoke(
             None
         }
     };
-    violations.take(request_id(&request.request_id));
+    violations.take(request_id::parse(&request.request_id));
     violations.check(
         is_line(&request.reason, HOLDER_CHARS_MAX),
         "reason",
@@ -361,7 +361,7 @@ pub(super) fn id<R: Repeatable>(
         method: R::METHOD,
         id,
     };
-    Ok(request_id(&text)?.map(|id| RequestId {
+    Ok(request_id::parse(&text)?.map(|id| RequestId {
         key: key(id),
         body: Sha256::digest(body.encode_to_vec()).to_vec(),
     }))
@@ -373,14 +373,5 @@ fn access(access: i32) -> Result<Access, FieldViolation> {
         Ok(pb::Access::ReadOnly) => Ok(Access::ReadOnly),
         Ok(pb::Access::Ddl) => Ok(Access::Ddl),
         Err(_) => Err(FieldViolation::new("access", "must be one of Access")),
-    }
-}
-
-fn request_id(text: &str) -> Result<Option<Uuid>, FieldViolation> {
-    match text {
-        "" => Ok(None),
-        text => Uuid::try_parse(text)
-            .map(Some)
-            .map_err(|_| FieldViolation::new("request_id", "must be a UUID")),
     }
 }

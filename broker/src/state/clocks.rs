@@ -1,6 +1,8 @@
 //! This machine's clock against the database's. Leases end by this one's; brokers
 //! that share a database have to agree on when that is.
 
+use std::time::Duration;
+
 use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 use rpc::clock::Clock;
 
@@ -16,14 +18,12 @@ pub fn now(clock: &Clock) -> Timestamp {
 }
 
 impl Shared {
-    /// Closes the gate while the clocks are too far apart. It is the machine's
-    /// clock that counts, not one that a test has moved.
-    pub(super) fn compare_clocks(&self, theirs: Option<Timestamp>) {
-        let ours = Timestamp::try_from(Clock::system().now()).ok();
-        let apart = ours.zip(theirs).map(|(ours, theirs)| {
-            let apart = ours.duration_since(theirs).unsigned_abs();
-            milliseconds(apart)
-        });
+    /// Closes the gate while the clocks are too far apart. The database said
+    /// `theirs` between `asked`, when it was asked, and now, so an answer that was
+    /// long on its way is no skew (Cristian, "Probabilistic clock synchronization",
+    /// 1989): of the skews that would explain it, the smallest counts.
+    pub(super) fn compare_clocks(&self, asked: Timestamp, theirs: Option<Timestamp>) {
+        let apart = theirs.map(|theirs| milliseconds(least_apart(asked, theirs, of_machine())));
         // A database that knows no time is as far from ours as can be.
         let apart_ms = apart.unwrap_or(u64::MAX);
         let too_far = (apart_ms > milliseconds(self.clock_skew_max)).then_some(apart_ms);
@@ -42,11 +42,22 @@ impl Shared {
     }
 }
 
+/// The machine's time. What two clocks are apart is told by it, not by one that a
+/// test has moved.
+pub(super) fn of_machine() -> Timestamp {
+    now(&Clock::system())
+}
+
+fn least_apart(asked: Timestamp, theirs: Timestamp, answered: Timestamp) -> Duration {
+    // A clock that was set back meanwhile tells nothing of before.
+    let asked = asked.min(answered);
+    let nearest = theirs.clamp(asked, answered);
+    theirs.duration_since(nearest).unsigned_abs()
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::time::Duration;
-
     use jiff::SignedDuration;
 
     use super::*;
@@ -58,10 +69,10 @@ mod tests {
         let shared = std::sync::Arc::get_mut(&mut state.shared).unwrap();
         shared.clock_skew_max = Duration::from_secs(5);
         let off = |seconds| {
-            let now = Timestamp::try_from(Clock::system().now()).unwrap();
+            let now = of_machine();
             state
                 .shared
-                .compare_clocks(Some(now + SignedDuration::from_secs(seconds)));
+                .compare_clocks(now, Some(now + SignedDuration::from_secs(seconds)));
         };
         for seconds in [0, 3, -3] {
             off(seconds);
@@ -79,7 +90,21 @@ mod tests {
             off(0);
             state.is_open().await;
         }
-        state.shared.compare_clocks(None);
+        state.shared.compare_clocks(of_machine(), None);
         assert!(state.check().is_err(), "no time at all");
+    }
+
+    #[test]
+    fn an_answer_that_was_long_on_its_way_is_no_skew() {
+        let at = |seconds: i64| Timestamp::from_second(1_000 + seconds).unwrap();
+        let apart =
+            |asked, theirs, answered| least_apart(at(asked), at(theirs), at(answered)).as_secs();
+        for theirs in [0, 4, 9] {
+            assert_eq!(apart(0, theirs, 9), 0, "{theirs}");
+        }
+        assert_eq!(apart(0, 11, 9), 2, "theirs is ahead");
+        assert_eq!(apart(0, -3, 9), 3, "theirs is behind");
+        assert_eq!(apart(9, 0, 0), 0, "ours was set back meanwhile");
+        assert_eq!(apart(9, 4, 0), 4, "and was wrong before");
     }
 }

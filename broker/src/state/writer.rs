@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::database::{self, Begun, Head, Session};
 use super::draft::{Changes, Draft};
-use super::{ENDED_HOURS, Error, Shared};
+use super::{ENDED_HOURS, Error, Shared, clocks};
 use crate::postgres::OwnerUri;
 use crate::text::one_line;
 
@@ -241,8 +241,9 @@ impl Writer {
             return;
         };
         let looked = async {
+            let asked = clocks::of_machine();
             let (head, time) = session.look().await?;
-            self.shared.compare_clocks(time);
+            self.shared.compare_clocks(asked, time);
             if self.purge_at <= Instant::now() {
                 let now = Timestamp::try_from(self.clock.now()).unwrap_or(Timestamp::MAX);
                 let ago = |hours| now - SignedDuration::from_hours(hours);
@@ -384,8 +385,9 @@ pub(super) async fn open(uri: &OwnerUri, shared: &Shared) -> Result<Session, dat
         session = session.migrate().await?;
     }
     session.listen().await?;
+    let asked = clocks::of_machine();
     let (_, time) = session.look().await?;
-    shared.compare_clocks(time);
+    shared.compare_clocks(asked, time);
     let (changes, head) = session.since(shared.seen()).await?;
     shared.apply(changes, head.version);
     shared.loaded();

@@ -480,7 +480,8 @@ pub struct Binding {
     /// The newest revision applied there. Empty: none, or the binding is not ready.
     #[prost(string, tag = "6")]
     pub revision: ::prost::alloc::string::String,
-    /// Goes up when the connection of this binding changes. 0 until it is ready.
+    /// Goes up when the connection of this binding changes, that to the branch's read-only
+    /// endpoint included. 0 until it is ready.
     #[prost(int64, tag = "7")]
     pub generation: i64,
     #[prost(enumeration = "BindingState", tag = "8")]
@@ -3171,7 +3172,7 @@ pub struct PlanResponse {
     pub steps: ::prost::alloc::vec::Vec<Step>,
     /// What is otherwise than declared, and stays so: a branch that is no child of
     /// its declared parent, or one whose parent is history, the old data that a
-    /// restore kept. For people.
+    /// restore kept, or one with a read-only endpoint that is not declared. For people.
     #[prost(string, repeated, tag = "2")]
     pub remarks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
@@ -3194,6 +3195,7 @@ pub struct ApplyResponse {
 pub enum StepAction {
     Unspecified = 0,
     CreateBranch = 1,
+    /// A read-write one, or a read-only one.
     CreateEndpoint = 2,
     Migrate = 3,
     Seed = 4,
@@ -3351,8 +3353,8 @@ pub mod config_service_client {
                 .insert(GrpcMethod::new("broker.v1.ConfigService", "Plan"));
             self.inner.unary(req, path, codec).await
         }
-        /// Reads broker.toml again and makes the world match it: branches, revisions,
-        /// seeds, grants. Applying twice changes nothing the second time; one that was
+        /// Reads broker.toml again and makes the world match it: branches, endpoints,
+        /// revisions, seeds, grants. Applying twice changes nothing the second time; one that was
         /// interrupted is finished by the next.
         ///
         /// Errors: as Plan, and ABORTED while another Apply runs.
@@ -3404,8 +3406,8 @@ pub mod config_service_server {
             &self,
             request: tonic::Request<super::PlanRequest>,
         ) -> std::result::Result<tonic::Response<super::PlanResponse>, tonic::Status>;
-        /// Reads broker.toml again and makes the world match it: branches, revisions,
-        /// seeds, grants. Applying twice changes nothing the second time; one that was
+        /// Reads broker.toml again and makes the world match it: branches, endpoints,
+        /// revisions, seeds, grants. Applying twice changes nothing the second time; one that was
         /// interrupted is finished by the next.
         ///
         /// Errors: as Plan, and ABORTED while another Apply runs.
@@ -3640,12 +3642,22 @@ pub struct Connection {
     #[prost(string, tag = "4")]
     pub role: ::prost::alloc::string::String,
     /// How many connections the role may have open, those of all the holder's leases
-    /// together: Postgres refuses more (53300).
+    /// together: Postgres refuses more (53300). Through `replica_uri` as many again.
     #[prost(int32, tag = "5")]
     pub connection_limit: i32,
-    /// True when the URI leads through a pooler in transaction mode.
+    /// True when the URI leads through a pooler in transaction mode; `replica_uri` then
+    /// does too.
     #[prost(bool, tag = "6")]
     pub pooled: bool,
+    /// The same role through the branch's read-only endpoint; empty while it has none.
+    ///
+    /// It is a replica. It refuses writes (25006), and shows what was committed some
+    /// milliseconds later: who has to read what they just wrote asks `uri`. Roles come to
+    /// it in the same way, so that one just made may be refused at first (28P01, 28000, by
+    /// a pooler 08P01): try again for a moment. The broker does not wait for it and does
+    /// not wake it: a suspended one wakes with the first connection.
+    #[prost(string, tag = "7")]
+    pub replica_uri: ::prost::alloc::string::String,
 }
 /// What a connection may do on its branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -3693,7 +3705,9 @@ impl Access {
 /// wakes no suspended branch. Whatever becomes of the broker, the password ends by
 /// itself: at most the longest ttl after it was last set or moved on, by the broker's
 /// clock when it says so and by the branch's when it ends. A password that has ended
-/// opens no session; those that are open go on until the role is closed.
+/// opens no session; those that are open go on until the role is closed. A session on a
+/// read-only endpoint is not ended with the role: it loses all rights as soon as the
+/// endpoint has followed, and what it runs then comes to its end.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Lease {
     /// Resource name: leases/{id}.
@@ -3972,6 +3986,10 @@ pub struct WatchBindingResponse {
 /// One generation of a binding.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BindingTarget {
+    /// Another one, whatever of the connection is another: it is enough that the branch has
+    /// a read-only endpoint now, none any more, or another one. So who comes back with the
+    /// number and the role has missed nothing. The broker looks when broker.toml is applied
+    /// and whenever the binding gets another branch or other data.
     #[prost(int64, tag = "1")]
     pub generation: i64,
     /// Resource name of the branch.
@@ -4349,9 +4367,9 @@ pub mod lease_service_client {
             self.inner.unary(req, path, codec).await
         }
         /// Takes leases from their holders, now: their roles are closed, which no lease on
-        /// them outlives, their sessions end, their ephemeral branches go. Other leases of
-        /// the same holders move to fresh roles, which their watches tell. The answer comes
-        /// when that was tried. A role that could not be closed, because its branch cannot
+        /// them outlives, their sessions end, their ephemeral branches go (Lease says what
+        /// becomes of sessions on a read-only endpoint). Other leases of the same holders move
+        /// to fresh roles, which their watches tell. The answer comes when that was tried. A role that could not be closed, because its branch cannot
         /// be reached for example, is tried again for as long as it takes; its leases stay
         /// in the list as REVOKING, with the reason. For callers with `admin`.
         ///
@@ -4546,9 +4564,9 @@ pub mod lease_service_server {
             tonic::Status,
         >;
         /// Takes leases from their holders, now: their roles are closed, which no lease on
-        /// them outlives, their sessions end, their ephemeral branches go. Other leases of
-        /// the same holders move to fresh roles, which their watches tell. The answer comes
-        /// when that was tried. A role that could not be closed, because its branch cannot
+        /// them outlives, their sessions end, their ephemeral branches go (Lease says what
+        /// becomes of sessions on a read-only endpoint). Other leases of the same holders move
+        /// to fresh roles, which their watches tell. The answer comes when that was tried. A role that could not be closed, because its branch cannot
         /// be reached for example, is tried again for as long as it takes; its leases stay
         /// in the list as REVOKING, with the reason. For callers with `admin`.
         ///

@@ -17,6 +17,10 @@ pub struct User {
     /// 1 to 200 characters. Absent: not known.
     #[prost(string, optional, tag = "5")]
     pub city: ::core::option::Option<::prost::alloc::string::String>,
+    /// Stands for all that the user is. Another one: something of it has changed.
+    /// Given by the server; empty in what StreamUsers sends.
+    #[prost(string, tag = "6")]
+    pub etag: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetUserRequest {
@@ -29,13 +33,37 @@ pub struct GetUserResponse {
     pub user: ::core::option::Option<User>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BatchGetUsersRequest {
+    /// 1 to 1000 of them, each 1 or more.
+    #[prost(int32, repeated, tag = "1")]
+    pub ids: ::prost::alloc::vec::Vec<i32>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BatchGetUsersResponse {
+    /// As many as were asked for, in that order.
+    #[prost(message, repeated, tag = "1")]
+    pub users: ::prost::alloc::vec::Vec<User>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListUsersRequest {
     /// At most this many users, 0 to 1000. 0 stands for 100.
     #[prost(int32, tag = "1")]
     pub page_size: i32,
-    /// The next_page_token of the answer before. Empty: the first page.
+    /// The next_page_token of the answer before, whose request had the same filter
+    /// and order_by. Empty: the first page.
     #[prost(string, tag = "2")]
     pub page_token: ::prost::alloc::string::String,
+    /// Only those that fit: `name = "Alice"`, `email = "al*"`, or both, joined by AND.
+    /// The text goes in quotes unless it is one word. A * at its end stands for
+    /// anything, and \* in quotes for a * itself. Upper and lower case differ. A part
+    /// of AIP-160. Empty: all.
+    #[prost(string, tag = "3")]
+    pub filter: ::prost::alloc::string::String,
+    /// id, name or email, with ` desc` for downwards; texts by their code points, and
+    /// users of one name by id. Not age and city, which may be unknown and have no
+    /// index. Empty: id.
+    #[prost(string, tag = "4")]
+    pub order_by: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListUsersResponse {
@@ -45,11 +73,25 @@ pub struct ListUsersResponse {
     #[prost(string, tag = "2")]
     pub next_page_token: ::prost::alloc::string::String,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StreamUsersRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StreamUsersResponse {
+    /// 1 or more, some hundred at most.
+    #[prost(message, repeated, tag = "1")]
+    pub users: ::prost::alloc::vec::Vec<User>,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CreateUserRequest {
-    /// The new user; id is to be left out.
+    /// The new user; id and etag are to be left out.
     #[prost(message, optional, tag = "1")]
     pub user: ::core::option::Option<User>,
+    /// A UUID that makes a retry safe: for 24 hours the same user under the same id is
+    /// created once, and each answer is the first. Another user under it is
+    /// INVALID_ARGUMENT. Whoever asks: an id is one request's. That a user was refused
+    /// is not remembered.
+    #[prost(string, tag = "2")]
+    pub request_id: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CreateUserResponse {
@@ -58,11 +100,11 @@ pub struct CreateUserResponse {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UpdateUserRequest {
-    /// id says which; the masked fields say what.
+    /// id says which; the masked fields say what; etag as wished.
     #[prost(message, optional, tag = "1")]
     pub user: ::core::option::Option<User>,
     /// Which fields change. Absent or empty: all that are set in user. "*": all,
-    /// those left out being cleared.
+    /// those left out being cleared. id and etag are none of them.
     #[prost(message, optional, tag = "2")]
     pub update_mask: ::core::option::Option<::prost_types::FieldMask>,
 }
@@ -71,10 +113,16 @@ pub struct UpdateUserResponse {
     #[prost(message, optional, tag = "1")]
     pub user: ::core::option::Option<User>,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DeleteUserRequest {
     #[prost(int32, tag = "1")]
     pub id: i32,
+    /// Empty: whatever the user is by now.
+    #[prost(string, tag = "2")]
+    pub etag: ::prost::alloc::string::String,
+    /// Whether it is no error that there is no such user: trying again is safe then.
+    #[prost(bool, tag = "3")]
+    pub allow_missing: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DeleteUserResponse {}
@@ -91,6 +139,15 @@ pub mod user_service_client {
     use tonic::codegen::http::Uri;
     /// Users as API version v2 knows them. Each version is whole and lives on its
     /// own database branch: what is written through one is not seen by the other.
+    ///
+    /// etag: in the request of a change, it is made only while the user still has it:
+    /// ABORTED (ETAG_MISMATCH) otherwise, so no change of somebody else's is lost.
+    ///
+    /// Every call can also end with UNAVAILABLE (DATABASE_UNAVAILABLE), with
+    /// RetryInfo, while there is no connection to the branch; with RESOURCE_EXHAUSTED
+    /// (TOO_MANY_CALLS, TOO_MANY_STREAMS), with RetryInfo, when the server does as much
+    /// as it may at once already; and with RESOURCE_EXHAUSTED (MESSAGE_TOO_LARGE) for a
+    /// request of more than 64 KiB.
     #[derive(Debug, Clone)]
     pub struct UserServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -171,7 +228,7 @@ pub mod user_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Gets one user.
+        /// Gets one user, as it is after everything that was answered before.
         ///
         /// Errors: INVALID_ARGUMENT for an id below 1, NOT_FOUND.
         ///
@@ -200,13 +257,52 @@ pub mod user_service_client {
                 .insert(GrpcMethod::new("users.v2.UserService", "GetUser"));
             self.inner.unary(req, path, codec).await
         }
-        /// Lists users by id, ascending. Pages are keyset pages: rows that come or go
-        /// meanwhile make none repeat and none be passed over.
+        /// Gets users by their ids, all or none, as they were at one moment. They come in
+        /// the order in which they are asked for; one that is asked for twice comes twice.
         ///
-        /// Errors: INVALID_ARGUMENT for a page_size outside 0..1000 or a page_token
-        /// that this call did not hand out.
+        /// Errors: INVALID_ARGUMENT for no id, more than 1000, or one below 1; NOT_FOUND
+        /// when one is not there, naming the field of each that is not, as in ids[3]. Of
+        /// many fields the first 32 are named.
+        ///
+        ///   grpcurl -plaintext -d '{"ids": [2, 1]}' \
+        ///     127.0.0.1:7432 users.v2.UserService/BatchGetUsers
+        pub async fn batch_get_users(
+            &mut self,
+            request: impl tonic::IntoRequest<super::BatchGetUsersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::BatchGetUsersResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/users.v2.UserService/BatchGetUsers",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("users.v2.UserService", "BatchGetUsers"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Lists users, by id unless order_by says otherwise. Pages are keyset pages: rows
+        /// that come or go meanwhile make none repeat and none be passed over. A user
+        /// whose name or email changes while it is sorted by may be seen twice, or not.
+        /// Where the binding has a read-only endpoint, pages come from there, and may be a
+        /// moment behind what was written last.
+        ///
+        /// Errors: INVALID_ARGUMENT for a page_size outside 0..1000, a filter or order_by
+        /// that this list does not know, or a page_token that it did not hand out for this
+        /// filter and order_by.
         ///
         ///   grpcurl -plaintext 127.0.0.1:7432 users.v2.UserService/ListUsers
+        ///   grpcurl -plaintext -d '{"filter": "name = \"Al*\"", "order_by": "name desc", "page_size": 10}' \
+        ///     127.0.0.1:7432 users.v2.UserService/ListUsers
         pub async fn list_users(
             &mut self,
             request: impl tonic::IntoRequest<super::ListUsersRequest>,
@@ -231,15 +327,52 @@ pub mod user_service_client {
                 .insert(GrpcMethod::new("users.v2.UserService", "ListUsers"));
             self.inner.unary(req, path, codec).await
         }
+        /// Sends all users, as they were at one moment, many in a message and in no
+        /// particular order, without their etags. It goes as fast as its caller takes the
+        /// messages; while it lasts it keeps a database connection. They come from where
+        /// pages come from.
+        ///
+        /// Errors: DEADLINE_EXCEEDED (STREAM_STALLED) when the caller takes nothing for a
+        /// minute, UNAVAILABLE (DATABASE_UNAVAILABLE), with RetryInfo, when the connection
+        /// is lost on the way: whoever does not come to the end begins again.
+        ///
+        ///   grpcurl -plaintext 127.0.0.1:7432 users.v2.UserService/StreamUsers
+        pub async fn stream_users(
+            &mut self,
+            request: impl tonic::IntoRequest<super::StreamUsersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::StreamUsersResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/users.v2.UserService/StreamUsers",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("users.v2.UserService", "StreamUsers"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// Creates a user. The id is the database's to give.
         ///
-        /// Errors: INVALID_ARGUMENT for an empty name or a malformed email, or an age
-        /// outside 0..150,
-        /// ALREADY_EXISTS for an email that another user has, UNKNOWN with the reason
-        /// OUTCOME_UNKNOWN when the database's answer was lost: the user may have been
-        /// created or not, so look before trying again.
+        /// Errors: INVALID_ARGUMENT for an empty name, a malformed email, an age outside
+        /// 0..150, an empty city, an id or etag that is given, or a request_id that is no
+        /// UUID or was used with another user (REQUEST_ID_REUSED); ALREADY_EXISTS for an
+        /// email that another user has.
         ///
-        ///   grpcurl -plaintext -d '{"user": {"name": "Carol", "email": "carol@example.com"}}' \
+        /// Without a request_id, UNKNOWN (OUTCOME_UNKNOWN) when the database's answer was
+        /// lost: the user may have been created or not, so look before trying again. With
+        /// one it is UNAVAILABLE, and trying again is safe.
+        ///
+        ///   grpcurl -plaintext -d '{"user": {"name": "Carol", "email": "carol@example.com"}, "request_id": "6b8b4567-327b-43c6-a43c-986966334873"}' \
         ///     127.0.0.1:7432 users.v2.UserService/CreateUser
         pub async fn create_user(
             &mut self,
@@ -267,8 +400,12 @@ pub mod user_service_client {
         }
         /// Changes the fields that update_mask names.
         ///
-        /// Errors: as CreateUser, and INVALID_ARGUMENT for a mask that names a field
-        /// which is not there or may not change, NOT_FOUND.
+        /// Errors: INVALID_ARGUMENT for a value that CreateUser would refuse, or a mask
+        /// that names a field which is not there or may not change; NOT_FOUND;
+        /// ALREADY_EXISTS for an email that another user has. With an etag, ABORTED
+        /// (ETAG_MISMATCH), and UNKNOWN (OUTCOME_UNKNOWN) when the database's answer was
+        /// lost: look whether the change is there. Without, UNAVAILABLE then as well: it is
+        /// not made again by itself, since others may have made theirs since.
         ///
         ///   grpcurl -plaintext -d '{"user": {"id": 1, "name": "Alicia"}, "update_mask": "name"}' \
         ///     127.0.0.1:7432 users.v2.UserService/UpdateUser
@@ -298,9 +435,11 @@ pub mod user_service_client {
         }
         /// Deletes a user.
         ///
-        /// Errors: INVALID_ARGUMENT for an id below 1, NOT_FOUND.
+        /// Errors: INVALID_ARGUMENT for an id below 1; NOT_FOUND, unless allow_missing
+        /// says that it may be gone already; ABORTED (ETAG_MISMATCH). Without
+        /// allow_missing, UNKNOWN (OUTCOME_UNKNOWN) when the database's answer was lost.
         ///
-        ///   grpcurl -plaintext -d '{"id": 1}' 127.0.0.1:7432 users.v2.UserService/DeleteUser
+        ///   grpcurl -plaintext -d '{"id": 2}' 127.0.0.1:7432 users.v2.UserService/DeleteUser
         pub async fn delete_user(
             &mut self,
             request: impl tonic::IntoRequest<super::DeleteUserRequest>,
@@ -340,7 +479,7 @@ pub mod user_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with UserServiceServer.
     #[async_trait]
     pub trait UserService: std::marker::Send + std::marker::Sync + 'static {
-        /// Gets one user.
+        /// Gets one user, as it is after everything that was answered before.
         ///
         /// Errors: INVALID_ARGUMENT for an id below 1, NOT_FOUND.
         ///
@@ -349,13 +488,35 @@ pub mod user_service_server {
             &self,
             request: tonic::Request<super::GetUserRequest>,
         ) -> std::result::Result<tonic::Response<super::GetUserResponse>, tonic::Status>;
-        /// Lists users by id, ascending. Pages are keyset pages: rows that come or go
-        /// meanwhile make none repeat and none be passed over.
+        /// Gets users by their ids, all or none, as they were at one moment. They come in
+        /// the order in which they are asked for; one that is asked for twice comes twice.
         ///
-        /// Errors: INVALID_ARGUMENT for a page_size outside 0..1000 or a page_token
-        /// that this call did not hand out.
+        /// Errors: INVALID_ARGUMENT for no id, more than 1000, or one below 1; NOT_FOUND
+        /// when one is not there, naming the field of each that is not, as in ids[3]. Of
+        /// many fields the first 32 are named.
+        ///
+        ///   grpcurl -plaintext -d '{"ids": [2, 1]}' \
+        ///     127.0.0.1:7432 users.v2.UserService/BatchGetUsers
+        async fn batch_get_users(
+            &self,
+            request: tonic::Request<super::BatchGetUsersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::BatchGetUsersResponse>,
+            tonic::Status,
+        >;
+        /// Lists users, by id unless order_by says otherwise. Pages are keyset pages: rows
+        /// that come or go meanwhile make none repeat and none be passed over. A user
+        /// whose name or email changes while it is sorted by may be seen twice, or not.
+        /// Where the binding has a read-only endpoint, pages come from there, and may be a
+        /// moment behind what was written last.
+        ///
+        /// Errors: INVALID_ARGUMENT for a page_size outside 0..1000, a filter or order_by
+        /// that this list does not know, or a page_token that it did not hand out for this
+        /// filter and order_by.
         ///
         ///   grpcurl -plaintext 127.0.0.1:7432 users.v2.UserService/ListUsers
+        ///   grpcurl -plaintext -d '{"filter": "name = \"Al*\"", "order_by": "name desc", "page_size": 10}' \
+        ///     127.0.0.1:7432 users.v2.UserService/ListUsers
         async fn list_users(
             &self,
             request: tonic::Request<super::ListUsersRequest>,
@@ -363,15 +524,41 @@ pub mod user_service_server {
             tonic::Response<super::ListUsersResponse>,
             tonic::Status,
         >;
+        /// Server streaming response type for the StreamUsers method.
+        type StreamUsersStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::StreamUsersResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Sends all users, as they were at one moment, many in a message and in no
+        /// particular order, without their etags. It goes as fast as its caller takes the
+        /// messages; while it lasts it keeps a database connection. They come from where
+        /// pages come from.
+        ///
+        /// Errors: DEADLINE_EXCEEDED (STREAM_STALLED) when the caller takes nothing for a
+        /// minute, UNAVAILABLE (DATABASE_UNAVAILABLE), with RetryInfo, when the connection
+        /// is lost on the way: whoever does not come to the end begins again.
+        ///
+        ///   grpcurl -plaintext 127.0.0.1:7432 users.v2.UserService/StreamUsers
+        async fn stream_users(
+            &self,
+            request: tonic::Request<super::StreamUsersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::StreamUsersStream>,
+            tonic::Status,
+        >;
         /// Creates a user. The id is the database's to give.
         ///
-        /// Errors: INVALID_ARGUMENT for an empty name or a malformed email, or an age
-        /// outside 0..150,
-        /// ALREADY_EXISTS for an email that another user has, UNKNOWN with the reason
-        /// OUTCOME_UNKNOWN when the database's answer was lost: the user may have been
-        /// created or not, so look before trying again.
+        /// Errors: INVALID_ARGUMENT for an empty name, a malformed email, an age outside
+        /// 0..150, an empty city, an id or etag that is given, or a request_id that is no
+        /// UUID or was used with another user (REQUEST_ID_REUSED); ALREADY_EXISTS for an
+        /// email that another user has.
         ///
-        ///   grpcurl -plaintext -d '{"user": {"name": "Carol", "email": "carol@example.com"}}' \
+        /// Without a request_id, UNKNOWN (OUTCOME_UNKNOWN) when the database's answer was
+        /// lost: the user may have been created or not, so look before trying again. With
+        /// one it is UNAVAILABLE, and trying again is safe.
+        ///
+        ///   grpcurl -plaintext -d '{"user": {"name": "Carol", "email": "carol@example.com"}, "request_id": "6b8b4567-327b-43c6-a43c-986966334873"}' \
         ///     127.0.0.1:7432 users.v2.UserService/CreateUser
         async fn create_user(
             &self,
@@ -382,8 +569,12 @@ pub mod user_service_server {
         >;
         /// Changes the fields that update_mask names.
         ///
-        /// Errors: as CreateUser, and INVALID_ARGUMENT for a mask that names a field
-        /// which is not there or may not change, NOT_FOUND.
+        /// Errors: INVALID_ARGUMENT for a value that CreateUser would refuse, or a mask
+        /// that names a field which is not there or may not change; NOT_FOUND;
+        /// ALREADY_EXISTS for an email that another user has. With an etag, ABORTED
+        /// (ETAG_MISMATCH), and UNKNOWN (OUTCOME_UNKNOWN) when the database's answer was
+        /// lost: look whether the change is there. Without, UNAVAILABLE then as well: it is
+        /// not made again by itself, since others may have made theirs since.
         ///
         ///   grpcurl -plaintext -d '{"user": {"id": 1, "name": "Alicia"}, "update_mask": "name"}' \
         ///     127.0.0.1:7432 users.v2.UserService/UpdateUser
@@ -396,9 +587,11 @@ pub mod user_service_server {
         >;
         /// Deletes a user.
         ///
-        /// Errors: INVALID_ARGUMENT for an id below 1, NOT_FOUND.
+        /// Errors: INVALID_ARGUMENT for an id below 1; NOT_FOUND, unless allow_missing
+        /// says that it may be gone already; ABORTED (ETAG_MISMATCH). Without
+        /// allow_missing, UNKNOWN (OUTCOME_UNKNOWN) when the database's answer was lost.
         ///
-        ///   grpcurl -plaintext -d '{"id": 1}' 127.0.0.1:7432 users.v2.UserService/DeleteUser
+        ///   grpcurl -plaintext -d '{"id": 2}' 127.0.0.1:7432 users.v2.UserService/DeleteUser
         async fn delete_user(
             &self,
             request: tonic::Request<super::DeleteUserRequest>,
@@ -409,6 +602,15 @@ pub mod user_service_server {
     }
     /// Users as API version v2 knows them. Each version is whole and lives on its
     /// own database branch: what is written through one is not seen by the other.
+    ///
+    /// etag: in the request of a change, it is made only while the user still has it:
+    /// ABORTED (ETAG_MISMATCH) otherwise, so no change of somebody else's is lost.
+    ///
+    /// Every call can also end with UNAVAILABLE (DATABASE_UNAVAILABLE), with
+    /// RetryInfo, while there is no connection to the branch; with RESOURCE_EXHAUSTED
+    /// (TOO_MANY_CALLS, TOO_MANY_STREAMS), with RetryInfo, when the server does as much
+    /// as it may at once already; and with RESOURCE_EXHAUSTED (MESSAGE_TOO_LARGE) for a
+    /// request of more than 64 KiB.
     #[derive(Debug)]
     pub struct UserServiceServer<T> {
         inner: Arc<T>,
@@ -530,6 +732,51 @@ pub mod user_service_server {
                     };
                     Box::pin(fut)
                 }
+                "/users.v2.UserService/BatchGetUsers" => {
+                    #[allow(non_camel_case_types)]
+                    struct BatchGetUsersSvc<T: UserService>(pub Arc<T>);
+                    impl<
+                        T: UserService,
+                    > tonic::server::UnaryService<super::BatchGetUsersRequest>
+                    for BatchGetUsersSvc<T> {
+                        type Response = super::BatchGetUsersResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::BatchGetUsersRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as UserService>::batch_get_users(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = BatchGetUsersSvc(inner);
+                        let codec = crate::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/users.v2.UserService/ListUsers" => {
                     #[allow(non_camel_case_types)]
                     struct ListUsersSvc<T: UserService>(pub Arc<T>);
@@ -571,6 +818,52 @@ pub mod user_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/users.v2.UserService/StreamUsers" => {
+                    #[allow(non_camel_case_types)]
+                    struct StreamUsersSvc<T: UserService>(pub Arc<T>);
+                    impl<
+                        T: UserService,
+                    > tonic::server::ServerStreamingService<super::StreamUsersRequest>
+                    for StreamUsersSvc<T> {
+                        type Response = super::StreamUsersResponse;
+                        type ResponseStream = T::StreamUsersStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::StreamUsersRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as UserService>::stream_users(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StreamUsersSvc(inner);
+                        let codec = crate::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -4,16 +4,18 @@ use std::{
     convert::Infallible,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
+use http_body::Frame;
 use rpc::{
     client::{ConnectError, TargetError},
     health::{ProbeError, Serving, WHOLE_SERVER, WaitError, probe, wait_until_serving},
+    limits::Limits,
     security::Security,
-    server::{BindError, Listener, ServeError, Server},
+    server::{BindError, EndsByItself, Listener, ServeError, Server},
 };
 use tokio::{
     net::TcpStream,
@@ -24,7 +26,7 @@ use tokio_stream::StreamExt;
 use tonic::{
     Code, Status,
     body::Body,
-    codegen::Service,
+    codegen::{Bytes, Service},
     server::NamedService,
     transport::{Channel, Endpoint},
 };
@@ -34,7 +36,8 @@ use tonic_types::StatusExt;
 /// What no step here takes, unless something is broken.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// One service, `test.Slow`, whose every call answers OK once it is released.
+/// One service, `test.Slow`, whose every call answers OK once it is released: Wait by
+/// one answer, Watch and Stream by the end of a stream, which ends by itself or not.
 #[derive(Clone, Default)]
 struct Slow {
     entered: Arc<Notify>,
@@ -55,18 +58,58 @@ impl Service<http::Request<Body>> for Slow {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _: http::Request<Body>) -> Self::Future {
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let Self {
             entered,
             released,
             dropped,
         } = self.clone();
+        let dropped = NotifyOnDrop(dropped);
+        let method = request.uri().path().rsplit('/').next().map(str::to_owned);
         Box::pin(async move {
-            let _dropped = NotifyOnDrop(dropped);
             entered.notify_one();
-            released.notified().await;
-            Ok(Status::ok("").into_http())
+            if method.as_deref() == Some("Wait") {
+                released.notified().await;
+                drop(dropped);
+                return Ok(Status::ok("").into_http());
+            }
+            let end = async move {
+                released.notified().await;
+                drop(dropped);
+            };
+            let mut response = http::Response::new(Body::new(Silent(Some(Box::pin(end)))));
+            let headers = response.headers_mut();
+            headers.insert(
+                "content-type",
+                http::HeaderValue::from_static("application/grpc"),
+            );
+            if method.as_deref() == Some("Stream") {
+                response.extensions_mut().insert(EndsByItself);
+            }
+            Ok(response)
         })
+    }
+}
+
+/// A stream that says nothing until that is over, and then that all is well.
+struct Silent(Option<Pin<Box<dyn Future<Output = ()> + Send>>>);
+
+impl http_body::Body for Silent {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let Some(end) = &mut self.0 else {
+            return Poll::Ready(None);
+        };
+        ready!(end.as_mut().poll(cx));
+        self.0 = None;
+        let mut trailers = http::HeaderMap::new();
+        trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
 }
 
@@ -88,10 +131,14 @@ struct Running {
 
 impl Running {
     async fn start(drain: Duration) -> Result<Self> {
+        Self::start_as(Server::new(&[]).drain(drain)).await
+    }
+
+    async fn start_as(server: Server) -> Result<Self> {
         let listener = Listener::bind("127.0.0.1:0".parse()?, Security::default()).await?;
         let address = listener.address().to_string();
         let slow = Slow::default();
-        let server = Server::new(&[]).add_service(slow.clone()).drain(drain);
+        let server = server.add_service(slow.clone());
         let health = server.health();
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(server.serve(listener, async {
@@ -108,7 +155,15 @@ impl Running {
 
     /// Calls `test.Slow` in the background, and waits until it is running.
     async fn call(&self, timeout: Option<&'static str>) -> Result<JoinHandle<Result<Status>>> {
-        let call = tokio::spawn(call_slow(self.address.clone(), timeout));
+        self.call_method("Wait", timeout).await
+    }
+
+    async fn call_method(
+        &self,
+        method: &'static str,
+        timeout: Option<&'static str>,
+    ) -> Result<JoinHandle<Result<Status>>> {
+        let call = tokio::spawn(call_slow(self.address.clone(), method, timeout));
         soon(self.slow.entered.notified()).await?;
         Ok(call)
     }
@@ -130,10 +185,14 @@ async fn soon<T>(what: impl Future<Output = T>) -> Result<T> {
 }
 
 /// A call over bare HTTP/2, which leaves the deadline to the server.
-async fn call_slow(address: String, timeout: Option<&'static str>) -> Result<Status> {
+async fn call_slow(
+    address: String,
+    method: &'static str,
+    timeout: Option<&'static str>,
+) -> Result<Status> {
     let (client, connection) = h2::client::handshake(TcpStream::connect(&address).await?).await?;
     tokio::spawn(connection);
-    let mut request = http::Request::post(format!("http://{address}/test.Slow/Wait"))
+    let mut request = http::Request::post(format!("http://{address}/test.Slow/{method}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers");
     if let Some(timeout) = timeout {
@@ -143,8 +202,13 @@ async fn call_slow(address: String, timeout: Option<&'static str>) -> Result<Sta
         .ready()
         .await?
         .send_request(request.body(())?, true)?;
-    let response = response.await?;
-    Status::from_header_map(response.headers()).context("a response without a status")
+    let mut response = response.await?;
+    if let Some(status) = Status::from_header_map(response.headers()) {
+        return Ok(status);
+    }
+    let trailers = response.body_mut().trailers().await?;
+    let status = trailers.as_ref().and_then(Status::from_header_map);
+    status.context("a response without a status")
 }
 
 #[tokio::test]
@@ -263,13 +327,60 @@ async fn nobody_there_is_no_answer() -> Result<()> {
 #[tokio::test]
 async fn a_deadline_answers_deadline_exceeded_and_drops_the_handler() -> Result<()> {
     let running = Running::start(PATIENCE).await?;
-    for _ in 0..50 {
-        let call = running.call(Some("5m")).await?;
+    // One answer, and streams that have begun.
+    for method in ["Wait", "Watch", "Stream"].into_iter().cycle().take(60) {
+        let call = running.call_method(method, Some("5m")).await?;
         let status = soon(call).await???;
         assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
         let info = status.get_details_error_info().context("no ErrorInfo")?;
         assert_eq!(info.reason, "DEADLINE_EXCEEDED");
         soon(running.slow.dropped.notified()).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_too_much_is_refused_at_once_and_health_is_asked_all_the_same() -> Result<()> {
+    let limits = Limits {
+        calls_max: 2,
+        streams_max: 1,
+    };
+    let running = Running::start_as(Server::new(&[]).limits(limits)).await?;
+    let (one, other) = (running.call(None).await?, running.call(None).await?);
+    for _ in 0..3 {
+        let status = soon(call_slow(running.address.clone(), "Wait", None)).await??;
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+        let info = status.get_details_error_info().context("no ErrorInfo")?;
+        assert_eq!(info.reason, "TOO_MANY_CALLS");
+        assert!(status.get_details_retry_info().is_some(), "{status:?}");
+    }
+    let health = probe(&running.address, WHOLE_SERVER, PATIENCE).await?;
+    assert_eq!(health, Serving::NotServing);
+    // Nor are those streams of the limit that watch the health.
+    let mut client = HealthClient::new(running.channel().await?);
+    let mut watches = Vec::new();
+    for _ in 0..3 {
+        let watch = client.watch(HealthCheckRequest::default()).await?;
+        watches.push(watch.into_inner());
+    }
+    for watch in &mut watches {
+        soon(watch.next()).await?.context("no first message")??;
+    }
+
+    // Each that ends makes place for another, however it ends.
+    // Who waits longest is released first.
+    running.slow.released.notify_one();
+    assert_eq!(soon(one).await???.code(), Code::Ok);
+    for _ in 0..3 {
+        let call = running.call(Some("5m")).await?;
+        assert_eq!(soon(call).await???.code(), Code::DeadlineExceeded);
+    }
+    let third = running.call(None).await?;
+    let status = soon(call_slow(running.address.clone(), "Wait", None)).await??;
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    for call in [other, third] {
+        running.slow.released.notify_one();
+        assert_eq!(soon(call).await???.code(), Code::Ok);
     }
     Ok(())
 }
@@ -312,6 +423,33 @@ async fn a_graceful_stop_lets_a_running_call_finish() -> Result<()> {
     slow.released.notify_one();
     assert_eq!(soon(call).await???.code(), Code::Ok);
     soon(serving).await???;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stop_lets_a_stream_finish_that_ends_by_itself() -> Result<()> {
+    let running = Running::start(PATIENCE).await?;
+    let watch = running.call_method("Watch", None).await?;
+    let stream = running.call_method("Stream", None).await?;
+    let Running {
+        slow,
+        stop,
+        serving,
+        ..
+    } = running;
+    stop.send(()).ok().context("the server is gone")?;
+    assert_eq!(soon(watch).await???.code(), Code::Unavailable);
+    soon(slow.dropped.notified()).await?;
+    assert!(!stream.is_finished() && !serving.is_finished());
+    slow.released.notify_one();
+    assert_eq!(soon(stream).await???.code(), Code::Ok);
+    soon(serving).await???;
+
+    // If it does so in time.
+    let running = Running::start(Duration::from_millis(20)).await?;
+    let stream = running.call_method("Stream", None).await?;
+    running.stop.send(()).ok().context("the server is gone")?;
+    assert_eq!(soon(stream).await???.code(), Code::Unavailable);
     Ok(())
 }
 

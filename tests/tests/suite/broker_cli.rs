@@ -8,19 +8,17 @@ mod psql;
 mod run;
 
 use std::process::{Output, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proto::broker::v1::{Lease, ListLeasesRequest};
-use suite::{Broker, Config, EmulatorProcess, Folder, eventually};
+use suite::{Broker, Config, EmulatorProcess, Folder, PATIENCE, eventually};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
 const V1: &str = "services/users/versions/v1";
-const END_SECONDS_MAX: u64 = 60;
 
 /// The example system, without its user-service.
 struct Bench {
@@ -104,7 +102,7 @@ impl Bench {
         };
         // The command runs when it says back what it was told.
         running.stdin.write_all(b"there\n").await?;
-        let line = timeout(end(), running.stdout.next_line()).await??;
+        let line = timeout(PATIENCE, running.stdout.next_line()).await??;
         match line {
             Some(line) => ensure!(line == "there", "{line}"),
             None => anyhow::bail!("it ended: {:?}", running.finish().await?),
@@ -160,7 +158,7 @@ impl Running {
     async fn warned(&mut self) -> anyhow::Result<String> {
         let stderr = self.child.stderr.as_mut().context("its stderr")?;
         let mut line = String::new();
-        timeout(end(), BufReader::new(stderr).read_line(&mut line)).await??;
+        timeout(PATIENCE, BufReader::new(stderr).read_line(&mut line)).await??;
         Ok(line)
     }
 
@@ -181,7 +179,7 @@ impl Running {
 
 async fn rest(child: Child, mut stdout: Lines<BufReader<ChildStdout>>) -> anyhow::Result<Ended> {
     let mut out = String::new();
-    while let Some(line) = timeout(end(), stdout.next_line()).await?? {
+    while let Some(line) = timeout(PATIENCE, stdout.next_line()).await?? {
         out.push_str(&line);
         out.push('\n');
     }
@@ -198,7 +196,7 @@ struct Ended {
 }
 
 async fn ended(output: impl Future<Output = std::io::Result<Output>>) -> anyhow::Result<Ended> {
-    let output = timeout(end(), output).await??;
+    let output = timeout(PATIENCE, output).await??;
     let ended = Ended {
         code: output.status.code(),
         out: String::from_utf8(output.stdout)?,
@@ -207,8 +205,4 @@ async fn ended(output: impl Future<Output = std::io::Result<Output>>) -> anyhow:
     // Whatever goes wrong, it shows no credential.
     ensure!(!ended.err.contains("postgresql://"), "a URI on stderr");
     Ok(ended)
-}
-
-fn end() -> Duration {
-    Duration::from_secs(END_SECONDS_MAX)
 }

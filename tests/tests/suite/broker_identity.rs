@@ -16,7 +16,7 @@ use proto::broker::v1::{
     WatchBindingResponse,
 };
 use rpc::client::{Channel, Credentials};
-use suite::{Process, Secured, eventually};
+use suite::{PATIENCE, Process, Secured, eventually};
 use tonic::{Code, Request, Status, Streaming};
 use tonic_types::StatusExt;
 
@@ -278,7 +278,7 @@ async fn end(mut watch: Streaming<WatchBindingResponse>) -> anyhow::Result<Statu
             }
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(30), ending).await?
+    tokio::time::timeout(PATIENCE, ending).await?
 }
 
 #[tokio::test]
@@ -514,7 +514,7 @@ async fn a_service_works_end_to_end_over_mutual_tls() -> anyhow::Result<()> {
     let health = rpc::health::probe(
         rpc::client::Target::new(&at, secured.authority.nobody()),
         "users.v1.UserService",
-        std::time::Duration::from_secs(20),
+        PATIENCE,
     );
     assert_eq!(health.await?, rpc::health::Serving::Serving);
     anybody.list_users(ListUsersRequest::default()).await?;

@@ -10,6 +10,8 @@ mod overtaken;
 mod revoked;
 mod rights;
 
+use std::path::Path;
+
 use anyhow::{Context, ensure};
 use neon_api::BranchId;
 use neon_api::types::Branch;
@@ -26,11 +28,12 @@ pub(crate) const V2: &str = "services/users/versions/v2";
 
 /// An emulator and a broker with one clock, which the test moves.
 pub(crate) struct Bench {
-    pub(crate) folder: Folder,
     pub(crate) clock: Clock,
     pub(crate) config: Config,
     pub(crate) emulator: EmulatorProcess,
     pub(crate) broker: Broker,
+    /// Last, since it goes last: a test that fails prints the ends of the logs in it.
+    pub(crate) folder: Folder,
 }
 
 impl Bench {
@@ -42,6 +45,14 @@ impl Bench {
     pub(crate) async fn start_with(
         change: impl FnOnce(&Config) -> anyhow::Result<()>,
     ) -> anyhow::Result<Self> {
+        Self::start_on(&suite::example_config(), change).await
+    }
+
+    /// As [`Bench::start_with`], on another broker.toml.
+    pub(crate) async fn start_on(
+        config: &Path,
+        change: impl FnOnce(&Config) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
         let folder = Folder::new()?;
         let clock = Clock::in_folder(&folder);
         clock.set(0)?;
@@ -49,7 +60,7 @@ impl Bench {
         let data = folder.join("data");
         let flags = ["--admin", flag, file];
         let emulator = EmulatorProcess::start_with(&data, "127.0.0.1:0", &flags).await?;
-        let config = Config::copy(&folder)?;
+        let config = Config::copy_of(config, &folder)?;
         change(&config)?;
         let broker = broker(&folder, &emulator, &config, &clock).await?;
         broker.is_ready().await?;

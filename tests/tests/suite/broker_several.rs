@@ -8,7 +8,9 @@ use proto::broker::v1::{
     AcquireLeaseRequest, ApplyRequest, GetBindingRequest, ListAuditEventsRequest,
     ReleaseLeaseRequest, RenewLeaseRequest, WatchBindingRequest, WatchBindingResponse,
 };
-use suite::{Broker, Config, EmulatorProcess, Folder, Process, StateDatabase, count, eventually};
+use suite::{
+    Broker, Config, EmulatorProcess, Folder, PATIENCE, Process, StateDatabase, count, eventually,
+};
 use tokio::task::JoinSet;
 use tonic::{Code, Streaming};
 use tonic_types::StatusExt as _;
@@ -136,7 +138,7 @@ async fn generation(
             }
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(60), waiting)
+    tokio::time::timeout(PATIENCE, waiting)
         .await
         .with_context(|| format!("generation {wanted}"))?
 }

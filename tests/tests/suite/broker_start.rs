@@ -37,7 +37,7 @@ async fn a_broker_that_cannot_start_says_why() -> anyhow::Result<()> {
     )?;
     let revision = write(
         "revision.toml",
-        text.replace("090000_create_users", "090000_no_such"),
+        text.replace("090000_lists_and_request_ids", "090000_no_such"),
     )?;
     let seed = write("seed.toml", text.replace("users/v1.sql", "users/v7.sql"))?;
     let parent = write(

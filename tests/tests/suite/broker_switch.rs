@@ -8,13 +8,12 @@ mod killed_between;
 mod never_reads;
 mod paused;
 mod paused_killed;
+mod replicas;
 mod retired;
 mod retired_killed;
 mod two_brokers;
 mod votes;
 mod watching;
-
-use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use proto::broker::v1::{
@@ -22,15 +21,12 @@ use proto::broker::v1::{
     SwitchBindingRequest, SwitchBindingResponse, SwitchPhase, UnwatchedPolicy, WatchBindingRequest,
     WatchBindingResponse, WatchReport,
 };
-use suite::{Broker, eventually};
+use suite::{Broker, PATIENCE, eventually};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use crate::broker_leasing::{Bench, V1, on_binding, seconds};
-
-/// Far beyond what an answer takes.
-const ANSWER_SECONDS_MAX: u64 = 60;
 
 /// Somebody who has a lease and watches its binding.
 pub(crate) struct Consumer {
@@ -84,8 +80,7 @@ impl Consumer {
 
     /// What it is told next.
     async fn next(&mut self) -> anyhow::Result<&WatchBindingResponse> {
-        let limit = Duration::from_secs(ANSWER_SECONDS_MAX);
-        let told = tokio::time::timeout(limit, self.states.message()).await;
+        let told = tokio::time::timeout(PATIENCE, self.states.message()).await;
         let told = told.context("an answer")?;
         self.state = told?.context("the watch goes on")?;
         Ok(&self.state)
@@ -217,7 +212,6 @@ impl Switching {
 
     /// Reads until the switch is like that.
     async fn until_it(&mut self, is_it: impl Fn(&Switch) -> bool) -> anyhow::Result<Switch> {
-        let limit = Duration::from_secs(ANSWER_SECONDS_MAX);
         let reading = async {
             loop {
                 let told = self.0.message().await?.context("the switch goes on")?;
@@ -227,7 +221,7 @@ impl Switching {
                 }
             }
         };
-        tokio::time::timeout(limit, reading)
+        tokio::time::timeout(PATIENCE, reading)
             .await
             .context("a switch like that")?
     }
@@ -235,20 +229,28 @@ impl Switching {
     /// Reads until it ends.
     async fn end(&mut self) -> Result<Switch, Status> {
         let mut last = Switch::default();
-        let limit = Duration::from_secs(ANSWER_SECONDS_MAX);
         let reading = async {
             while let Some(told) = self.0.message().await? {
                 last = told.switch.unwrap_or_default();
             }
             Ok(last)
         };
-        let ended = tokio::time::timeout(limit, reading).await;
+        let ended = tokio::time::timeout(PATIENCE, reading).await;
         ended.unwrap_or_else(|_| Err(Status::unknown("it does not end")))
     }
 }
 
 /// A branch of the broker's own, forked from the binding's.
 async fn next_branch(bench: &Bench, name: &str) -> anyhow::Result<String> {
+    branch_made(bench, name, CreateBranchRequest::default()).await
+}
+
+/// As [`next_branch`], with what `request` asks for besides.
+pub(crate) async fn branch_made(
+    bench: &Bench,
+    name: &str,
+    request: CreateBranchRequest,
+) -> anyhow::Result<String> {
     let parent = binding(&bench.broker).await?.branch;
     let request = CreateBranchRequest {
         branch: Some(Branch {
@@ -256,7 +258,7 @@ async fn next_branch(bench: &Bench, name: &str) -> anyhow::Result<String> {
             parent,
             ..Default::default()
         }),
-        ..Default::default()
+        ..request
     };
     let mut branches = bench.broker.branches().await?;
     let operation = branches.create_branch(request).await?.into_inner();

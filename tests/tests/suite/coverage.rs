@@ -91,7 +91,7 @@ async fn call(system: &System, method: &str) -> anyhow::Result<()> {
             let binding = binding.context("a binding")?;
             binding.state() == broker::BindingState::Ready
                 && binding.branch_display_name == "api_v1_branch"
-                && binding.revision == "2026-01-10-090000_create_users"
+                && binding.revision == "2026-01-20-090000_lists_and_request_ids"
                 && binding.generation > 0
         }
         "broker.v1.BindingService/ListBindings" => {
@@ -246,6 +246,17 @@ async fn call(system: &System, method: &str) -> anyhow::Result<()> {
             let answer = users1.get_user(v1::GetUserRequest { id: 1 }).await?;
             answer.into_inner().user.context("a user")?.name == "Alice"
         }
+        "users.v1.UserService/BatchGetUsers" => {
+            let request = v1::BatchGetUsersRequest { ids: vec![2, 1] };
+            let users = users1.batch_get_users(request).await?.into_inner().users;
+            users.iter().map(|user| user.id).eq([2, 1])
+        }
+        "users.v1.UserService/StreamUsers" => {
+            let request = v1::StreamUsersRequest::default();
+            let mut answers = users1.stream_users(request).await?.into_inner();
+            let answer = answers.message().await?.context("users")?;
+            answer.users.len() >= 2 && answers.message().await?.is_none()
+        }
         "users.v1.UserService/ListUsers" => {
             let answer = users1.list_users(v1::ListUsersRequest::default()).await?;
             answer.into_inner().users.len() >= 2
@@ -254,12 +265,16 @@ async fn call(system: &System, method: &str) -> anyhow::Result<()> {
         | "users.v1.UserService/UpdateUser"
         | "users.v1.UserService/DeleteUser" => {
             let user = v1::User {
-                id: 0,
                 name: "Covered".to_owned(),
                 email: format!("{}@example.com", method.replace(['/', '.'], "-")),
+                ..Default::default()
+            };
+            let request = v1::CreateUserRequest {
+                user: Some(user),
+                ..Default::default()
             };
             let created = users1
-                .create_user(v1::CreateUserRequest { user: Some(user) })
+                .create_user(request)
                 .await?
                 .into_inner()
                 .user
@@ -275,13 +290,28 @@ async fn call(system: &System, method: &str) -> anyhow::Result<()> {
                 update_mask: None,
             };
             let changed = users1.update_user(request).await?.into_inner().user;
-            users1.delete_user(v1::DeleteUserRequest { id }).await?;
+            let request = v1::DeleteUserRequest {
+                id,
+                ..Default::default()
+            };
+            users1.delete_user(request).await?;
             let gone = users1.get_user(v1::GetUserRequest { id }).await.is_err();
             gone && changed.context("a user")?.name == "Changed"
         }
         "users.v2.UserService/GetUser" => {
             let answer = users2.get_user(v2::GetUserRequest { id: 2 }).await?;
             answer.into_inner().user.context("a user")?.age == Some(30)
+        }
+        "users.v2.UserService/BatchGetUsers" => {
+            let request = v2::BatchGetUsersRequest { ids: vec![2, 1] };
+            let users = users2.batch_get_users(request).await?.into_inner().users;
+            users.iter().map(|user| user.id).eq([2, 1])
+        }
+        "users.v2.UserService/StreamUsers" => {
+            let request = v2::StreamUsersRequest::default();
+            let mut answers = users2.stream_users(request).await?.into_inner();
+            let answer = answers.message().await?.context("users")?;
+            answer.users.len() >= 2 && answers.message().await?.is_none()
         }
         "users.v2.UserService/ListUsers" => {
             let answer = users2.list_users(v2::ListUsersRequest::default()).await?;
@@ -296,8 +326,12 @@ async fn call(system: &System, method: &str) -> anyhow::Result<()> {
                 age: Some(7),
                 ..Default::default()
             };
+            let request = v2::CreateUserRequest {
+                user: Some(user),
+                ..Default::default()
+            };
             let created = users2
-                .create_user(v2::CreateUserRequest { user: Some(user) })
+                .create_user(request)
                 .await?
                 .into_inner()
                 .user
@@ -313,7 +347,11 @@ async fn call(system: &System, method: &str) -> anyhow::Result<()> {
                 update_mask: None,
             };
             let changed = users2.update_user(request).await?.into_inner().user;
-            users2.delete_user(v2::DeleteUserRequest { id }).await?;
+            let request = v2::DeleteUserRequest {
+                id,
+                ..Default::default()
+            };
+            users2.delete_user(request).await?;
             let gone = users2.get_user(v2::GetUserRequest { id }).await.is_err();
             gone && changed.context("a user")?.age == Some(8)
         }

@@ -4,19 +4,17 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use neon_api::types::{BranchCreateRequest, EndpointCreateRequest, OperationStatus};
 use neon_api::{BranchId, EndpointId};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use suite::{EmulatorProcess, Folder, count, eventually};
+use suite::{EmulatorProcess, Folder, PATIENCE, count, eventually};
 
 /// Postgres's name for a backup label that it has read.
 const LABEL_READ: &str = "backup_label.old";
-/// How long a start may take to read the label.
-const READ_SECONDS_MAX: u64 = 30;
 /// How many starts may be over before the signal comes.
 const MISSED_MAX: usize = 30;
 
@@ -100,7 +98,7 @@ async fn a_first_recovery_that_is_cut_off_begins_again() -> anyhow::Result<()> {
 fn end_when_the_label_is_read(data: &Path, signal: Signal) -> anyhow::Result<()> {
     let begun = Instant::now();
     while !data.join(LABEL_READ).exists() {
-        let waited = begun.elapsed() < Duration::from_secs(READ_SECONDS_MAX);
+        let waited = begun.elapsed() < PATIENCE;
         ensure!(waited, "no start reads the label in {}", data.display());
         std::thread::yield_now();
     }

@@ -6,17 +6,17 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use proto::users::v1;
 use suite::{System, eventually};
-use tokio_postgres::Client;
 use tonic::{Code, Request};
 use tonic_types::StatusExt;
 
 use crate::details::refused;
+use crate::sessions::{another_waiting_backend, end, owner, waiting_backend};
 
 /// Long enough that the query is seen waiting for its lock before it passes.
 const DEADLINE: Duration = Duration::from_secs(1);
 
 #[tokio::test]
-async fn a_query_ends_with_its_call_and_takes_its_connection_along() -> anyhow::Result<()> {
+async fn a_query_ends_with_its_call_before_its_connection_is_used_again() -> anyhow::Result<()> {
     let system = System::start().await?;
     // Two: a transaction sees pg_stat_activity as it was when it first looked.
     let (locker, owner) = (owner(&system).await?, owner(&system).await?);
@@ -39,19 +39,16 @@ async fn a_query_ends_with_its_call_and_takes_its_connection_along() -> anyhow::
         // Whose timer was first, the server's or this client's.
         let codes = [Code::DeadlineExceeded, Code::Cancelled];
         assert!(codes.contains(&status.code()), "{status:?}");
-        // Gone while the lock is still held: it was not the lock that ended it.
-        eventually("its session is gone", async || {
-            let alive = owner
-                .query(
+        // At rest while the lock is still held: it was not the lock that ended it.
+        eventually("its session is at rest", async || {
+            let found = owner
+                .query_one(
                     "SELECT state FROM pg_stat_activity WHERE pid = $1",
                     &[&backend],
                 )
                 .await?;
-            ensure!(
-                alive.is_empty(),
-                "{:?}",
-                alive[0].get::<_, Option<String>>(0)
-            );
+            let state: Option<String> = found.get(0);
+            ensure!(state.as_deref() == Some("idle"), "{state:?}");
             Ok(())
         })
         .await
@@ -84,13 +81,7 @@ async fn a_create_whose_answer_was_lost_is_not_to_be_repeated_blindly() -> anyho
     let system = System::start().await?;
     let (locker, owner) = (owner(&system).await?, owner(&system).await?);
     let users = system.users_v1().await?;
-    let end_it = async |backend: i32| {
-        let ended = owner
-            .query_one("SELECT pg_terminate_backend($1)", &[&backend])
-            .await?;
-        ensure!(ended.get::<_, bool>(0), "{backend} is gone already");
-        anyhow::Ok(())
-    };
+    let end_it = async |backend: i32| end(&owner, backend).await;
     locker
         .batch_execute("BEGIN; LOCK TABLE users.users IN ACCESS EXCLUSIVE MODE")
         .await?;
@@ -102,7 +93,10 @@ async fn a_create_whose_answer_was_lost_is_not_to_be_repeated_blindly() -> anyho
             email: "carol@example.com".to_owned(),
             ..Default::default()
         };
-        let request = v1::CreateUserRequest { user: Some(carol) };
+        let request = v1::CreateUserRequest {
+            user: Some(carol),
+            ..Default::default()
+        };
         async move { users.create_user(request).await }
     });
     end_it(waiting_backend(&owner).await?).await?;
@@ -111,23 +105,61 @@ async fn a_create_whose_answer_was_lost_is_not_to_be_repeated_blindly() -> anyho
     assert_eq!(reason.as_deref(), Some("OUTCOME_UNKNOWN"));
     assert!(status.get_details_retry_info().is_none(), "{status:?}");
 
-    // A change that can be made twice may be tried again.
-    let (update, backend) = eventually("an update waits for the lock", async || {
-        let mut users = users.clone();
-        let update = tokio::spawn(async move { users.update_user(rename_bob("Robert")).await });
-        tokio::select! {
-            backend = waiting_backend(&owner) => Ok((update, backend?)),
-            // It got the connection that was cut off a moment ago.
-            () = is_finished(&update) => {
-                anyhow::bail!("it was refused")
-            }
-        }
-    })
-    .await?;
-    end_it(backend).await?;
+    // A change that was sent is not made again by itself: others may have made theirs
+    // since. Its caller, who names no etag, may ask again.
+    let mut changing = users.clone();
+    let update = tokio::spawn(async move { changing.update_user(rename_bob("Robert")).await });
+    end_it(waiting_backend(&owner).await?).await?;
     let status = refused(update.await?, Code::Unavailable, None);
     assert!(status.get_details_retry_info().is_some(), "{status:?}");
     locker.batch_execute("ROLLBACK").await?;
+    let mut users = users;
+    let answer = users.update_user(rename_bob("Robert")).await?;
+    let bob = answer.into_inner().user.context("a user")?;
+    assert_eq!(bob.name, "Robert");
+    system.finish().await
+}
+
+/// A create under an id is made again by itself, and by its caller when that is in
+/// vain: whatever became of the first, there is one user.
+#[tokio::test]
+async fn a_create_under_an_id_is_repeated_and_done_once() -> anyhow::Result<()> {
+    let system = System::start().await?;
+    let (locker, owner) = (owner(&system).await?, owner(&system).await?);
+    let users = system.users_v1().await?;
+    let lock = "BEGIN; LOCK TABLE users.users IN ACCESS EXCLUSIVE MODE";
+    locker.batch_execute(lock).await?;
+    let carol = v1::User {
+        name: "Carol".to_owned(),
+        email: "carol@example.com".to_owned(),
+        ..Default::default()
+    };
+    let request = v1::CreateUserRequest {
+        user: Some(carol),
+        request_id: uuid::Uuid::new_v4().to_string(),
+    };
+    let call = || {
+        let (mut users, request) = (users.clone(), request.clone());
+        tokio::spawn(async move { users.create_user(request).await })
+    };
+    let create = call();
+    let first = waiting_backend(&owner).await?;
+    end(&owner, first).await?;
+    let second = another_waiting_backend(&owner, first).await?;
+    end(&owner, second).await?;
+    let status = refused(create.await?, Code::Unavailable, None);
+    assert!(status.get_details_retry_info().is_some(), "{status:?}");
+
+    let create = call();
+    let first = another_waiting_backend(&owner, second).await?;
+    end(&owner, first).await?;
+    another_waiting_backend(&owner, first).await?;
+    locker.batch_execute("ROLLBACK").await?;
+    let carol = create.await??.into_inner().user.context("a user")?;
+    let again = call().await??.into_inner().user;
+    assert_eq!(again.as_ref(), Some(&carol));
+    let carols = "SELECT count(*) FROM users.users WHERE email = 'carol@example.com'";
+    assert_eq!(owner.query_one(carols, &[]).await?.get::<_, i64>(0), 1);
     system.finish().await
 }
 
@@ -140,36 +172,4 @@ fn rename_bob(name: &str) -> v1::UpdateUserRequest {
         }),
         update_mask: None,
     }
-}
-
-/// A session of the owner on v1's branch.
-async fn owner(system: &System) -> anyhow::Result<Client> {
-    let (client, project) = (system.emulator.client(), system.emulator.project());
-    let found = client
-        .list_all_branches(project, Some("api_v1_branch"))
-        .await?;
-    let branch = found.branches.first().context("v1's branch")?;
-    system.emulator.connect(&branch.id).await
-}
-
-async fn is_finished<T>(task: &tokio::task::JoinHandle<T>) {
-    const LOOK_MS: u64 = 10;
-    while !task.is_finished() {
-        tokio::time::sleep(Duration::from_millis(LOOK_MS)).await;
-    }
-}
-
-/// The backend of user-service that waits for a lock.
-async fn waiting_backend(owner: &Client) -> anyhow::Result<i32> {
-    eventually("a query waits for the lock", async || {
-        let rows = owner
-            .query(
-                "SELECT pid FROM pg_stat_activity \
-                 WHERE application_name LIKE 'user-service%' AND wait_event_type = 'Lock'",
-                &[],
-            )
-            .await?;
-        Ok(rows.first().context("none")?.get(0))
-    })
-    .await
 }

@@ -2,6 +2,7 @@
 
 #![allow(missing_docs)]
 
+mod billing;
 mod broker_apply;
 mod broker_bad_days;
 mod broker_branches;
@@ -13,6 +14,7 @@ mod broker_leases;
 mod broker_leasing;
 mod broker_metrics;
 mod broker_prune;
+mod broker_replicas;
 mod broker_roles;
 mod broker_several;
 mod broker_start;
@@ -42,6 +44,10 @@ mod emulator_snapshots;
 mod emulator_start;
 mod emulator_storage;
 mod given_up;
+mod pool_alone;
 mod pool_follows;
+mod pool_replicas;
+mod sessions;
 mod system;
 mod users;
+mod users_moving;

@@ -66,7 +66,10 @@ async fn calls_go_to_the_branch_that_the_binding_was_moved_to() -> anyhow::Resul
         email: "carol@example.com".to_owned(),
         ..Default::default()
     };
-    let request = v1::CreateUserRequest { user: Some(carol) };
+    let request = v1::CreateUserRequest {
+        user: Some(carol),
+        ..Default::default()
+    };
     users.create_user(request).await?;
     let carols = "SELECT count(*) FROM users.users WHERE name = 'Carol'";
     assert_eq!(count(&new, carols).await?, 1);

@@ -10,6 +10,7 @@ fn alice() -> Input {
         email: "alice@example.com".to_owned(),
         age: Some(25),
         city: Some("New York".to_owned()),
+        etag: String::new(),
     }
 }
 
@@ -49,6 +50,7 @@ fn everything_wrong_is_told_at_once() {
         id: 7,
         age: Some(151),
         city: Some(String::new()),
+        etag: "x".to_owned(),
         ..Input::default()
     };
     let violations = wrong.into_new().unwrap_err();
@@ -56,13 +58,16 @@ fn everything_wrong_is_told_at_once() {
         fields(&violations),
         [
             "user.id",
+            "user.etag",
             "user.name",
             "user.email",
             "user.age",
             "user.city"
         ]
     );
-    let missing = Input::required(None::<Input>).unwrap_err();
+    let missing = new(None::<Input>, "x").unwrap_err();
+    assert_eq!(fields(&missing), ["request_id", "user"]);
+    let missing = change(None::<Input>, None, V2).unwrap_err();
     assert_eq!(fields(&missing), ["user"]);
 }
 
@@ -216,6 +221,7 @@ fn a_star_changes_all_fields_of_its_version() {
 fn a_mask_names_known_fields_only() {
     for (path, known) in [
         ("id", V2),
+        ("etag", V2),
         ("nickname", V2),
         ("age", V1),
         ("city", V1),
@@ -236,4 +242,62 @@ fn a_mask_names_known_fields_only() {
     let long = "x".repeat(5_000);
     let violations = stored_alice().into_change(mask(&[&long]), V2).unwrap_err();
     assert!(violations.iter().all(|v| v.description.len() < 200));
+}
+
+#[test]
+fn ids_are_one_to_a_thousand_in_their_order() {
+    let parsed = ids(&[3, 1, 3]).unwrap();
+    let numbers: Vec<i32> = parsed.iter().map(|id| id.get()).collect();
+    assert_eq!(numbers, [3, 1, 3]);
+    assert_eq!(ids(&[1; IDS_MAX]).map(|ids| ids.len()), Ok(IDS_MAX));
+    for (refused, wanted) in [
+        (&[][..], &["ids"][..]),
+        (&[1; IDS_MAX + 1], &["ids"]),
+        (&[1, 0, 2, -1, i32::MIN], &["ids[1]", "ids[3]", "ids[4]"]),
+    ] {
+        let violations = ids(refused).unwrap_err();
+        assert_eq!(fields(&violations), wanted);
+    }
+}
+
+#[test]
+fn a_request_may_have_an_id() {
+    let id = "6b8b4567-327b-43c6-a43c-986966334873";
+    let (_, parsed) = new(Some(alice()), id).unwrap();
+    assert_eq!(parsed.map(|id| id.to_string()).as_deref(), Some(id));
+    let (user, none) = new(Some(alice()), "").unwrap();
+    assert_eq!((user.name.as_str(), none), ("Alice", None));
+    let nameless = Input {
+        name: String::new(),
+        ..alice()
+    };
+    let violations = new(Some(nameless), "no-uuid").unwrap_err();
+    assert_eq!(fields(&violations), ["request_id", "user.name"]);
+}
+
+#[test]
+fn an_etag_is_no_field_that_changes() {
+    let input = Input {
+        id: 1,
+        name: "Alicia".to_owned(),
+        etag: "as read".to_owned(),
+        ..Input::default()
+    };
+    let (_, changed, etag) = change(Some(input.clone()), None, V2).unwrap();
+    assert_eq!(etag.as_deref(), Some("as read"));
+    let name = Change {
+        name: Some("Alicia".to_owned()),
+        ..Change::default()
+    };
+    assert_eq!(changed, name);
+    let (_, _, etag) = change(
+        Some(Input {
+            etag: String::new(),
+            ..input
+        }),
+        None,
+        V2,
+    )
+    .unwrap();
+    assert_eq!(etag, None);
 }

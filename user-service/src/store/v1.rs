@@ -1,18 +1,28 @@
 //! Rows of users/v1.
 
 use diesel::{
-    AsChangeset, ExpressionMethods, Insertable, OptionalExtension, QueryDsl, Queryable, Selectable,
-    SelectableHelper, pg::Pg,
+    AsChangeset, ExpressionMethods, Insertable, IntoSql, OptionalExtension, PgExpressionMethods,
+    QueryDsl, QueryResult, Queryable, Selectable, SelectableHelper,
+    pg::Pg,
+    query_builder::{AstPass, QueryFragment, QueryId},
+    result::Error::NotFound,
+    sql_types::{self, Int4, Record, Text},
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use tokio_stream::StreamExt;
+use uuid::Uuid;
 
-use super::{Query, V1};
+use super::{Query, Remembered, Rows, V1};
 use crate::{
+    listing::{By, Page, Wanted},
     schema::v1::users,
     user::{Change, Field, NewUser, User, UserId},
 };
 
-super::version!(V1, "v1", &[Field::Name, Field::Email]);
+super::version!(V1, "v1", &[Field::Name, Field::Email], {
+    name: sql_types::Text,
+    email: sql_types::Text,
+});
 
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = users, check_for_backend(Pg))]

@@ -1,22 +1,30 @@
 //! Rows of users/v2.
 
 use diesel::{
-    AsChangeset, ExpressionMethods, Insertable, OptionalExtension, QueryDsl, Queryable, Selectable,
-    SelectableHelper, pg::Pg,
+    AsChangeset, ExpressionMethods, Insertable, IntoSql, OptionalExtension, PgExpressionMethods,
+    QueryDsl, QueryResult, Queryable, Selectable, SelectableHelper,
+    pg::Pg,
+    query_builder::{AstPass, QueryFragment, QueryId},
+    result::Error::NotFound,
+    sql_types::{self, Int4, Record, Text},
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use tokio_stream::StreamExt;
+use uuid::Uuid;
 
-use super::{Query, V2};
+use super::{Query, Remembered, Rows, V2};
 use crate::{
+    listing::{By, Page, Wanted},
     schema::v2::users,
     user::{Change, Field, NewUser, User, UserId},
 };
 
-super::version!(
-    V2,
-    "v2",
-    &[Field::Name, Field::Email, Field::Age, Field::City]
-);
+super::version!(V2, "v2", &[Field::Name, Field::Email, Field::Age, Field::City], {
+    name: sql_types::Text,
+    email: sql_types::Text,
+    age: sql_types::Nullable<sql_types::Int4>,
+    city: sql_types::Nullable<sql_types::Text>,
+});
 
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = users, check_for_backend(Pg))]

@@ -33,6 +33,7 @@ fn spec(version: &str, parent: Option<&str>, revisions: u32) -> BindingSpec {
             name: format!("{version}.sql"),
             path: format!("{version}.sql").into(),
         }),
+        read_only_endpoint: false,
         connections: 40,
     }
 }
@@ -59,7 +60,8 @@ fn two_versions() -> Config {
 
 /// What `spec` has once it is as declared.
 fn settle(world: &mut World, spec: &BindingSpec) {
-    world.branches.insert(spec.branch.clone(), true);
+    let endpoints = spec.endpoints().collect();
+    world.branches.insert(spec.branch.clone(), endpoints);
     let place = (spec.branch.clone(), spec.service.name.clone());
     let inside = world.inside.entry(place).or_default();
     let versions = spec
@@ -122,15 +124,55 @@ fn what_an_interrupted_apply_left_is_not_done_again() {
 fn a_branch_without_an_endpoint_gets_one_and_is_not_taken_for_empty() {
     let config = config(vec![spec("v1", None, 1)]);
     let mut world = World::default();
-    world
-        .branches
-        .insert(config.bindings[0].branch.clone(), false);
+    let branch = config.bindings[0].branch.clone();
+    world.branches.insert(branch, BTreeSet::new());
     let steps = planned(&config, &world);
     assert_eq!(steps[0], "create a read-write endpoint for branch_v1");
     assert!(
         steps[1].ends_with("unless it is there already"),
         "{steps:?}"
     );
+}
+
+#[test]
+fn a_read_only_endpoint_is_made_where_it_is_missing_and_wanted() {
+    let mut config = two_versions();
+    config.bindings[0].read_only_endpoint = true;
+    let steps = planned(&config, &World::default());
+    assert_eq!(
+        steps[..2],
+        [
+            "create branch branch_v1 from the project's default branch",
+            "create a read-only endpoint for branch_v1",
+        ]
+    );
+    assert!(
+        !steps[2..].iter().any(|step| step.contains("endpoint")),
+        "a fork inherits none, and v2 wants none: {steps:?}"
+    );
+    let mut world = World::default();
+    for spec in &config.bindings {
+        settle(&mut world, spec);
+    }
+    assert_eq!(planned(&config, &world), [""; 0]);
+    // It is wanted by another binding of the branch, and once.
+    let mut other = spec("v1b", None, 1);
+    other.branch = config.bindings[0].branch.clone();
+    other.seed = None;
+    other.read_only_endpoint = true;
+    config.bindings[0].read_only_endpoint = false;
+    config.bindings.extend([other.clone(), other]);
+    let branch = config.bindings[0].branch.clone();
+    let has = BTreeSet::from([EndpointKind::ReadWrite]);
+    world.branches.insert(branch, has);
+    let steps = planned(&config, &world);
+    assert_eq!(steps, ["create a read-only endpoint for branch_v1"]);
+    // One that nobody wants any more stays.
+    config.bindings.truncate(2);
+    let branch = config.bindings[0].branch.clone();
+    let has = BTreeSet::from([EndpointKind::ReadWrite, EndpointKind::ReadOnly]);
+    world.branches.insert(branch, has);
+    assert_eq!(planned(&config, &world), [""; 0]);
 }
 
 #[test]
@@ -171,7 +213,8 @@ fn a_parent_that_is_nowhere_is_refused() {
     assert!(error.to_string().contains("nowhere"), "{error}");
 
     let mut world = World::default();
-    world.branches.insert("nowhere".parse().unwrap(), true);
+    let nowhere = "nowhere".parse().unwrap();
+    world.branches.insert(nowhere, BTreeSet::new());
     assert_eq!(
         planned(&config, &world)[0],
         "create branch branch_v2 from nowhere"

@@ -7,13 +7,11 @@ mod crowd;
 mod fleet;
 mod generations;
 mod leases;
-mod pace;
 mod reads;
-mod usage;
 mod warm;
 mod watch;
-mod wire;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -21,9 +19,10 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
 use suite::{Broker, Config, EmulatorProcess, Folder, StateDatabase};
 
+use crate::pace::{Round, as_fast_as_answered};
 use crate::table::{Row, Table};
+use crate::wire::{Call, Wire};
 use client::Client;
-use wire::Wire;
 
 /// Few, as a service has them: calls share them.
 const CONNECTIONS: usize = 4;
@@ -171,9 +170,15 @@ impl Place {
         self.clients[number % self.clients.len()].clone()
     }
 
-    /// As [`Place::client`].
-    fn wire(&self, number: usize) -> Wire {
-        self.wires[number % self.wires.len()].clone()
+    /// Calls on all connections, as fast as the answers come.
+    async fn round(&self, call: &Call, time: Duration) -> anyhow::Result<Round> {
+        let calls = Arc::from([call.clone()]);
+        as_fast_as_answered(&self.pid()?, &self.wires, &calls, time).await
+    }
+
+    /// The broker's process.
+    fn pid(&self) -> anyhow::Result<String> {
+        Ok(self.broker.process.pid()?.to_string())
     }
 
     /// Goes up with each transaction that the broker commits.

@@ -7,10 +7,19 @@ mod broker;
 mod engine;
 mod gateway;
 mod load;
+mod pace;
 mod table;
+mod usage;
+mod users;
+mod wire;
 
 use anyhow::ensure;
 use clap::{Parser, Subcommand};
+use tokio::runtime::{Builder, Runtime};
+
+/// The user-service's, so that what it is compared with differs in what is compared.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Debug, Parser)]
 struct Cli {
@@ -48,19 +57,33 @@ enum What {
         #[arg(long, default_value_t = 20)]
         wakes: usize,
     },
+    /// The user-service against servers that do no more than they must, its stream
+    /// against COPY, and what it takes.
+    Users(users::Sizes),
+    /// One of those servers.
+    #[command(hide = true)]
+    Serve(users::ServeArgs),
 }
 
-// One thread: what is measured runs on the same cores, and has the others.
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
+    let what = Cli::parse().what;
+    if let What::Serve(args) = what {
+        return Runtime::new()?.block_on(users::serve(args));
+    }
     ensure!(
         !cfg!(debug_assertions),
         "a debug build measures nothing of worth: run `cargo xtask bench`"
     );
-    let what = Cli::parse().what;
+    // One thread: what is measured runs on the same cores, and has the others.
+    let mut runtime = Builder::new_current_thread();
+    runtime.enable_all().build()?.block_on(measure(what))
+}
+
+async fn measure(what: What) -> anyhow::Result<()> {
     let is_everything = match &what {
         What::Broker(sizes) => sizes.is_everything(),
-        What::Branch { .. } | What::Engine(_) | What::Gateway { .. } => true,
+        What::Users(sizes) => sizes.is_everything(),
+        What::Branch { .. } | What::Engine(_) | What::Gateway { .. } | What::Serve(_) => true,
     };
     let (name, durability, rows) = match what {
         What::Branch { rounds, starts } => {
@@ -84,6 +107,8 @@ async fn main() -> anyhow::Result<()> {
             let rows = gateway::run(rounds, seconds, wakes).await?;
             ("gateway", "process".to_owned(), rows)
         }
+        What::Users(sizes) => ("users", "process".to_owned(), users::run(&sizes).await?),
+        What::Serve(args) => return users::serve(args).await,
     };
     table::print(&rows);
     table::write(name, &durability, &rows, is_everything)

@@ -71,7 +71,10 @@ async fn a_reset_branch_is_made_as_declared_and_announced() -> anyhow::Result<()
         email: "carol@example.com".to_owned(),
         ..Default::default()
     };
-    let created = proto::users::v2::CreateUserRequest { user: Some(carol) };
+    let created = proto::users::v2::CreateUserRequest {
+        user: Some(carol),
+        ..Default::default()
+    };
     users.create_user(created).await?;
 
     let mut branches = system.broker.branches().await?;

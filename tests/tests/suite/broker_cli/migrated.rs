@@ -48,7 +48,7 @@ async fn the_newest_revisions_are_there_with_their_rights() -> anyhow::Result<()
         .await?;
     let done = "SELECT count(*) FROM __diesel_schema_migrations";
     let done: i64 = session.query_one(done, &[]).await?.get(0);
-    assert_eq!(done, 2);
+    assert_eq!(done, 3);
     bench.stop().await
 }
 

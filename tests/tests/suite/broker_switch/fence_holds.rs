@@ -3,14 +3,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use neon_api::BranchId;
 use proto::broker::v1::config_service_client::ConfigServiceClient;
 use proto::broker::v1::lease_service_client::LeaseServiceClient;
 use proto::broker::v1::{Access, ApplyRequest, SwitchPhase};
-use suite::eventually;
+use suite::{PATIENCE, eventually};
 use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
 use tonic::Code;
@@ -23,8 +22,6 @@ use crate::broker_leasing::{code, on_branch};
 const WRITE: &str = "UPDATE users SET name = name";
 /// How often each broker is asked once the binding has moved.
 const ASKED_AFTER: usize = 3;
-/// Far beyond what that takes.
-const ASKING_SECONDS_MAX: u64 = 60;
 
 /// Somebody who asks a broker, again and again, for what would give the rights back.
 struct Asking {
@@ -126,8 +123,7 @@ async fn nobody_gives_back_what_a_fence_has_taken_before_the_switch_is_done() ->
             }
         }
     };
-    let limit = Duration::from_secs(ASKING_SECONDS_MAX);
-    let refused = tokio::time::timeout(limit, refusing).await;
+    let refused = tokio::time::timeout(PATIENCE, refusing).await;
     for one in asking {
         one.end().await?;
     }

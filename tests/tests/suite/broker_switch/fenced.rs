@@ -150,7 +150,7 @@ async fn no_fence_takes_the_writes_of_another_version() -> anyhow::Result<()> {
         let beside = r#"
 [services.users.versions.v3]
 branch = "api_v1_branch"
-revision = "2026-01-10-090000_create_users"
+revision = "2026-01-20-090000_lists_and_request_ids"
 connections = 8
 "#;
         config.write(&(text + beside))

@@ -3,7 +3,7 @@
 use anyhow::{Context, ensure};
 use proto::broker::v1::lease_service_client::LeaseServiceClient;
 use proto::broker::v1::{Access, WatchBindingRequest, WatchBindingResponse};
-use suite::Broker;
+use suite::{Broker, PATIENCE};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -84,8 +84,7 @@ async fn read_until(
         }
         anyhow::bail!("it never ends")
     };
-    let limit = std::time::Duration::from_secs(super::ANSWER_SECONDS_MAX);
-    let read = tokio::time::timeout(limit, reading).await;
+    let read = tokio::time::timeout(PATIENCE, reading).await;
     read.with_context(|| format!("generation {generation}"))?
 }
 

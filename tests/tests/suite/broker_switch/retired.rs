@@ -14,6 +14,7 @@ use tonic_types::StatusExt as _;
 
 use super::{Bench, Consumer, seconds};
 use crate::broker_leasing::{V1, V2, on_binding, on_branch};
+use crate::broker_replicas::{asked as replicas_asked, replicas};
 use crate::details::refused;
 
 pub(super) fn retire(name: &str) -> RetireVersionRequest {
@@ -177,9 +178,11 @@ async fn leases_of_a_retired_version_have_the_time_that_they_are_given() -> anyh
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_branch_with_children_waits_for_the_last_of_them() -> anyhow::Result<()> {
-    let bench = Bench::start().await?;
+    // It loses its endpoints, whatever they are for.
+    let bench = Bench::start_with(replicas_asked).await?;
     let v1 = bench.branch_named("api_v1_branch").await?;
     let v2 = bench.branch_named("api_v2_branch").await?;
+    assert_eq!(replicas(&bench, &v1).await?.len(), 1);
     let consumer = Consumer::join(&bench.broker, "one").await?;
     let request = RetireVersionRequest {
         drain_timeout: Some(seconds(0)),

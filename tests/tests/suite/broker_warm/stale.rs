@@ -45,7 +45,7 @@ async fn a_parent_that_was_migrated_has_new_branches() -> anyhow::Result<()> {
     let bench = Bench::start(TWO_OF_V1).await?;
     let before = bench.ready(2).await?;
     // To the newest.
-    let revision = "revision = \"2026-01-10-090000_create_users\"";
+    let revision = "revision = \"2026-01-20-090000_lists_and_request_ids\"";
     bench.apply(|text| text.replace(revision, "")).await?;
     let ready = bench.replaced(&before).await?;
     let lease = bench.acquire(ephemeral(V1, Access::ReadWrite)).await?;

@@ -12,11 +12,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::client::{BINDING, Client};
-use super::pace::paced;
-use super::usage::{allow_descriptors, processor_seconds, resident};
 use super::watch::{Seen, Watch, have_taken_over};
 use super::{Place, Sizes, generations};
+use crate::pace::paced;
 use crate::table::{Row, Table, percentile};
+use crate::usage::{allow_descriptors, processor_seconds, resident};
 
 /// As the issue has it, and the three below.
 const CONNECTIONS: usize = 100;
@@ -53,7 +53,7 @@ async fn hold(
     // Before the broker is started, which inherits it.
     allow_descriptors(u64::try_from(connections)? + DESCRIPTORS_BESIDE)?;
     let place = Place::start().await?;
-    let pid = place.broker.process.pid()?.to_string();
+    let pid = place.pid()?;
     let before = resident(&pid)?;
     let mut fleet = Fleet::join(&place, connections, sizes.holders).await?;
     // Each holder renews once before anything counts.

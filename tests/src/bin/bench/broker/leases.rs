@@ -4,8 +4,8 @@
 use std::time::Instant;
 
 use super::client::BINDING;
-use super::pace::paced;
 use super::{Place, Sizes};
+use crate::pace::paced;
 use crate::table::{Row, Table, milliseconds, percentile};
 
 const NEW_ROLE_MS_MAX: f64 = 15.0;

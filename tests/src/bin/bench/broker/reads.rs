@@ -6,10 +6,10 @@ use proto::broker::v1 as pb;
 use tonic_health::pb::HealthCheckRequest;
 
 use super::client::BINDING;
-use super::pace::{CALLERS, Round, as_fast_as_answered, paced};
-use super::wire::Call;
 use super::{Place, Sizes};
+use crate::pace::{CALLERS, Round, paced, push_rates};
 use crate::table::{Row, Table, percentile};
+use crate::wire::Call;
 
 const RATIO_MIN: f64 = 0.7;
 const P99_MS_MAX: f64 = 2.0;
@@ -38,23 +38,23 @@ pub(super) async fn measure(place: &Place, sizes: &Sizes, rows: &mut Table) -> a
         ),
     ];
     let warm_up = Duration::from_millis(WARM_UP_MS);
-    as_fast_as_answered(place, &health_check, warm_up).await?;
+    place.round(&health_check, warm_up).await?;
     for read in &reads {
-        as_fast_as_answered(place, read, warm_up).await?;
+        place.round(read, warm_up).await?;
     }
     // In turns: the machine's other work is in all of them.
     let mut health = Vec::new();
     let mut rounds: Vec<Vec<Round>> = reads.iter().map(|_| Vec::new()).collect();
     for _ in 0..sizes.rounds {
-        health.push(as_fast_as_answered(place, &health_check, sizes.time()).await?);
+        health.push(place.round(&health_check, sizes.time()).await?);
         for (read, rounds) in reads.iter().zip(&mut rounds) {
-            rounds.push(as_fast_as_answered(place, read, sizes.time()).await?);
+            rounds.push(place.round(read, sizes.time()).await?);
         }
     }
-    push_rates("health check", &health, rows);
+    push("health check", &health, rows);
     for (read, rounds) in reads.iter().zip(&rounds) {
         let name = read.name;
-        push_rates(name, rounds, rows);
+        push(name, rounds, rows);
         let pairs = rounds.iter().zip(&health);
         let ratios = pairs.map(|(read, health)| read.rate / health.rate);
         let what = format!("{name} against the health check, each round");
@@ -97,12 +97,12 @@ async fn p99_at(place: &Place, call: &Call, rate: f64, time: Duration) -> anyhow
     Ok(percentile(&latencies.await?, 99))
 }
 
-fn push_rates(name: &str, rounds: &[Round], rows: &mut Table) {
-    let values = |of: fn(&Round) -> f64| rounds.iter().map(of).collect();
-    let what = format!("{name} at {CALLERS} callers");
-    rows.push(Row::new(what, values(|round| round.rate)).unit("a second"));
-    let what = format!("beside it: processor time of the broker for a {name}");
-    rows.push(Row::new(what, values(|round| round.broker_us)).unit("µs"));
-    let what = format!("beside it: processor time of the client for a {name}");
-    rows.push(Row::new(what, values(|round| round.client_us)).unit("µs"));
+fn push(name: &str, rounds: &[Round], rows: &mut Table) {
+    let processor = |of: &str| format!("beside it: processor time of the {of} for a {name}");
+    let whats = [
+        format!("{name} at {CALLERS} callers"),
+        processor("broker"),
+        processor("client"),
+    ];
+    push_rates(rounds, whats, rows);
 }

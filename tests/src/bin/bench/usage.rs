@@ -8,15 +8,15 @@ const TICKS_A_SECOND: f64 = 100.0;
 
 /// What a process has in memory, in megabytes (2^20 bytes).
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Resident {
+pub(crate) struct Resident {
     /// Now.
-    pub(super) now_mb: f64,
-    /// At most, since it began.
-    pub(super) most_mb: f64,
+    pub(crate) now_mb: f64,
+    /// At most, since it began, or since that was forgotten.
+    pub(crate) most_mb: f64,
 }
 
 /// The processor time that a process and its threads have had. `pid` may be `self`.
-pub(super) fn processor_seconds(pid: &str) -> anyhow::Result<f64> {
+pub(crate) fn processor_seconds(pid: &str) -> anyhow::Result<f64> {
     let path = format!("/proc/{pid}/stat");
     let stat = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
     // The name, in parentheses, may have spaces in it.
@@ -31,7 +31,7 @@ pub(super) fn processor_seconds(pid: &str) -> anyhow::Result<f64> {
 }
 
 /// What a process has in memory.
-pub(super) fn resident(pid: &str) -> anyhow::Result<Resident> {
+pub(crate) fn resident(pid: &str) -> anyhow::Result<Resident> {
     let path = format!("/proc/{pid}/status");
     let status = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
     let megabytes = |name: &str| -> anyhow::Result<f64> {
@@ -46,9 +46,16 @@ pub(super) fn resident(pid: &str) -> anyhow::Result<Resident> {
     })
 }
 
+/// Has the most that a process has in memory begin anew, with what it has now.
+pub(crate) fn forget_most_resident(pid: &str) -> anyhow::Result<()> {
+    let path = format!("/proc/{pid}/clear_refs");
+    // Five: the peak, and nothing else.
+    std::fs::write(&path, "5").with_context(|| format!("write {path}"))
+}
+
 /// Lets this process, and those that it starts from now on, have so many files and
 /// sockets open.
-pub(super) fn allow_descriptors(needed: u64) -> anyhow::Result<()> {
+pub(crate) fn allow_descriptors(needed: u64) -> anyhow::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("read the limit of open files")?;
     // Beyond the hard one only root may go, and not everywhere.
     let limit = hard.max(needed);

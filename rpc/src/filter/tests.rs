@@ -31,6 +31,10 @@ fn filters_say_what_they_say() {
         ("name != dev*", false),
         ("name = \"*ev*\"", true),
         ("name = *1", false),
+        ("name = *1*", true),
+        ("name = *", true),
+        ("name = \"dev \\*\"", false),
+        ("name : \"\\*\"", false),
         ("name : ev", true),
         ("name:*", true),
         ("end < \"2026-01-01T12:00:00.5Z\"", true),
@@ -65,6 +69,8 @@ fn what_cannot_be_read_is_refused_by_name() {
         ("name = a OR name = b", "AND"),
         ("NOT name = a", "the fields are"),
         ("(name = a)", "does not know"),
+        ("name = d*v", "at the beginning and the end"),
+        ("name = \"*d*v\"", "at the beginning and the end"),
         (&long, "at most"),
     ] {
         let error = Filter::parse(filter, &FIELDS).unwrap_err();
@@ -99,4 +105,34 @@ fn orders_go_up_and_down_and_what_has_no_value_comes_last() {
         let error = Order::parse(order, &names, "name").unwrap_err();
         assert_eq!(error.field, "order_by", "{order}");
     }
+}
+
+#[test]
+fn a_star_after_a_backslash_is_a_star() {
+    let test = |filter: &str| {
+        let filter = Filter::parse(filter, &FIELDS).unwrap();
+        let [term] = filter.terms() else {
+            panic!("{filter:?}");
+        };
+        assert_eq!(term.field, "name");
+        term.test.clone()
+    };
+    let like = |text: &str, open_start, open_end| {
+        let text = text.to_owned();
+        let pattern = Pattern {
+            text,
+            open_start,
+            open_end,
+        };
+        Test::Like(pattern, true)
+    };
+    let equal = |text: &str| Test::Compared(Comparison::Equal, Value::Text(text.to_owned()));
+    assert_eq!(test("name = é*"), like("é", false, true));
+    assert_eq!(test("name = *é"), like("é", true, false));
+    assert_eq!(test("name = \"*\""), like("", true, true));
+    assert_eq!(test("name = \"a\\*\""), equal("a*"));
+    assert_eq!(test("name = \"a\\*b\""), equal("a*b"));
+    assert_eq!(test("name = \"a\\**\""), like("a*", false, true));
+    assert_eq!(test("name = \"\\\\*\""), like("\\", false, true));
+    assert_eq!(test("name = \"\""), equal(""));
 }

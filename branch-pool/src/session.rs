@@ -1,0 +1,233 @@
+//! One session with Postgres, and how a pool opens and keeps them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use deadpool::managed::{self, Manager, Metrics, RecycleError, RecycleResult};
+use diesel_async::pooled_connection::PoolableConnection;
+use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::Options;
+use crate::backoff;
+use crate::error::chain;
+use crate::socket::Tap;
+use crate::target::{ConnectFailure, Target};
+
+/// How often Postgres is asked to stop what nobody waits for any more. More than
+/// once: a request that overtakes its statement has no effect.
+const CANCELS_MAX: u32 = 3;
+/// How long one such request, or the end of the statement after it, may take.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A pool of sessions.
+pub(crate) type Pool = managed::Pool<Connector>;
+
+/// A session that is checked out.
+pub(crate) type Object = managed::Object<Connector>;
+
+/// One session.
+pub(crate) struct Session {
+    pub(crate) connection: AsyncPgConnection,
+    pub(crate) tap: Arc<Tap>,
+    target: Arc<Target>,
+    /// When it is too old to be used again.
+    age_max: Duration,
+    life: Life,
+    epoch: u64,
+    /// Ends it, whatever it is busy with.
+    ended: CancellationToken,
+}
+
+impl Session {
+    /// It has died under its work: those that were opened before now are not used
+    /// again, for what ended this one may end them as well.
+    pub(crate) fn died(&self) {
+        let next = self.epoch + 1;
+        // An error: another one of them was first.
+        let _ =
+            self.life
+                .epoch
+                .compare_exchange(self.epoch, next, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
+    /// Has Postgres stop what the session is busy with, and waits until it has: true,
+    /// then the session is at rest. Where Postgres does not stop for some seconds, or
+    /// it is not certain that each request to stop has come to its end, false.
+    pub(crate) async fn stop(&mut self) -> bool {
+        let token = self.connection.cancel_token();
+        let mut certain = true;
+        for _ in 0..CANCELS_MAX {
+            match timeout(CANCEL_TIMEOUT, self.target.cancel(&token)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::debug!(error = chain(&error), "could not ask Postgres to stop");
+                    certain = false;
+                }
+                Err(_) => {
+                    tracing::debug!("could not ask Postgres to stop in time");
+                    certain = false;
+                }
+            }
+            // Answered, well or not, once everything before it has been: a cancel that
+            // came late hits this and nobody's statement.
+            let rest = self.connection.batch_execute("");
+            if timeout(CANCEL_TIMEOUT, rest).await.is_ok() {
+                return certain && !self.connection.is_broken();
+            }
+        }
+        false
+    }
+
+    /// Ends it now. Dropped alone, one that is busy would go on until it is answered.
+    pub(crate) fn end(&self) {
+        self.ended.cancel();
+    }
+
+    /// Whether the next one can have it, without a query to find out.
+    fn is_usable(&mut self, metrics: &Metrics) -> bool {
+        // A session of which the driver has seen the end, be it 57P01, a closed socket
+        // or a TLS close, is broken; one of which it has not yet is not quiet.
+        !self.connection.is_broken()
+            && self.tap.is_quiet()
+            && metrics.age() < self.age_max
+            && self.epoch == self.life.epoch()
+    }
+}
+
+/// For how long the sessions of a generation live.
+#[derive(Debug, Clone)]
+pub(crate) struct Life {
+    /// Has a token for each session that is open or being opened.
+    pub(crate) sessions: TaskTracker,
+    /// Ends them all, whatever they are busy with.
+    pub(crate) ended: CancellationToken,
+    /// Goes up when one has died under its work.
+    epoch: Arc<AtomicU64>,
+}
+
+impl Life {
+    fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn new() -> Self {
+        let sessions = TaskTracker::new();
+        // Closed, it can be waited for; it counts all the same.
+        sessions.close();
+        Self {
+            sessions,
+            ended: CancellationToken::new(),
+            epoch: Arc::default(),
+        }
+    }
+}
+
+/// Opens sessions with one target.
+pub(crate) struct Connector {
+    target: Arc<Target>,
+    life: Life,
+    /// Told what puts the lease in doubt.
+    doubts: mpsc::Sender<String>,
+    age_max: Duration,
+}
+
+impl Connector {
+    /// A pool of sessions with this target: none yet.
+    pub(crate) fn pool(
+        target: Arc<Target>,
+        life: Life,
+        doubts: mpsc::Sender<String>,
+        size: usize,
+        options: &Options,
+    ) -> Pool {
+        let connector = Self {
+            target,
+            life,
+            doubts,
+            age_max: options.max_age,
+        };
+        Pool::builder(connector)
+            .max_size(size)
+            // Those that are not needed come to rest, and go.
+            .queue_mode(managed::QueueMode::Lifo)
+            .wait_timeout(Some(options.wait_timeout))
+            .create_timeout(Some(options.connect_timeout))
+            .runtime(deadpool::Runtime::Tokio1)
+            .build()
+            .expect("deadpool refuses nothing but timeouts without a runtime")
+    }
+}
+
+impl Manager for Connector {
+    type Type = Session;
+    type Error = ConnectFailure;
+
+    async fn create(&self) -> Result<Session, ConnectFailure> {
+        let opening = self.life.sessions.token();
+        let epoch = self.life.epoch();
+        // Boxed: seldom, and large; every checkout would carry the room for it.
+        let opened = Box::pin(self.target.connect()).await;
+        let opened = opened.inspect_err(|failure| {
+            if failure.doubts_lease {
+                // Full: the upkeep has one to act on already.
+                let _ = self.doubts.try_send(failure.reason.clone());
+            }
+        })?;
+        let ended = self.life.ended.child_token();
+        let (target, asked_to_end) = (Arc::clone(&self.target), ended.clone());
+        let token = opened.client.cancel_token();
+        self.life.sessions.spawn(async move {
+            // Driven here rather than by diesel-async, which does not tell how a
+            // connection ended, and ends none before its time.
+            let outcome = tokio::select! {
+                outcome = opened.driver => outcome,
+                () = asked_to_end.cancelled() => {
+                    // Or Postgres goes on with what nobody waits for.
+                    let _ = timeout(CANCEL_TIMEOUT, target.cancel(&token)).await;
+                    Ok(())
+                }
+            };
+            match outcome {
+                Ok(()) => tracing::trace!("closed a connection"),
+                Err(error) => tracing::debug!(error = chain(&error), "a connection ended"),
+            }
+        });
+        drop(opening);
+        let connection = AsyncPgConnection::try_from(opened.client).await;
+        Ok(Session {
+            connection: connection.map_err(|error| ConnectFailure::of_setup(&error))?,
+            tap: opened.tap,
+            target: Arc::clone(&self.target),
+            age_max: backoff::age_max(self.age_max),
+            life: self.life.clone(),
+            epoch,
+            ended,
+        })
+    }
+
+    async fn recycle(
+        &self,
+        session: &mut Session,
+        metrics: &Metrics,
+    ) -> RecycleResult<ConnectFailure> {
+        if session.is_usable(metrics) {
+            Ok(())
+        } else {
+            Err(RecycleError::message("it has ended, or is too old"))
+        }
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector")
+            .field("target", &self.target)
+            .finish_non_exhaustive()
+    }
+}

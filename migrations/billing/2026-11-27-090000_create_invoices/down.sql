@@ -1,0 +1,2 @@
+DROP VIEW open_invoices;
+DROP TABLE invoice_lines, invoices, accounts;
