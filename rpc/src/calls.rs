@@ -31,6 +31,9 @@ use crate::{
 /// OUT_OF_RANGE and nothing that a caller could go by.
 const TOO_LARGE: &str = "Error, decoded message length too large";
 
+/// What a stream ends with whose deadline passed.
+const LATE_STREAM: &str = "the deadline passed before the end of the stream";
+
 /// What a caller of a stopping server waits before it tries the next: the time
 /// that a restart takes at best.
 const RETRY_AFTER_STOP_MS: u64 = 500;
@@ -175,14 +178,44 @@ impl Drop for Call {
 /// the stop up for as long as its caller listens, so it ends then, or, if it
 /// [ends by itself](EndsByItself), with the time to finish; and with its caller's
 /// deadline in any case. Answers that are there already go out: a single answer is never
-/// cut.
+/// cut, nor what a stream has to say before its deadline or the end of the time to
+/// finish.
 struct Endable {
     inner: Option<Body>,
     /// Made when there is first something to wait for, which a single answer never has.
     end: Option<Pin<Box<dyn Future<Output = Status> + Send>>>,
     deadline: Option<Instant>,
     token: CancellationToken,
+    /// Ends it whatever it has to say.
+    forced: CancellationToken,
+    /// Messages that went out: after the second it is no single answer.
+    messages: u8,
     call: Call,
+}
+
+impl Endable {
+    /// Why nothing more of a stream goes out, though it has more to say.
+    fn cut(&self) -> Option<Status> {
+        if self.messages < 2 {
+            return None;
+        }
+        if self
+            .deadline
+            .is_some_and(|deadline| Instant::now() >= deadline)
+        {
+            return Some(late(LATE_STREAM));
+        }
+        self.forced.is_cancelled().then(stopping)
+    }
+
+    /// The end of what goes out.
+    fn refuse(&mut self, refusal: &Status) -> Result<Frame<Bytes>, Status> {
+        self.inner = None;
+        self.call.end(refusal.code());
+        let mut trailers = HeaderMap::new();
+        refusal.add_header(&mut trailers)?;
+        Ok(Frame::trailers(trailers))
+    }
 }
 
 impl http_body::Body for Endable {
@@ -194,6 +227,11 @@ impl http_body::Body for Endable {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
+        if this.inner.is_some()
+            && let Some(refusal) = this.cut()
+        {
+            return Poll::Ready(Some(this.refuse(&refusal)));
+        }
         let Some(inner) = &mut this.inner else {
             return Poll::Ready(None);
         };
@@ -202,10 +240,11 @@ impl http_body::Body for Endable {
             Pin::new(inner).poll_frame(cx)
         };
         if let Poll::Ready(frame) = polled {
-            if let Some(Ok(frame)) = &frame
-                && let Some(trailers) = frame.trailers_ref()
-            {
-                this.call.end_as_said(trailers);
+            if let Some(Ok(frame)) = &frame {
+                match frame.trailers_ref() {
+                    Some(trailers) => this.call.end_as_said(trailers),
+                    None => this.messages = this.messages.saturating_add(1),
+                }
             }
             return Poll::Ready(frame);
         }
@@ -213,14 +252,7 @@ impl http_body::Body for Endable {
             .end
             .get_or_insert_with(|| Box::pin(end(this.token.clone(), this.deadline)));
         let refusal = ready!(end.as_mut().poll(cx));
-        this.inner = None;
-        let mut trailers = HeaderMap::new();
-        this.call.end(refusal.code());
-        Poll::Ready(Some(
-            refusal
-                .add_header(&mut trailers)
-                .map(|()| Frame::trailers(trailers)),
-        ))
+        Poll::Ready(Some(this.refuse(&refusal)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -237,7 +269,7 @@ impl http_body::Body for Endable {
 async fn end(stop: CancellationToken, deadline: Option<Instant>) -> Status {
     tokio::select! {
         biased;
-        () = passed(deadline) => late("the deadline passed before the end of the stream"),
+        () = passed(deadline) => late(LATE_STREAM),
         () = stop.cancelled() => stopping(),
     }
 }
@@ -259,6 +291,8 @@ fn endable(
             end: None,
             deadline,
             token,
+            forced: stop.forced.clone(),
+            messages: 0,
             call,
         })
     })
@@ -332,6 +366,7 @@ fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{call_metrics::CallMetrics, limits::Gates};
 
     #[test]
     fn timeouts_are_read_as_the_protocol_has_them() {
@@ -350,5 +385,64 @@ mod tests {
             assert_eq!(read(refused), None, "{refused:?}");
         }
         assert_eq!(grpc_timeout(&HeaderMap::new()), None);
+    }
+
+    /// This many messages, or for ever, and then that all is well.
+    struct Talk(Option<u32>);
+
+    impl http_body::Body for Talk {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            let frame = match &mut self.0 {
+                Some(0) => {
+                    let mut trailers = HeaderMap::new();
+                    let headers = Status::ok("").add_header(&mut trailers);
+                    return Poll::Ready(Some(headers.map(|()| Frame::trailers(trailers))));
+                }
+                Some(left) => {
+                    *left -= 1;
+                    Frame::data(Bytes::from_static(b"more"))
+                }
+                None => Frame::data(Bytes::from_static(b"more")),
+            };
+            Poll::Ready(Some(Ok(frame)))
+        }
+    }
+
+    /// How an answer ends.
+    async fn end_of(talk: Talk, deadline: Instant, stop: &Stop) -> Code {
+        let methods = CallMetrics::default().methods(&[], &Gates::default(), []);
+        let call = Call::begin(&methods, &Request::new(Body::empty())).unwrap();
+        let answer = endable(Response::new(Body::new(talk)), Some(deadline), stop, call);
+        let mut answer = answer.into_body();
+        let begun = Instant::now();
+        loop {
+            let frame = poll_fn(|cx| http_body::Body::poll_frame(Pin::new(&mut answer), cx)).await;
+            if let Some(trailers) = frame.unwrap().unwrap().trailers_ref() {
+                return Status::from_header_map(trailers).unwrap().code();
+            }
+            assert!(begun.elapsed() < Duration::from_secs(20), "it goes on");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_always_has_more_to_say_is_cut_off_and_one_answer_is_not() {
+        let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(3600));
+        let soon = now + Duration::from_millis(10);
+        let forced = Stop::default();
+        forced.forced.cancel();
+        for (talk, deadline, stop, expected) in [
+            (Talk(None), soon, &Stop::default(), Code::DeadlineExceeded),
+            (Talk(None), later, &forced, Code::Unavailable),
+            (Talk(Some(1)), now, &forced, Code::Ok),
+            (Talk(Some(3)), later, &Stop::default(), Code::Ok),
+        ] {
+            assert_eq!(end_of(talk, deadline, stop).await, expected);
+        }
     }
 }
