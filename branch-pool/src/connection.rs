@@ -9,7 +9,7 @@ use diesel_async::pooled_connection::PoolableConnection;
 use tokio::runtime::Handle;
 
 use crate::generation::Generation;
-use crate::session::{Object, Session};
+use crate::session::{Object, Session, Urgency};
 use crate::usage::User;
 
 /// A connection of the pool, an [`AsyncPgConnection`] to use with diesel-async
@@ -22,6 +22,8 @@ pub struct Connection {
     generation: Arc<Generation>,
     /// What had been sent when it was checked out.
     written: u64,
+    /// Whether it was handed out to ask something of.
+    is_touched: bool,
     /// Whether its work is to be stopped when it is dropped.
     is_begun: bool,
 }
@@ -44,6 +46,7 @@ impl Connection {
                 _user: user,
             }),
             generation,
+            is_touched: false,
             is_begun: false,
         }
     }
@@ -53,8 +56,8 @@ impl Connection {
         self.generation.number
     }
 
-    /// Whether nothing was sent since it was checked out: what failed on it was not
-    /// done, for certain.
+    /// Whether nothing was sent since it was checked out: what has failed on it was not
+    /// done, for certain. What is under way still may be sent in a moment.
     pub fn is_unused(&self) -> bool {
         self.session().tap.written() == self.written
     }
@@ -104,7 +107,11 @@ impl Drop for Connection {
             return;
         };
         let tap = &lent.object.tap;
-        let is_busy = tap.is_asked() && tap.written() != self.written;
+        let is_busy = match tap.written() == self.written {
+            // What was asked may be on its way to the socket still.
+            true => self.is_touched,
+            false => tap.is_asked(),
+        };
         if !self.is_begun && !is_busy {
             return;
         }
@@ -115,9 +122,13 @@ impl Drop for Connection {
         let Ok(runtime) = Handle::try_current() else {
             return lent.close();
         };
+        let urgency = match self.is_begun {
+            true => Urgency::Now,
+            false => Urgency::Grace,
+        };
         let branch = self.generation.branch.clone();
         runtime.spawn(async move {
-            if !lent.object.stop().await {
+            if !lent.object.stop(urgency).await {
                 tracing::warn!(branch, "a connection whose work was given up is closed");
                 lent.close();
             }
@@ -143,6 +154,7 @@ impl Deref for Connection {
 
 impl DerefMut for Connection {
     fn deref_mut(&mut self) -> &mut AsyncPgConnection {
+        self.is_touched = true;
         &mut self.session_mut().connection
     }
 }

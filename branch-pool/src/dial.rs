@@ -106,3 +106,57 @@ async fn bounded<T>(
         Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::Options;
+    use crate::uri::{KEEPALIVE_IDLE, KEEPALIVE_RETRIES, Uri};
+
+    /// A socket to a server here, dialled as by a pool whose URI has these parameters.
+    async fn dialled(query: &str) -> anyhow::Result<(TcpListener, Socket)> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let uri = Uri::split(&format!("postgresql://role@{address}/neondb?{query}"))?;
+        let mut config: Config = uri.rest.expose_secret().parse()?;
+        uri.set_defaults(&mut config, &Options::default());
+        let (socket, _) = dial(&config).await?;
+        Ok((listener, socket))
+    }
+
+    #[tokio::test]
+    async fn what_is_written_is_sent_at_once() -> anyhow::Result<()> {
+        let (_listener, socket) = dialled("").await?;
+        assert!(socket.tap().kernel().tcp_nodelay()?);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_quiet_server_is_probed() -> anyhow::Result<()> {
+        let (_listener, socket) = dialled("").await?;
+        let tap = socket.tap();
+        let kernel = tap.kernel();
+        assert!(kernel.keepalive()?);
+        assert_eq!(kernel.tcp_keepalive_time()?, KEEPALIVE_IDLE);
+        assert_eq!(kernel.tcp_keepalive_retries()?, KEEPALIVE_RETRIES);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_quiet_server_is_probed_as_the_uri_says() -> anyhow::Result<()> {
+        let query = "keepalives_idle=77&keepalives_interval=7&keepalives_retries=5";
+        let (_listener, socket) = dialled(query).await?;
+        let tap = socket.tap();
+        let kernel = tap.kernel();
+        assert_eq!(kernel.tcp_keepalive_time()?, Duration::from_secs(77));
+        assert_eq!(kernel.tcp_keepalive_interval()?, Duration::from_secs(7));
+        assert_eq!(kernel.tcp_keepalive_retries()?, 5);
+
+        let (_listener, socket) = dialled("keepalives=0").await?;
+        assert!(!socket.tap().kernel().keepalive()?);
+        Ok(())
+    }
+}

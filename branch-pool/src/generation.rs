@@ -14,6 +14,7 @@ use crate::Options;
 use crate::error::UriError;
 use crate::lease::Destination;
 use crate::patience::Patience;
+use crate::reach::Reach;
 use crate::session::{Connector, Life, Object, Pool};
 use crate::target::{ConnectFailure, Target};
 
@@ -25,14 +26,18 @@ const REPLICA_TIMEOUT: Duration = Duration::from_secs(1);
 /// For how long it is passed over then: each read would wait for it otherwise.
 const REPLICA_PAUSE: Duration = Duration::from_secs(5);
 
+/// For how long attempts to connect have to fail before it is said that nobody can: a
+/// Postgres that is started again takes less.
+const UNREACHABLE_AFTER: Duration = Duration::from_secs(3);
+
 /// One generation: its pools open sessions when they are first asked for.
 pub(crate) struct Generation {
     pub(crate) number: i64,
     /// Resource name of the branch.
     pub(crate) branch: String,
-    /// Since when it is there.
-    pub(crate) began: Instant,
     primary: Pool,
+    /// How it goes with opening sessions of the primary.
+    reach: Arc<Reach>,
     /// Where the branch has a read-only endpoint.
     replica: Option<Replica>,
     uri: SecretString,
@@ -67,19 +72,21 @@ impl Generation {
     ) -> Result<Self, UriError> {
         let life = Life::new();
         let size = size(destination, options);
-        let pool = |uri: &SecretString, doubts| {
+        let reach = Arc::<Reach>::default();
+        let pool = |uri: &SecretString, doubts, reach| {
             let target = Arc::new(Target::parse(uri, options)?);
-            Ok(Connector::pool(target, life.clone(), doubts, size, options))
+            let life = life.clone();
+            Ok(Connector::pool(target, life, doubts, reach, size, options))
         };
         let replica = destination.replica_uri.as_ref().map(|uri| {
             // Whoever cannot reach it goes to the primary: no reason to doubt the lease.
-            pool(uri, mpsc::channel(1).0)
+            pool(uri, mpsc::channel(1).0, Arc::default())
         });
         Ok(Self {
             number: destination.generation,
             branch: destination.branch.clone(),
-            began: Instant::now(),
-            primary: pool(&destination.uri, doubts)?,
+            primary: pool(&destination.uri, doubts, Arc::clone(&reach))?,
+            reach,
             replica: replica.transpose()?.map(Replica::new),
             uri: destination.uri.clone(),
             replica_uri: destination.replica_uri.clone(),
@@ -146,6 +153,23 @@ impl Generation {
             _ => false,
         };
         self.number == destination.generation && same(&self.uri, &destination.uri) && same_replica
+    }
+
+    /// Whether the last attempt to connect has failed, and no session is left.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failing_since().is_some()
+    }
+
+    /// Whether that has gone on for so long that nobody can be expected to.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        let since = self.failing_since();
+        since.is_some_and(|since| since.elapsed() >= UNREACHABLE_AFTER)
+    }
+
+    fn failing_since(&self) -> Option<Instant> {
+        // While there are sessions, that there are no more of them is no news.
+        let since = self.reach.failing_since();
+        since.filter(|_| self.primary.status().size == 0)
     }
 
     /// Follows a limit that changed while the connection did not.

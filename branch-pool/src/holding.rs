@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::channels::Current;
 use crate::error::UriError;
@@ -22,6 +23,8 @@ pub(crate) struct Holding {
     current: watch::Sender<Current>,
     lease: Option<Lease>,
     generation: Option<Opened>,
+    /// When new checkouts were turned over to it.
+    began: Option<Instant>,
     hold: Option<Hold>,
 }
 
@@ -57,6 +60,7 @@ impl Holding {
             current,
             lease: None,
             generation: None,
+            began: None,
             hold: None,
         }
     }
@@ -69,6 +73,11 @@ impl Holding {
     /// The generation.
     pub(crate) fn generation(&self) -> Option<&Arc<Generation>> {
         self.generation.as_ref().map(|opened| &opened.generation)
+    }
+
+    /// Since when new checkouts use it.
+    pub(crate) fn began(&self) -> Option<Instant> {
+        self.began
     }
 
     /// Whether checkouts are to wait.
@@ -118,6 +127,7 @@ impl Holding {
             "new checkouts use this branch"
         );
         let old = self.generation.replace(new);
+        self.began = Some(Instant::now());
         // First the new one, then close.
         self.publish();
         let old = old.map(|opened| opened.generation);

@@ -72,6 +72,7 @@ mod holding;
 mod lease;
 mod options;
 mod patience;
+mod reach;
 mod session;
 mod socket;
 mod state;

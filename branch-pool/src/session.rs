@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::Options;
 use crate::backoff;
 use crate::error::chain;
+use crate::reach::Reach;
 use crate::socket::Tap;
 use crate::target::{ConnectFailure, Target};
 
@@ -24,6 +25,17 @@ use crate::target::{ConnectFailure, Target};
 const CANCELS_MAX: u32 = 3;
 /// How long one such request, or the end of the statement after it, may take.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a session is given to come to rest by itself: what it is busy with may be no
+/// more than the end of a statement that was prepared for one use.
+const GRACE: Duration = Duration::from_millis(20);
+
+/// Whether what a session is busy with is known to be wanted no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Urgency {
+    Now,
+    Grace,
+}
 
 /// A pool of sessions.
 pub(crate) type Pool = managed::Pool<Connector>;
@@ -59,7 +71,10 @@ impl Session {
     /// Has Postgres stop what the session is busy with, and waits until it has: true,
     /// then the session is at rest. Where Postgres does not stop for some seconds, or
     /// it is not certain that each request to stop has come to its end, false.
-    pub(crate) async fn stop(&mut self) -> bool {
+    pub(crate) async fn stop(&mut self, urgency: Urgency) -> bool {
+        if urgency == Urgency::Grace && self.comes_to_rest(GRACE).await {
+            return !self.connection.is_broken();
+        }
         let token = self.connection.cancel_token();
         let mut certain = true;
         for _ in 0..CANCELS_MAX {
@@ -74,14 +89,19 @@ impl Session {
                     certain = false;
                 }
             }
-            // Answered, well or not, once everything before it has been: a cancel that
-            // came late hits this and nobody's statement.
-            let rest = self.connection.batch_execute("");
-            if timeout(CANCEL_TIMEOUT, rest).await.is_ok() {
+            // A cancel that came late hits this and nobody's statement.
+            if self.comes_to_rest(CANCEL_TIMEOUT).await {
                 return certain && !self.connection.is_broken();
             }
         }
         false
+    }
+
+    /// Waits until everything that was asked is answered, for so long at most: an empty
+    /// statement has an answer, well or not, when everything before it has.
+    async fn comes_to_rest(&mut self, limit: Duration) -> bool {
+        let rest = self.connection.batch_execute("");
+        timeout(limit, rest).await.is_ok()
     }
 
     /// Ends it now. Dropped alone, one that is busy would go on until it is answered.
@@ -89,14 +109,18 @@ impl Session {
         self.ended.cancel();
     }
 
-    /// Whether the next one can have it, without a query to find out.
-    fn is_usable(&mut self, metrics: &Metrics) -> bool {
+    /// Whether the next one can have it, without a query to find out: but where something
+    /// was said to it that nobody has read yet.
+    async fn is_usable(&mut self, metrics: &Metrics) -> bool {
         // A session of which the driver has seen the end, be it 57P01, a closed socket
         // or a TLS close, is broken; one of which it has not yet is not quiet.
-        !self.connection.is_broken()
-            && self.tap.is_quiet()
-            && metrics.age() < self.age_max
-            && self.epoch == self.life.epoch()
+        if self.connection.is_broken()
+            || metrics.age() >= self.age_max
+            || self.epoch != self.life.epoch()
+        {
+            return false;
+        }
+        self.tap.is_quiet() || self.comes_to_rest(GRACE).await && !self.connection.is_broken()
     }
 }
 
@@ -134,6 +158,8 @@ pub(crate) struct Connector {
     life: Life,
     /// Told what puts the lease in doubt.
     doubts: mpsc::Sender<String>,
+    /// Told how each attempt ends.
+    reach: Arc<Reach>,
     age_max: Duration,
 }
 
@@ -143,6 +169,7 @@ impl Connector {
         target: Arc<Target>,
         life: Life,
         doubts: mpsc::Sender<String>,
+        reach: Arc<Reach>,
         size: usize,
         options: &Options,
     ) -> Pool {
@@ -150,6 +177,7 @@ impl Connector {
             target,
             life,
             doubts,
+            reach,
             age_max: options.max_age,
         };
         Pool::builder(connector)
@@ -170,6 +198,7 @@ impl Manager for Connector {
 
     async fn create(&self) -> Result<Session, ConnectFailure> {
         let opening = self.life.sessions.token();
+        let attempt = self.reach.attempt();
         let epoch = self.life.epoch();
         // Boxed: seldom, and large; every checkout would carry the room for it.
         let opened = Box::pin(self.target.connect()).await;
@@ -200,8 +229,10 @@ impl Manager for Connector {
         });
         drop(opening);
         let connection = AsyncPgConnection::try_from(opened.client).await;
+        let connection = connection.map_err(|error| ConnectFailure::of_setup(&error))?;
+        attempt.answered();
         Ok(Session {
-            connection: connection.map_err(|error| ConnectFailure::of_setup(&error))?,
+            connection,
             tap: opened.tap,
             target: Arc::clone(&self.target),
             age_max: backoff::age_max(self.age_max),
@@ -216,7 +247,7 @@ impl Manager for Connector {
         session: &mut Session,
         metrics: &Metrics,
     ) -> RecycleResult<ConnectFailure> {
-        if session.is_usable(metrics) {
+        if session.is_usable(metrics).await {
             Ok(())
         } else {
             Err(RecycleError::message("it has ended, or is too old"))

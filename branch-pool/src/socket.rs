@@ -278,6 +278,11 @@ mod tests {
     }
 
     impl Tap {
+        /// The kernel's socket, to read its options back.
+        pub(crate) fn kernel(&self) -> SockRef<'_> {
+            on!(&self.stream, stream => SockRef::from(stream))
+        }
+
         async fn readable(&self) -> io::Result<()> {
             on!(&self.stream, stream => stream.readable().await)
         }

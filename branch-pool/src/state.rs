@@ -15,6 +15,9 @@ pub enum Phase {
     /// A lease is held: checkouts work, whether or not the broker can be
     /// reached at the moment.
     Ready,
+    /// A lease is held, and nobody has got a connection to its branch for some seconds:
+    /// checkouts go on trying, and so does the pool by itself.
+    Unreachable,
     /// The lease ended without another in its place: checkouts fail with
     /// [`Error::LeaseExpired`](crate::Error::LeaseExpired) until there is one. Of an
     /// ephemeral branch there is none any more.
@@ -70,8 +73,13 @@ impl PoolState {
         let (lease, generation) = (turns.lease(), turns.generation());
         let phase = match lease {
             None => Phase::Connecting,
-            Some(lease) if Instant::now() < lease.expires_at => Phase::Ready,
-            Some(_) => Phase::Expired,
+            Some(lease) if Instant::now() >= lease.expires_at => Phase::Expired,
+            // Nobody expects an answer before the end of a pause.
+            Some(_) if turns.hold().is_some() => Phase::Ready,
+            Some(_) => match generation.is_some_and(|generation| generation.is_unreachable()) {
+                true => Phase::Unreachable,
+                false => Phase::Ready,
+            },
         };
         let sizes = generation.map(|generation| generation.sizes());
         let sizes = sizes.unwrap_or_default();
@@ -79,7 +87,7 @@ impl PoolState {
             phase,
             lease: lease.map(|lease| lease.name.clone()),
             generation: generation.map(|generation| generation.number),
-            generation_began: generation.map(|generation| generation.began),
+            generation_began: turns.began(),
             pending: turns.pending(),
             paused_until: turns.hold().map(|hold| hold.until),
             turnovers: turns.turnovers(),

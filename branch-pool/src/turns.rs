@@ -38,9 +38,11 @@ pub(crate) struct Turns {
     quiet: Option<i64>,
     /// Generations that still drain.
     draining: usize,
+    /// Whether an errand is trying to connect.
+    trying: bool,
     /// How often another generation was turned over to.
     turnovers: u64,
-    /// What is done behind: warming, draining, waiting for quiet.
+    /// What is done behind: warming, draining, waiting for quiet, trying to connect.
     errands: JoinSet<Done>,
     voice: Voice,
 }
@@ -65,6 +67,7 @@ pub(crate) enum Done {
         generation: i64,
     },
     Drained,
+    Tried,
 }
 
 /// What happens by itself.
@@ -100,6 +103,7 @@ impl Turns {
             next: None,
             quiet: None,
             draining: 0,
+            trying: false,
             turnovers: 0,
             errands: JoinSet::new(),
             voice: Voice::default(),
@@ -114,6 +118,11 @@ impl Turns {
     /// The generation in use.
     pub(crate) fn generation(&self) -> Option<&Arc<Generation>> {
         self.holding.generation()
+    }
+
+    /// Since when new checkouts use it.
+    pub(crate) fn began(&self) -> Option<Instant> {
+        self.holding.began()
     }
 
     /// The generation that is being prepared, or is ready to be turned over to.
@@ -198,14 +207,27 @@ impl Turns {
             }
             Done::Quiet { generation } => self.quiet = Some(generation),
             Done::Drained => self.draining -= 1,
+            Done::Tried => self.trying = false,
         }
         self.report();
     }
 
-    /// Closes connections that nobody has needed for as long as they may rest.
-    pub(crate) fn close_idle(&self) {
-        if let Some(generation) = self.generation() {
-            generation.close_idle(self.options.idle_timeout);
+    /// Closes connections that nobody has needed for as long as they may rest. Where
+    /// nobody could be reached, tries again: a service that says so may have no callers
+    /// who would.
+    pub(crate) fn tend(&mut self) {
+        let Some(generation) = self.holding.generation() else {
+            return;
+        };
+        generation.close_idle(self.options.idle_timeout);
+        if generation.is_failing() && !self.trying && self.hold().is_none() {
+            let generation = Arc::clone(generation);
+            self.trying = true;
+            self.errands.spawn(async move {
+                // An error: it is noted where it happens.
+                let _ = generation.primary().await.is_ok();
+                Done::Tried
+            });
         }
     }
 

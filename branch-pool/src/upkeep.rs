@@ -12,6 +12,8 @@
 //!   is an answer;
 //! - the lease's [`Follower`] hears something: [`Turns`] follows it.
 
+use std::future::pending;
+use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -22,7 +24,7 @@ use crate::channels::Channels;
 use crate::error::{LeaseError, chain};
 use crate::follower::{Follower, News};
 use crate::holding::Holding;
-use crate::lease::{Broker, Lease};
+use crate::lease::{Broker, Grant, Lease};
 use crate::turns::{Happening, Turns};
 use crate::usage::Usage;
 
@@ -40,6 +42,12 @@ pub(crate) struct Upkeep {
     closing: watch::Receiver<bool>,
     turns: Turns,
     follower: Follower,
+    /// What the broker was asked and has not answered: nothing else is due meanwhile, and
+    /// everything is heard.
+    call: Option<Call>,
+    /// True when other connections were announced since the last acquisition began: what
+    /// it grants may be older.
+    overtaken: bool,
     /// `None`: nothing to renew.
     renew_at: Option<Instant>,
     /// `None`: the lease will do.
@@ -77,6 +85,8 @@ impl Upkeep {
             state: channels.state,
             closing: channels.closing,
             follower: Follower::idle(),
+            call: None,
+            overtaken: false,
             renew_at: None,
             acquire_at: Some(now),
             request_id: None,
@@ -95,7 +105,9 @@ impl Upkeep {
     pub(crate) async fn first_lease(&mut self) -> Result<(), Error> {
         let give_up_at = Instant::now() + self.options.acquire_timeout;
         loop {
-            let Err(source) = self.acquire().await else {
+            let request_id = self.request_id();
+            let answer = self.broker.acquire(request_id).await;
+            let Err(source) = self.take(answer).await else {
                 self.publish();
                 return Ok(());
             };
@@ -133,9 +145,13 @@ impl Upkeep {
             // Duties first, or a flood of refused connections starves them.
             biased;
             () = sleep_until(due.map_or(sample_at, |(due_at, _)| due_at)) => match due {
-                Some((_, duty)) => self.perform(duty).await,
-                None => self.turns.close_idle(),
+                Some((_, duty)) => self.perform(duty),
+                None => self.turns.tend(),
             },
+            answer = answer_of(&mut self.call) => {
+                self.call = None;
+                self.answered(answer).await;
+            }
             news = self.follower.news() => self.hear(news),
             happening = self.turns.happening() => match happening {
                 Happening::Done(done) => self.turns.done(done),
@@ -144,8 +160,11 @@ impl Upkeep {
         }
     }
 
-    /// `None`: the lease is lost for good.
+    /// `None`: the lease is lost for good, or the broker is being asked.
     fn next_duty(&self) -> Option<(Instant, Duty)> {
+        if self.call.is_some() {
+            return None;
+        }
         // An ended lease is acted on once: after that, acquiring is due.
         let expiry = self.turns.lease().map(|lease| lease.expires_at);
         let expiry = expiry.filter(|_| self.acquire_at.is_none() && !self.lost);
@@ -160,15 +179,24 @@ impl Upkeep {
             .min_by_key(|(at, _)| *at)
     }
 
-    async fn perform(&mut self, duty: Duty) {
+    fn perform(&mut self, duty: Duty) {
         match duty {
             Duty::Acquire => {
-                if let Err(error) = self.acquire().await {
-                    let wait = self.note_failure(&error);
-                    self.acquire_at = Some(Instant::now() + wait);
-                }
+                self.overtaken = false;
+                let (mut broker, request_id) = (self.broker.clone(), self.request_id());
+                self.call = Some(Box::pin(async move {
+                    Answer::Acquired(broker.acquire(request_id).await)
+                }));
             }
-            Duty::Renew => self.renew().await,
+            Duty::Renew => {
+                let Some(name) = self.turns.lease().map(|lease| lease.name.clone()) else {
+                    return self.replace_lease(Instant::now());
+                };
+                let mut broker = self.broker.clone();
+                self.call = Some(Box::pin(async move {
+                    Answer::Renewed(broker.renew(&name).await)
+                }));
+            }
             Duty::Replace => {
                 tracing::warn!(target = %self.target, "the lease ended without being renewed");
                 self.replace_lease(Instant::now());
@@ -176,15 +204,48 @@ impl Upkeep {
         }
     }
 
-    async fn acquire(&mut self) -> Result<(), LeaseError> {
-        let request_id = *self.request_id.get_or_insert_with(Uuid::new_v4);
-        let grant = self.broker.acquire(request_id).await?;
+    async fn answered(&mut self, answer: Answer) {
+        match answer {
+            Answer::Acquired(Ok(grant)) if self.overtaken => {
+                self.request_id = None;
+                self.release(grant.lease.name);
+            }
+            Answer::Acquired(answer) => {
+                if let Err(error) = self.take(answer).await {
+                    let wait = self.note_failure(&error);
+                    self.acquire_at = Some(Instant::now() + wait);
+                }
+            }
+            Answer::Renewed(Ok(lease)) => {
+                self.note_success(&lease);
+                self.turns.renew(lease);
+            }
+            Answer::Renewed(Err(error)) => {
+                let wait = self.note_failure(&error);
+                if error.is_permanent() {
+                    self.replace_lease(Instant::now());
+                } else {
+                    self.renew_at = Some(Instant::now() + wait);
+                }
+            }
+        }
+    }
+
+    /// Under which the next acquisition is asked for.
+    fn request_id(&mut self) -> Uuid {
+        *self.request_id.get_or_insert_with(Uuid::new_v4)
+    }
+
+    /// Holds a new lease, or gives back one that cannot be used.
+    async fn take(&mut self, granted: Result<Grant, LeaseError>) -> Result<(), LeaseError> {
+        let grant = granted?;
         self.request_id = None;
         let lease = grant.lease.clone();
         let taken = match self.turns.take(grant) {
             Ok(taken) => taken,
             Err(error) => {
-                self.release(&lease.name).await;
+                // Awaited: who cannot be given a pool may end the program.
+                release(self.broker.clone(), lease.name).await;
                 return Err(LeaseError::InvalidUri(error));
             }
         };
@@ -202,42 +263,23 @@ impl Upkeep {
         // A former lease on another connection is left to end by itself:
         // checkouts still run on it.
         if let Some(former) = taken.former.filter(|_| !taken.turned_over) {
-            self.release(&former.name).await;
+            self.release(former.name);
         }
         Ok(())
-    }
-
-    async fn renew(&mut self) {
-        let Some(lease) = self.turns.lease() else {
-            self.replace_lease(Instant::now());
-            return;
-        };
-        match self.broker.renew(&lease.name.clone()).await {
-            Ok(lease) => {
-                self.note_success(&lease);
-                self.turns.renew(lease);
-            }
-            Err(error) => {
-                let wait = self.note_failure(&error);
-                if error.is_permanent() {
-                    self.replace_lease(Instant::now());
-                } else {
-                    self.renew_at = Some(Instant::now() + wait);
-                }
-            }
-        }
     }
 
     /// Acts on what is heard of the lease.
     fn hear(&mut self, news: News) {
         match news {
             News::Announced(said, reports) => match self.turns.announced(said, reports) {
-                // What was refused is no longer what is used.
-                Ok(true) if self.doubted => {
-                    self.doubted = false;
-                    self.acquire_at = None;
+                Ok(true) => {
+                    self.overtaken = true;
+                    // What was refused is no longer what is used.
+                    if std::mem::take(&mut self.doubted) {
+                        self.acquire_at = None;
+                    }
                 }
-                Ok(_) => {}
+                Ok(false) => {}
                 Err(error) => {
                     let text = chain(&LeaseError::InvalidUri(error));
                     tracing::warn!(target = %self.target, error = text, "staying on the old branch");
@@ -304,20 +346,16 @@ impl Upkeep {
         backoff::after_failures(self.failures, error.retry_delay())
     }
 
-    async fn release(&mut self, name: &str) {
-        if let Err(error) = self.broker.release(name).await {
-            tracing::debug!(
-                lease = name,
-                error = chain(&error),
-                "left a lease to end by itself"
-            );
-        }
+    /// Gives a lease back, in the background.
+    fn release(&self, name: String) {
+        tokio::spawn(release(self.broker.clone(), name));
     }
 
     async fn stop(mut self) {
         self.follower = Follower::idle();
+        self.call = None;
         if let Some(lease) = self.turns.close() {
-            self.release(&lease.name).await;
+            release(self.broker.clone(), lease.name).await;
         }
         self.state.send_modify(|state| {
             state.phase = Phase::Closed;
@@ -342,6 +380,33 @@ enum Duty {
     Renew,
     /// The lease ended.
     Replace,
+}
+
+/// What the broker was asked.
+type Call = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+/// What it says to that.
+enum Answer {
+    Acquired(Result<Grant, LeaseError>),
+    Renewed(Result<Lease, LeaseError>),
+}
+
+/// Safe to drop and to call again, until there is one.
+async fn answer_of(call: &mut Option<Call>) -> Answer {
+    match call {
+        Some(call) => call.await,
+        None => pending().await,
+    }
+}
+
+async fn release(mut broker: Broker, name: String) {
+    if let Err(error) = broker.release(&name).await {
+        tracing::debug!(
+            lease = name,
+            error = chain(&error),
+            "left a lease to end by itself"
+        );
+    }
 }
 
 async fn stop_asked(closing: &mut watch::Receiver<bool>) {

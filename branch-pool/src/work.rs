@@ -42,11 +42,10 @@ pub enum WorkError {
         #[source]
         source: QueryError,
     },
-    /// There was no answer in time; Postgres was asked to stop.
+    /// There was no answer in time; Postgres is asked to stop. The work may have been
+    /// done: what was not sent yet is sent before that question is.
     #[error("there was no answer within {waited:?}")]
     TimedOut {
-        /// Whether nothing of it was done, for certain. Otherwise it may have been.
-        undone: bool,
         /// [`work_timeout`](crate::Options::work_timeout).
         waited: Duration,
     },
@@ -112,11 +111,7 @@ impl BranchPool {
             let mut under_way = connection.map_err(WorkError::NoConnection)?.begin();
             let limit = self.shared.options.work_timeout;
             let Ok(outcome) = timeout(limit, work(&mut under_way)).await else {
-                let undone = under_way.is_unused();
-                return Err(WorkError::TimedOut {
-                    undone,
-                    waited: limit,
-                });
+                return Err(WorkError::TimedOut { waited: limit });
             };
             let error = match outcome {
                 Ok(value) => return Ok((value, under_way)),

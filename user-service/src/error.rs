@@ -140,7 +140,7 @@ impl Error {
             }
             WorkError::Failed(source) => return Self::FailedQuery { action, source },
             WorkError::Lost { undone, source } => (undone, Self::LostConnection { action, source }),
-            WorkError::TimedOut { undone, waited } => (undone, Self::NoAnswer { action, waited }),
+            WorkError::TimedOut { waited } => (false, Self::NoAnswer { action, waited }),
         };
         if undone || effect != Effect::Once {
             return error;

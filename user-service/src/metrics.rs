@@ -28,7 +28,7 @@ fn write(states: &[(&'static str, PoolState)], scrape: &mut Scrape<'_>) {
     };
     gauge(
         "pool_ready",
-        "Whether the pool has a lease that has not ended",
+        "Whether the pool has a lease that has not ended, and its branch can be reached",
         |state| Some(f64::from(u8::from(state.phase == Phase::Ready))),
     );
     gauge(

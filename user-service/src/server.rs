@@ -194,6 +194,13 @@ fn tell(state: &PoolState, service: &str) {
     match state.phase {
         Phase::Ready => tracing::info!(service, branch = state.branch, "SERVING"),
         Phase::Connecting => tracing::info!(service, "NOT_SERVING until the broker grants a lease"),
+        Phase::Unreachable => {
+            tracing::warn!(
+                service,
+                error = state.last_error,
+                "NOT_SERVING: nobody answers at the branch"
+            );
+        }
         Phase::Expired => tracing::warn!(service, "NOT_SERVING: the lease has expired"),
         Phase::Closed => tracing::info!(service, "NOT_SERVING: closed"),
     }

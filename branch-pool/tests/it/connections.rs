@@ -1,14 +1,14 @@
-//! Connections: TLS as the URI asks, and none handed out that has died.
+//! Connections: TLS as the URI asks, what they keep, and when they are opened and closed.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use branch_pool::{BranchPool, Error};
-use diesel_async::SimpleAsyncConnection;
+use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 
 use crate::fake_broker::FakeBroker;
 use crate::fake_postgres::{Authority, FakePostgres, Fate, Manners};
-use crate::{binding, options, refusal};
+use crate::{PATIENCE, binding, options, refusal, until_state};
 
 /// How a checkout ended: with TLS, without, or with what in its error.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -108,19 +108,6 @@ async fn allow_turns_to_tls_where_the_server_wants_it() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn a_connection_that_died_while_idle_is_not_handed_out() -> anyhow::Result<()> {
-    let postgres = FakePostgres::start(Manners::default()).await?;
-    let broker = FakeBroker::start(postgres.uri("sslmode=disable"))?;
-    let pool = BranchPool::connect(&broker.url(), binding(), options()).await?;
-    pool.get().await?.batch_execute("SELECT 1").await?;
-
-    postgres.end_sessions().await?;
-    pool.get().await?.batch_execute("SELECT 1").await?;
-    assert_eq!(postgres.seen().opened, 2);
-    Ok(())
-}
-
-#[tokio::test]
 async fn a_checkout_sends_no_query_of_its_own() -> anyhow::Result<()> {
     let postgres = FakePostgres::start(Manners::default()).await?;
     let broker = FakeBroker::start(postgres.uri("sslmode=disable"))?;
@@ -140,7 +127,7 @@ async fn work_that_is_given_up_is_stopped_before_its_connection_is_used_again() 
 {
     let postgres = FakePostgres::start(Manners::default()).await?;
     let broker = FakeBroker::start(postgres.uri("sslmode=disable"))?;
-    let options = options().max_size(1).wait_timeout(crate::PATIENCE);
+    let options = options().max_size(1).wait_timeout(PATIENCE);
     let pool = BranchPool::connect(&broker.url(), binding(), options).await?;
     for _ in 0..3 {
         let mut work = pool.get().await?.begin();
@@ -189,6 +176,95 @@ async fn an_old_connection_is_not_used_again() -> anyhow::Result<()> {
         pool.get().await?.batch_execute("SELECT 1").await?;
         assert_eq!(postgres.seen().opened, opened);
     }
+    Ok(())
+}
+
+/// Runs what Diesel prepares once and keeps.
+async fn ask_for_the_time(connection: &mut AsyncPgConnection) -> anyhow::Result<()> {
+    // Here alone: everything has a `load` with it, atomics too.
+    use diesel_async::RunQueryDsl;
+    diesel::select(diesel::dsl::now).execute(connection).await?;
+    Ok(())
+}
+
+/// How often Postgres had to prepare that, and the sessions it has opened.
+fn prepared_and_opened(postgres: &FakePostgres) -> (usize, usize) {
+    let prepared = postgres.times_sent("CURRENT_TIMESTAMP");
+    (prepared, postgres.seen().opened)
+}
+
+#[tokio::test]
+async fn a_query_that_is_run_again_is_not_prepared_again() -> anyhow::Result<()> {
+    let postgres = FakePostgres::start(Manners::default()).await?;
+    let broker = FakeBroker::start(postgres.uri("sslmode=disable"))?;
+    let options = options().max_size(1);
+    let pool = BranchPool::connect(&broker.url(), binding(), options).await?;
+    let before = postgres.statements.load(Ordering::SeqCst);
+    for _ in 0..50 {
+        let mut connection = pool.get().await?;
+        ask_for_the_time(&mut connection).await?;
+    }
+    let run = postgres.statements.load(Ordering::SeqCst) - before;
+    assert!(run >= 50, "{run} statements");
+    assert_eq!(prepared_and_opened(&postgres), (1, 1));
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_an_old_connection_has_prepared_goes_with_it() -> anyhow::Result<()> {
+    let postgres = FakePostgres::start(Manners::default()).await?;
+    let broker = FakeBroker::start(postgres.uri("sslmode=disable"))?;
+    let options = options().max_size(1).max_age(Duration::ZERO);
+    let pool = BranchPool::connect(&broker.url(), binding(), options).await?;
+    for connections in 1..4 {
+        let mut connection = pool.get().await?;
+        for _ in 0..5 {
+            ask_for_the_time(&mut connection).await?;
+        }
+        let expected = (connections, connections);
+        assert_eq!(prepared_and_opened(&postgres), expected);
+        postgres
+            .until_seen("the older ones closed", |seen| seen.open == 1)
+            .await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn more_callers_than_places_all_get_through_a_cold_start() -> anyhow::Result<()> {
+    const CALLERS: usize = 10;
+    let cold = Manners {
+        hesitates: true,
+        ..Manners::default()
+    };
+    let postgres = FakePostgres::start(cold).await?;
+    let broker = FakeBroker::start(postgres.uri("sslmode=disable"))?;
+    let options = options()
+        .max_size(2)
+        .wait_timeout(PATIENCE)
+        .connect_timeout(PATIENCE);
+    let pool = BranchPool::connect(&broker.url(), binding(), options).await?;
+    let callers: Vec<_> = (0..CALLERS)
+        .map(|_| {
+            let pool = pool.clone();
+            tokio::spawn(async move {
+                let mut connection = pool.get().await?;
+                connection.batch_execute("SELECT 2").await?;
+                anyhow::Ok(())
+            })
+        })
+        .collect();
+    postgres
+        .until_seen("two at the door", |seen| seen.kept_waiting == 2)
+        .await?;
+    until_state(&pool, "all of them wait", |state| state.waiting == CALLERS).await?;
+    postgres.let_in();
+    for caller in callers {
+        caller.await??;
+    }
+    assert_eq!(postgres.times_sent("SELECT 2"), CALLERS);
+    let seen = postgres.seen();
+    assert_eq!((seen.kept_waiting, seen.opened), (2, 2));
     Ok(())
 }
 

@@ -20,7 +20,7 @@ use proto::broker::v1::{
     WatchBindingRequest, WatchBindingResponse, WatchReport,
 };
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -58,6 +58,8 @@ pub(crate) enum Call {
 pub(crate) enum Fault {
     /// It is done, and the answer never arrives.
     Lose,
+    /// It is done, and the answer arrives when this is told.
+    Delay(oneshot::Receiver<()>),
     /// It is not done.
     Refuse(Status),
 }
@@ -304,9 +306,7 @@ impl LeaseService for Service {
             }
         };
         self.note(Call::Acquire { request });
-        if matches!(fault, Some(Fault::Lose)) {
-            return std::future::pending().await;
-        }
+        suffer(fault).await?;
         let (lease, connection) = answer?;
         Ok(Response::new(AcquireLeaseResponse {
             lease: Some(lease),
@@ -320,20 +320,23 @@ impl LeaseService for Service {
     ) -> Result<Response<RenewLeaseResponse>, Status> {
         let name = request.into_inner().name;
         let now = now();
-        let answer = {
+        let (fault, answer) = {
             let mut world = self.world();
             let ttl = world.ttl;
-            world.leases.get_mut(&name).map(|(lease, _)| {
+            let fault = world.renew_faults.pop_front();
+            let renewed = world.leases.get_mut(&name).map(|(lease, _)| {
                 let ends = lease
                     .expire_time
                     .and_then(|end| SystemTime::try_from(end).ok());
                 let in_time = ends.is_some_and(|end| end > now);
                 lease.expire_time = Some((now + ttl).into());
                 (lease.clone(), in_time)
-            })
+            });
+            (fault, renewed)
         };
         let in_time = answer.as_ref().is_some_and(|(_, in_time)| *in_time);
         self.note(Call::Renew { name, in_time });
+        suffer(fault).await?;
         match answer {
             Some((lease, _)) => Ok(Response::new(RenewLeaseResponse { lease: Some(lease) })),
             None => Err(Status::not_found("no such lease")),
@@ -396,6 +399,17 @@ impl LeaseService for Service {
                 Ok(Some((answer, (service, lease, changed, requests))))
             },
         ))))
+    }
+}
+
+/// What a fault does to an answer that is there.
+async fn suffer(fault: Option<Fault>) -> Result<(), Status> {
+    match fault {
+        None => Ok(()),
+        Some(Fault::Lose) => std::future::pending().await,
+        // An error: who would tell is gone.
+        Some(Fault::Delay(told)) => Ok(told.await.unwrap_or_default()),
+        Some(Fault::Refuse(status)) => Err(status),
     }
 }
 

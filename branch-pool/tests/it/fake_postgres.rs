@@ -1,5 +1,7 @@
 //! A Postgres that lets in or turns away, and says yes to every statement.
 
+mod statements;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +15,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 
 use crate::{PASSWORD, until};
+use statements::{Statements, text_of};
 
 const SSL_REQUEST: i32 = 80_877_103;
 const CANCEL_REQUEST: i32 = 80_877_102;
@@ -28,9 +31,23 @@ pub(crate) struct Manners {
     pub(crate) refuse_plain: bool,
     /// Accepts the connection and says nothing.
     pub(crate) silent: bool,
-    /// Does as a request to stop says, and does not hang up after it until it is
-    /// [told to](FakePostgres::hang_up).
+    /// Keeps those who come waiting until it is [told](FakePostgres::let_in) to let them
+    /// in.
+    pub(crate) hesitates: bool,
+    /// Does as a request to stop says, and ends sessions, but does not hang up after it
+    /// until it is [told to](FakePostgres::hang_up).
     pub(crate) lingers: bool,
+    /// Replays the log of a primary, all of it at once.
+    pub(crate) is_replica: bool,
+}
+
+/// How a session at rest is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// With this SQLSTATE.
+    Fatal(&'static str),
+    /// Without a word; with TLS, that ends in due form.
+    Wordless,
 }
 
 /// What it has seen.
@@ -42,6 +59,12 @@ pub(crate) struct Seen {
     pub(crate) encrypted: usize,
     /// Sessions open now.
     pub(crate) open: usize,
+    /// Sessions that it has ended.
+    pub(crate) ended: usize,
+    /// Those who were kept waiting before they were let in.
+    pub(crate) kept_waiting: usize,
+    /// Whether who was kept waiting is let in.
+    pub(crate) lets_in: bool,
     /// Requests to stop what a session is busy with.
     pub(crate) cancels: usize,
     /// Statements that ran on and on.
@@ -55,9 +78,11 @@ pub(crate) struct Seen {
 pub(crate) struct FakePostgres {
     port: u16,
     seen: watch::Sender<Seen>,
-    /// Counts the times that every session was ended.
-    ended: watch::Sender<u32>,
+    /// How every session was ended the last time.
+    ended: watch::Sender<End>,
     pub(crate) statements: Arc<AtomicUsize>,
+    /// What came to be prepared, or run at once.
+    texts: Arc<Mutex<Vec<String>>>,
     /// What becomes of the next statements.
     fates: Arc<Mutex<VecDeque<Fate>>>,
 }
@@ -81,14 +106,16 @@ impl FakePostgres {
         let server = Self {
             port: listener.local_addr()?.port(),
             seen: watch::Sender::default(),
-            ended: watch::Sender::default(),
+            ended: watch::Sender::new(End::Fatal("57P01")),
             statements: Arc::default(),
+            texts: Arc::default(),
             fates: Arc::default(),
         };
         let seen = server.seen.clone();
         let fates = Arc::clone(&server.fates);
         let ended = server.ended.clone();
         let statements = Arc::clone(&server.statements);
+        let texts = Arc::clone(&server.texts);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let session = Session {
@@ -96,6 +123,7 @@ impl FakePostgres {
                     seen: seen.clone(),
                     ended: ended.subscribe(),
                     statements: Arc::clone(&statements),
+                    texts: Arc::clone(&texts),
                     fates: Arc::clone(&fates),
                 };
                 tokio::spawn(session.run(stream));
@@ -128,15 +156,37 @@ impl FakePostgres {
         until(&mut self.seen.subscribe(), what, condition).await
     }
 
+    /// How often a statement came with this in its text, to be prepared or run at once:
+    /// to run what is prepared takes no text.
+    pub(crate) fn times_sent(&self, part: &str) -> usize {
+        let texts = lock(&self.texts);
+        texts.iter().filter(|text| text.contains(part)).count()
+    }
+
+    /// Lets in who was kept waiting, and whoever comes from now on.
+    pub(crate) fn let_in(&self) {
+        self.seen.send_modify(|seen| seen.lets_in = true);
+    }
+
     /// Hangs up on those who asked for a stop, and will at once from now on.
     pub(crate) fn hang_up(&self) {
         self.seen.send_modify(|seen| seen.hung_up = true);
     }
 
+    /// Ends every session, all of them at rest, and returns when that is said: to hear it
+    /// is left to the clients.
+    pub(crate) async fn end(&self, how: End) -> anyhow::Result<()> {
+        let before = self.seen();
+        self.ended.send_replace(how);
+        self.until_seen("all told", |seen| seen.ended == before.ended + before.open)
+            .await
+            .map(|_| ())
+    }
+
     /// Ends every session as an administrator does (57P01), and waits until
     /// the clients have closed their ends.
     pub(crate) async fn end_sessions(&self) -> anyhow::Result<()> {
-        self.ended.send_modify(|times| *times += 1);
+        self.ended.send_replace(End::Fatal("57P01"));
         self.until_seen("no open sessions", |seen| seen.open == 0)
             .await
             .map(|_| ())
@@ -180,8 +230,9 @@ impl Authority {
 struct Session {
     manners: Manners,
     seen: watch::Sender<Seen>,
-    ended: watch::Receiver<u32>,
+    ended: watch::Receiver<End>,
     statements: Arc<AtomicUsize>,
+    texts: Arc<Mutex<Vec<String>>>,
     fates: Arc<Mutex<VecDeque<Fate>>>,
 }
 
@@ -190,6 +241,8 @@ impl Session {
         if self.manners.silent {
             return std::future::pending().await;
         }
+        // As Postgres has it.
+        stream.set_nodelay(true)?;
         loop {
             let length = stream.read_i32().await?;
             let code = stream.read_i32().await?;
@@ -204,11 +257,7 @@ impl Session {
                 }
                 (CANCEL_REQUEST, _) => {
                     self.seen.send_modify(|seen| seen.cancels += 1);
-                    if self.manners.lingers {
-                        let mut seen = self.seen.subscribe();
-                        // An error: the test is over.
-                        let _ = seen.wait_for(|seen| seen.hung_up).await.is_ok();
-                    }
+                    self.linger().await;
                     return Ok(());
                 }
                 (SSL_REQUEST, None) => stream.write_u8(b'N').await?,
@@ -229,6 +278,10 @@ impl Session {
                 .await?;
             return stream.shutdown().await;
         }
+        if self.manners.hesitates {
+            self.seen.send_modify(|seen| seen.kept_waiting += 1);
+            self.until(|seen| seen.lets_in).await;
+        }
         let welcome = [
             message(b'R', &0_i32.to_be_bytes()),
             message(b'K', &[0; 8]),
@@ -243,6 +296,7 @@ impl Session {
         });
         let outcome = self.answer(&mut stream).await;
         self.seen.send_modify(|seen| seen.open -= 1);
+        self.linger().await;
         outcome
     }
 
@@ -250,23 +304,25 @@ impl Session {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        let mut statements = Statements::default();
+        // What came while a statement ran.
+        let mut early = None;
         loop {
-            let kind = tokio::select! {
-                kind = stream.read_u8() => kind?,
-                _ = self.ended.changed() => {
-                    stream.write_all(&failure("FATAL", "57P01", "terminating connection")).await?;
-                    stream.shutdown().await?;
-                    // Until the client has closed its end.
-                    return stream.read_to_end(&mut Vec::new()).await.map(|_| ());
-                }
+            let kind = match early.take() {
+                Some(kind) => kind,
+                None => tokio::select! {
+                    kind = stream.read_u8() => kind?,
+                    _ = self.ended.changed() => return self.end(stream).await,
+                },
             };
             let length = stream.read_i32().await?;
-            skip(stream, length - 4).await?;
+            let body = take(stream, length - 4).await?;
+            lock(&self.texts).extend(text_of(kind, &body));
             let answer = match kind {
-                b'P' => message(b'1', &[]),
-                b'D' => [message(b't', &[0, 0]), message(b'n', &[])].concat(),
-                b'B' => message(b'2', &[]),
-                b'E' => message(b'C', b"SET\0"),
+                b'P' => statements.parse(&body, self.manners.is_replica),
+                b'D' => statements.describe(&body),
+                b'B' => statements.bind(&body),
+                b'E' => statements.execute(),
                 b'C' => message(b'3', &[]),
                 b'S' => message(b'Z', b"I"),
                 b'Q' => [message(b'C', b"SET\0"), message(b'Z', b"I")].concat(),
@@ -294,13 +350,17 @@ impl Session {
                     return stream.read_to_end(&mut Vec::new()).await.map(|_| ());
                 }
                 Some(Fate::Endless) => {
-                    let mut seen = self.seen.subscribe();
-                    let before = seen.borrow().cancels;
+                    let before = self.seen.borrow().cancels;
                     self.seen.send_modify(|seen| seen.endless += 1);
-                    tokio::select! {
-                        _ = seen.wait_for(|seen| seen.cancels > before) => {}
-                        // Nothing more is asked: this is the client's end.
-                        _ = stream.read_u8() => return Ok(()),
+                    let stopped = self.until(|seen| seen.cancels > before);
+                    early = tokio::select! {
+                        () = stopped => None,
+                        kind = stream.read_u8() => Some(kind?),
+                    };
+                    match early {
+                        Some(b'X') => return Ok(()),
+                        Some(_) => self.until(|seen| seen.cancels > before).await,
+                        None => {}
                     }
                     let why = "canceling statement due to user request";
                     [failure("ERROR", "57014", why), message(b'Z', b"I")].concat()
@@ -310,11 +370,49 @@ impl Session {
             stream.flush().await?;
         }
     }
+
+    /// Ends the session, and waits until the client has closed its end.
+    async fn end<S>(&mut self, stream: &mut S) -> std::io::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let how = *self.ended.borrow_and_update();
+        if let End::Fatal(code) = how {
+            stream
+                .write_all(&failure("FATAL", code, "terminating connection"))
+                .await?;
+            stream.flush().await?;
+        }
+        if !self.manners.lingers {
+            stream.shutdown().await?;
+        }
+        self.seen.send_modify(|seen| seen.ended += 1);
+        stream.read_to_end(&mut Vec::new()).await.map(|_| ())
+    }
+
+    /// Where it lingers, waits until it is told to hang up.
+    async fn linger(&self) {
+        if self.manners.lingers {
+            self.until(|seen| seen.hung_up).await;
+        }
+    }
+
+    async fn until(&self, condition: impl FnMut(&Seen) -> bool) {
+        let mut seen = self.seen.subscribe();
+        // An error: the test is over.
+        let _ = seen.wait_for(condition).await.is_ok();
+    }
 }
 
 async fn skip<S: AsyncRead + Unpin>(stream: &mut S, length: i32) -> std::io::Result<()> {
+    take(stream, length).await.map(|_| ())
+}
+
+async fn take<S: AsyncRead + Unpin>(stream: &mut S, length: i32) -> std::io::Result<Vec<u8>> {
     let length = usize::try_from(length).map_err(std::io::Error::other)?;
-    stream.read_exact(&mut vec![0; length]).await.map(|_| ())
+    let mut taken = vec![0; length];
+    stream.read_exact(&mut taken).await?;
+    Ok(taken)
 }
 
 fn message(kind: u8, body: &[u8]) -> Vec<u8> {

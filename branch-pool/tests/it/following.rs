@@ -1,13 +1,17 @@
 //! The pool goes where its lease leads: what the broker announces, and what it
 //! could not while it was away.
 
+use std::time::Duration;
+
 use branch_pool::{BranchPool, Phase};
 use diesel_async::SimpleAsyncConnection;
+use proto::broker::v1::WatchReport;
+use tokio::sync::oneshot;
 use tonic::Status;
 
-use crate::fake_broker::{Call, FakeBroker};
+use crate::fake_broker::{Call, FakeBroker, Fault};
 use crate::fake_postgres::{FakePostgres, Manners};
-use crate::{binding, options, until_state};
+use crate::{PATIENCE, binding, options, until_state};
 
 #[tokio::test]
 async fn another_connection_turns_new_checkouts_over() -> anyhow::Result<()> {
@@ -43,7 +47,7 @@ async fn a_checkout_that_waits_is_turned_over() -> anyhow::Result<()> {
     let first = FakePostgres::start(Manners::default()).await?;
     let second = FakePostgres::start(Manners::default()).await?;
     let broker = FakeBroker::start(first.uri("sslmode=disable"))?;
-    let options = options().max_size(1).wait_timeout(crate::PATIENCE);
+    let options = options().max_size(1).wait_timeout(PATIENCE);
     let pool = BranchPool::connect(&broker.url(), binding(), options).await?;
     let _running = pool.get().await?;
     let waiting = tokio::spawn({
@@ -145,5 +149,61 @@ async fn an_address_that_cannot_be_used_leaves_the_old_one() -> anyhow::Result<(
     let state = until_state(&pool, "an error", |state| state.last_error.is_some()).await?;
     assert_eq!((state.phase, state.generation), (Phase::Ready, Some(1)));
     pool.get().await?.batch_execute("SELECT 1").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_announced_while_the_broker_is_asked_is_heard() -> anyhow::Result<()> {
+    let postgres = FakePostgres::start(Manners::default()).await?;
+    let broker = FakeBroker::start(postgres.uri("sslmode=disable"))?;
+    broker.world().ttl = Duration::from_secs(2);
+    broker.world().renew_faults.push_back(Fault::Lose);
+    // The question is under way for longer than anything here may take.
+    let options = options().call_timeout(10 * PATIENCE);
+    let _pool = BranchPool::connect(&broker.url(), binding(), options).await?;
+    let is_renewal = |call: &Call| matches!(call, Call::Renew { .. });
+    broker
+        .until_calls("a renewal", |calls| calls.iter().any(is_renewal))
+        .await?;
+    broker.pause(Duration::from_secs(100), false);
+    broker.until_report(WatchReport::Ack, 2).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_grant_that_was_overtaken_turns_nothing_back() -> anyhow::Result<()> {
+    let first = FakePostgres::start(Manners {
+        refuse: Some("28P01"),
+        ..Manners::default()
+    })
+    .await?;
+    let second = FakePostgres::start(Manners::default()).await?;
+    let broker = FakeBroker::start(first.uri("sslmode=disable"))?;
+    let options = options().call_timeout(10 * PATIENCE);
+    let pool = BranchPool::connect(&broker.url(), binding(), options).await?;
+    let (tell, told) = oneshot::channel();
+    broker.world().acquire_faults.push_back(Fault::Delay(told));
+    // Refused, it asks for another lease; that is granted, and not heard of.
+    assert!(pool.get().await.is_err());
+    broker.until_acquisitions(2).await?;
+    broker.move_to(second.uri("sslmode=disable"));
+    until_state(&pool, "generation 2", |state| state.generation == Some(2)).await?;
+
+    tell.send(()).ok();
+    let is_given_back = |call: &Call| matches!(call, Call::Release { name } if name == "leases/2");
+    broker
+        .until_calls("the late one given back", |calls| {
+            calls.iter().any(is_given_back)
+        })
+        .await?;
+    pool.get().await?.batch_execute("SELECT 1").await?;
+    let state = pool.state().borrow().clone();
+    assert_eq!((state.generation, state.turnovers), (Some(2), 1));
+    assert_eq!(state.lease.as_deref(), Some("leases/1"));
+    assert_eq!(
+        broker.acquisitions().len(),
+        2,
+        "what was refused is not in use"
+    );
     Ok(())
 }

@@ -109,3 +109,17 @@ async fn one_that_does_not_stop_is_closed() -> anyhow::Result<()> {
     assert_eq!(postgres.seen().opened, 2);
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_a_statement_for_one_use_is_waited_for_and_not_asked_for() -> anyhow::Result<()>
+{
+    let (postgres, _broker, pool) = start(Manners::default()).await?;
+    // Its statement is closed when the answer is there: the connection is given back
+    // meanwhile.
+    for _ in 0..200 {
+        until_usable(&pool).await?.position().await?;
+    }
+    let seen = postgres.seen();
+    assert_eq!((seen.opened, seen.cancels), (1, 0));
+    Ok(())
+}

@@ -4,20 +4,24 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use branch_pool::{BranchPool, Effect};
+use diesel_async::SimpleAsyncConnection;
 
 use crate::fake_broker::FakeBroker;
 use crate::fake_postgres::{FakePostgres, Fate, Manners};
-use crate::{ask, binding, options};
+use crate::{PATIENCE, ask, binding, options, until_state};
 
 /// How long opening a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// In what a server is asked to find out how much it has replayed.
+const REPLAYED: &str = "pg_last_wal_replay_lsn";
 
 /// A primary, and a replica with these manners.
 struct Pair {
     primary: FakePostgres,
     replica: FakePostgres,
     pool: BranchPool,
-    _broker: FakeBroker,
+    broker: FakeBroker,
 }
 
 impl Pair {
@@ -26,12 +30,14 @@ impl Pair {
         let replica = FakePostgres::start(manners).await?;
         let broker = FakeBroker::start(primary.uri("sslmode=disable"))?;
         broker.world().replica_uri = replica.uri("sslmode=disable");
-        let options = options().connect_timeout(CONNECT_TIMEOUT);
+        let options = options()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .replica_wait(PATIENCE);
         Ok(Self {
             pool: BranchPool::connect(&broker.url(), binding(), options).await?,
             primary,
             replica,
-            _broker: broker,
+            broker,
         })
     }
 
@@ -98,5 +104,59 @@ async fn what_was_lost_there_is_read_at_the_primary() -> anyhow::Result<()> {
     ask(&pair.pool, Effect::Read).await?;
     let now = pair.replica.statements.load(Ordering::SeqCst);
     assert_eq!(now, asked + 1, "the next one is read there again");
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_one_what_was_written_is_seen_at_the_primary_at_once() -> anyhow::Result<()> {
+    let primary = FakePostgres::start(Manners::default()).await?;
+    let broker = FakeBroker::start(primary.uri("sslmode=disable"))?;
+    let pool = BranchPool::connect(&broker.url(), binding(), options()).await?;
+    let written = pool.get().await?.position().await?;
+    let mut connection = pool.replica_at(&written).await?;
+    assert_eq!(connection.generation(), 1);
+    assert_eq!(primary.times_sent(REPLAYED), 1, "not asked again and again");
+    connection.batch_execute("SELECT 2").await?;
+    assert_eq!(primary.times_sent("SELECT 2"), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_was_written_to_another_branch_is_waited_for_at_no_replica() -> anyhow::Result<()> {
+    let replays = Manners {
+        is_replica: true,
+        ..Manners::default()
+    };
+    let pair = Pair::start(replays.clone()).await?;
+    let written = pair.pool.get().await?.position().await?;
+    let mut connection = pair.pool.replica_at(&written).await?;
+    connection.batch_execute("SELECT 2").await?;
+    assert_eq!(pair.replica.times_sent("SELECT 2"), 1, "it has come as far");
+    drop(connection);
+
+    let primary = FakePostgres::start(Manners::default()).await?;
+    let replica = FakePostgres::start(replays).await?;
+    pair.broker.announce(|world| {
+        world.generation += 1;
+        world.uri = primary.uri("sslmode=disable");
+        world.replica_uri = replica.uri("sslmode=disable");
+    });
+    until_state(&pair.pool, "generation 2", |state| {
+        state.generation == Some(2)
+    })
+    .await?;
+    let mut connection = pair.pool.replica_at(&written).await?;
+    assert_eq!(connection.generation(), 2);
+    assert_eq!(
+        replica.times_sent(REPLAYED),
+        0,
+        "its log is not the other's"
+    );
+    connection.batch_execute("SELECT 2").await?;
+    let asked = (
+        primary.times_sent("SELECT 2"),
+        replica.times_sent("SELECT 2"),
+    );
+    assert_eq!(asked, (1, 0));
     Ok(())
 }

@@ -39,9 +39,9 @@ fn lost(undone: bool) -> WorkError {
     WorkError::Lost { undone, source }
 }
 
-fn timed_out(undone: bool) -> WorkError {
+fn timed_out() -> WorkError {
     let waited = Duration::from_secs(15);
-    WorkError::TimedOut { undone, waited }
+    WorkError::TimedOut { waited }
 }
 
 fn no_connection() -> WorkError {
@@ -56,8 +56,7 @@ fn outages_ask_to_try_again() {
         (Effect::Read, lost(false)),
         (Effect::Repeatable, lost(false)),
         (Effect::Once, lost(true)),
-        (Effect::Read, timed_out(false)),
-        (Effect::Once, timed_out(true)),
+        (Effect::Read, timed_out()),
         (Effect::Once, no_connection()),
     ] {
         let status = Status::from(Error::of_work("get a user", effect, error));
@@ -69,7 +68,7 @@ fn outages_ask_to_try_again() {
 
 #[test]
 fn what_may_have_been_done_is_not_to_be_repeated_blindly() {
-    for error in [lost(false), timed_out(false)] {
+    for error in [lost(false), timed_out()] {
         let status = Status::from(Error::of_work("create a user", Effect::Once, error));
         assert_eq!(status.code(), Code::Unknown, "{status:?}");
         assert!(status.get_details_retry_info().is_none());
@@ -80,7 +79,7 @@ fn what_may_have_been_done_is_not_to_be_repeated_blindly() {
 
 #[test]
 fn what_writes_over_whatever_is_there_may_be_asked_for_again() {
-    for error in [lost(false), timed_out(false)] {
+    for error in [lost(false), timed_out()] {
         let error = Error::of_work("update a user", Effect::Once, error).of_repeatable();
         let status = Status::from(error);
         assert_eq!(status.code(), Code::Unavailable, "{status:?}");

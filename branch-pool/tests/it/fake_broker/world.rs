@@ -19,6 +19,7 @@ pub(crate) struct World {
     pub(crate) ttl: Duration,
     pub(crate) connection_limit: i32,
     pub(crate) acquire_faults: VecDeque<Fault>,
+    pub(crate) renew_faults: VecDeque<Fault>,
     /// How the next watches are refused.
     pub(crate) watch_faults: VecDeque<Status>,
     /// False: watches say nothing of where a lease leads.
@@ -42,6 +43,7 @@ impl World {
             ttl: Duration::from_secs(3600),
             connection_limit: 4,
             acquire_faults: VecDeque::new(),
+            renew_faults: VecDeque::new(),
             watch_faults: VecDeque::new(),
             ready: true,
             pending: None,
