@@ -41,7 +41,8 @@ const ONLY_FULL: &str = "neonctl_5_0_1";
 #[derive(clap::Args)]
 pub(crate) struct Test {
     /// Repeat as often as it takes to find rare faults, and run the suite on a
-    /// newer Postgres as well: minutes more.
+    /// newer Postgres as well: minutes more. What fails is tried once more, and named
+    /// FLAKY if that passes.
     #[arg(long)]
     full: bool,
     /// The suite alone, on this release of Postgres, from npm: 14, 16, 17 or 18.
@@ -95,7 +96,10 @@ impl Test {
             left_out.extend(["--test-threads", &threads]);
             return self.run_cargo(&["test", "--workspace"], &left_out);
         }
-        self.run_cargo(&["nextest", "run", "--workspace"], &left_out)?;
+        // .config/nextest.toml has the profiles.
+        let profile = if self.full { "full" } else { "default" };
+        let run = ["nextest", "run", "--workspace", "--profile", profile];
+        self.run_cargo(&run, &left_out)?;
         // nextest runs no examples of doc comments.
         if self.arguments.is_empty() {
             // What is indented in the comment of a .proto file is no Rust.

@@ -50,4 +50,5 @@ mod pool_replicas;
 mod sessions;
 mod system;
 mod users;
+mod users_metrics;
 mod users_moving;

@@ -125,6 +125,35 @@ async fn a_refusal_is_not_remembered_and_versions_know_nothing_of_each_other() -
     system.finish().await
 }
 
+/// The request is remembered with the user or not at all.
+#[tokio::test]
+async fn a_create_that_is_refused_leaves_its_id_to_any_other() -> anyhow::Result<()> {
+    let system = System::start().await?;
+    let owner = owner(&system).await?;
+    let mut users = system.users_v1().await?;
+    let remembered = async || -> anyhow::Result<i64> {
+        let count = "SELECT count(*) FROM users.requests";
+        Ok(owner.query_one(count, &[]).await?.get(0))
+    };
+    let id = id();
+    let taken = under(&id, user("Bobby", "bob@example.com"));
+    let answer = users.create_user(taken.clone()).await;
+    refused(answer, Code::AlreadyExists, Some("user.email"));
+    assert_eq!(remembered().await?, 0);
+
+    let other = under(&id, user("Carol", "carol@example.com"));
+    let carol = users.create_user(other.clone()).await?.into_inner().user;
+    let again = users.create_user(other).await?.into_inner().user;
+    assert_eq!(carol, again);
+    assert_eq!(remembered().await?, 1);
+    // What was refused as somebody's address is another request by now.
+    let answer = users.create_user(taken).await;
+    let status = refused(answer, Code::InvalidArgument, Some("request_id"));
+    let info = status.get_details_error_info().context("a reason")?;
+    assert_eq!(info.reason, "REQUEST_ID_REUSED");
+    system.finish().await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_request_many_times_at_once_makes_one_user() -> anyhow::Result<()> {
     const CALLERS: usize = 16;

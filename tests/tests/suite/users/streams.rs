@@ -1,6 +1,8 @@
 //! Everything, as a stream: whole, in little memory, and given back when it is not
 //! wanted any more.
 
+mod moved;
+
 use std::collections::BTreeSet;
 
 use anyhow::{Context, ensure};
@@ -32,11 +34,17 @@ const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 async fn filled(count: i32) -> anyhow::Result<(System, Client)> {
     let system = System::start().await?;
     let owner = owner(&system).await?;
+    fill(&owner, count).await?;
+    Ok((system, owner))
+}
+
+/// So many users more, on the branch that this session is of.
+async fn fill(owner: &Client, count: i32) -> anyhow::Result<()> {
     let fill = "INSERT INTO users.users (name, email)
                 SELECT rpad('Number ' || number, 200, 'x'), number || '@many.example.com'
                 FROM generate_series(1, $1) AS number";
     owner.execute(fill, &[&count]).await?;
-    Ok((system, owner))
+    Ok(())
 }
 
 /// A stream of everybody, and how many its first message had.

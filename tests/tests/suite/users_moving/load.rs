@@ -31,7 +31,7 @@ pub(super) enum Meanwhile {
 }
 
 /// Callers, each with one call under way at most.
-const CALLERS: usize = 24;
+pub(super) const CALLERS: usize = 24;
 /// HTTP/2 connections that they share.
 const CHANNELS: usize = 4;
 /// Rows that say which branch they are of: ids from 1.
