@@ -13,7 +13,7 @@ use crate::channels::Current;
 use crate::generation::Generation;
 use crate::patience::Patience;
 use crate::session::Object;
-use crate::target::ConnectFailure;
+use crate::target::{ConnectFailure, FailureKind};
 use crate::usage::{Hold, Purpose};
 use crate::{BranchPool, Connection, Error};
 
@@ -102,6 +102,17 @@ impl BranchPool {
                 Ok(object) => return Ok(Connection::new(object, generation, user)),
                 // Turned over while this checkout waited: the next one.
                 Err(PoolError::Closed) if turnovers < TURNOVERS_MAX => turnovers += 1,
+                Err(PoolError::Backend(failure))
+                    if failure.kind == FailureKind::Closed && turnovers < TURNOVERS_MAX =>
+                {
+                    turnovers += 1;
+                }
+                Err(PoolError::Backend(failure)) if failure.kind == FailureKind::Silent => {
+                    return Err(Error::ConnectTimeout {
+                        target: shared.target.clone(),
+                        waited: shared.options.connect_timeout,
+                    });
+                }
                 Err(PoolError::Backend(failure)) => {
                     drop(user);
                     if !patience.again(&failure).await {
@@ -158,13 +169,8 @@ impl BranchPool {
                 target,
                 waited: options.wait_timeout,
             },
-            PoolError::Timeout(TimeoutType::Create | TimeoutType::Recycle) => {
-                Error::ConnectTimeout {
-                    target,
-                    waited: options.connect_timeout,
-                }
-            }
-            error @ (PoolError::Backend(_)
+            error @ (PoolError::Timeout(TimeoutType::Create | TimeoutType::Recycle)
+            | PoolError::Backend(_)
             | PoolError::NoRuntimeSpecified
             | PoolError::PostCreateHook(_)) => Error::FailedConnect {
                 target,

@@ -22,8 +22,8 @@ pub struct Connection {
     generation: Arc<Generation>,
     /// What had been sent when it was checked out.
     written: u64,
-    /// Whether it was handed out to ask something of.
-    is_touched: bool,
+    /// What had been sent when it was last handed out to ask something of.
+    asked_at: Option<u64>,
     /// Whether its work is to be stopped when it is dropped.
     is_begun: bool,
 }
@@ -46,7 +46,7 @@ impl Connection {
                 _user: user,
             }),
             generation,
-            is_touched: false,
+            asked_at: None,
             is_begun: false,
         }
     }
@@ -107,11 +107,9 @@ impl Drop for Connection {
             return;
         };
         let tap = &lent.object.tap;
-        let is_busy = match tap.written() == self.written {
-            // What was asked may be on its way to the socket still.
-            true => self.is_touched,
-            false => tap.is_asked(),
-        };
+        // What was asked may be on its way to the socket still.
+        let is_under_way = self.asked_at == Some(tap.written());
+        let is_busy = is_under_way || (tap.is_asked() && tap.written() != self.written);
         if !self.is_begun && !is_busy {
             return;
         }
@@ -154,7 +152,7 @@ impl Deref for Connection {
 
 impl DerefMut for Connection {
     fn deref_mut(&mut self) -> &mut AsyncPgConnection {
-        self.is_touched = true;
+        self.asked_at = Some(self.session().tap.written());
         &mut self.session_mut().connection
     }
 }

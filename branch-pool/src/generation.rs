@@ -26,6 +26,8 @@ const REPLICA_TIMEOUT: Duration = Duration::from_secs(1);
 /// For how long it is passed over then: each read would wait for it otherwise.
 const REPLICA_PAUSE: Duration = Duration::from_secs(5);
 
+/// How long the pool's own attempt may take: a branch that wakes up needs less.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 /// For how long attempts to connect have to fail before it is said that nobody can: a
 /// Postgres that is started again takes less.
 const UNREACHABLE_AFTER: Duration = Duration::from_secs(3);
@@ -155,21 +157,32 @@ impl Generation {
         self.number == destination.generation && same(&self.uri, &destination.uri) && same_replica
     }
 
-    /// Whether the last attempt to connect has failed, and no session is left.
-    pub(crate) fn is_failing(&self) -> bool {
-        self.failing_since().is_some()
+    /// Why nobody can connect, where that has been so for a while.
+    pub(crate) fn unreachable(&self) -> Option<String> {
+        let failing = self.reach.failing()?;
+        let is_long = failing.since.elapsed() >= UNREACHABLE_AFTER;
+        (is_long && self.primary.status().size == 0).then_some(failing.reason)
     }
 
-    /// Whether that has gone on for so long that nobody can be expected to.
-    pub(crate) fn is_unreachable(&self) -> bool {
-        let since = self.failing_since();
-        since.is_some_and(|since| since.elapsed() >= UNREACHABLE_AFTER)
+    /// Whether nobody has got a connection who wanted one, and none is left.
+    pub(crate) fn is_doubtful(&self) -> bool {
+        self.reach.is_doubtful() && self.primary.status().size == 0
     }
 
-    fn failing_since(&self) -> Option<Instant> {
-        // While there are sessions, that there are no more of them is no news.
-        let since = self.reach.failing_since();
-        since.filter(|_| self.primary.status().size == 0)
+    /// What has failed so far counts no more: nobody expects a connection.
+    pub(crate) fn forget_failures(&self) {
+        self.reach.forget();
+    }
+
+    /// Tries to get a connection, for so long at most, so that it is known whether
+    /// anybody can. It is there for who comes next.
+    pub(crate) async fn attempt(&self) {
+        let begun = self.reach.attempt();
+        match timeout(ATTEMPT_TIMEOUT, self.primary()).await {
+            // How it went is noted where it happened.
+            Ok(_) => begun.given_up(),
+            Err(_) => begun.failed(&format!("no answer within {ATTEMPT_TIMEOUT:?}")),
+        }
     }
 
     /// Follows a limit that changed while the connection did not.
@@ -184,6 +197,11 @@ impl Generation {
 
     /// Closes sessions that nobody has needed for so long, and those that have died.
     pub(crate) fn close_idle(&self, idle_max: Duration) {
+        // While there are sessions, that there are no more of them is no news; nor is it
+        // when they come to rest.
+        if self.primary.status().size > 0 {
+            self.reach.forget();
+        }
         for pool in self.pools() {
             // Dropped when this one is, which is after the pool's lock.
             let _closed = pool.retain(|session, metrics| {
@@ -194,6 +212,7 @@ impl Generation {
 
     /// No more checkouts: idle sessions are closed now, the others when they return.
     pub(crate) fn close(&self) {
+        self.life.closed.cancel();
         for pool in self.pools() {
             pool.close();
         }

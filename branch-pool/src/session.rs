@@ -28,7 +28,7 @@ const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a session is given to come to rest by itself: what it is busy with may be no
 /// more than the end of a statement that was prepared for one use.
-const GRACE: Duration = Duration::from_millis(20);
+const GRACE: Duration = Duration::from_millis(100);
 
 /// Whether what a session is busy with is known to be wanted no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +72,7 @@ impl Session {
     /// then the session is at rest. Where Postgres does not stop for some seconds, or
     /// it is not certain that each request to stop has come to its end, false.
     pub(crate) async fn stop(&mut self, urgency: Urgency) -> bool {
-        if urgency == Urgency::Grace && self.comes_to_rest(GRACE).await {
+        if urgency == Urgency::Grace && self.comes_to_rest(GRACE).await == Some(true) {
             return !self.connection.is_broken();
         }
         let token = self.connection.cancel_token();
@@ -90,7 +90,7 @@ impl Session {
                 }
             }
             // A cancel that came late hits this and nobody's statement.
-            if self.comes_to_rest(CANCEL_TIMEOUT).await {
+            if self.comes_to_rest(CANCEL_TIMEOUT).await.is_some() {
                 return certain && !self.connection.is_broken();
             }
         }
@@ -98,10 +98,12 @@ impl Session {
     }
 
     /// Waits until everything that was asked is answered, for so long at most: an empty
-    /// statement has an answer, well or not, when everything before it has.
-    async fn comes_to_rest(&mut self, limit: Duration) -> bool {
+    /// statement has an answer when everything before it has. One that is not well
+    /// (false) may be the session's end, or a cancel that came late.
+    async fn comes_to_rest(&mut self, limit: Duration) -> Option<bool> {
         let rest = self.connection.batch_execute("");
-        timeout(limit, rest).await.is_ok()
+        let answer = timeout(limit, rest).await.ok()?;
+        Some(answer.is_ok())
     }
 
     /// Ends it now. Dropped alone, one that is busy would go on until it is answered.
@@ -120,7 +122,7 @@ impl Session {
         {
             return false;
         }
-        self.tap.is_quiet() || self.comes_to_rest(GRACE).await && !self.connection.is_broken()
+        self.tap.is_quiet() || self.comes_to_rest(GRACE).await == Some(true)
     }
 }
 
@@ -131,6 +133,8 @@ pub(crate) struct Life {
     pub(crate) sessions: TaskTracker,
     /// Ends them all, whatever they are busy with.
     pub(crate) ended: CancellationToken,
+    /// There are to be no more of them: those that are being opened are given up.
+    pub(crate) closed: CancellationToken,
     /// Goes up when one has died under its work.
     epoch: Arc<AtomicU64>,
 }
@@ -147,6 +151,7 @@ impl Life {
         Self {
             sessions,
             ended: CancellationToken::new(),
+            closed: CancellationToken::new(),
             epoch: Arc::default(),
         }
     }
@@ -160,6 +165,7 @@ pub(crate) struct Connector {
     doubts: mpsc::Sender<String>,
     /// Told how each attempt ends.
     reach: Arc<Reach>,
+    connect_timeout: Duration,
     age_max: Duration,
 }
 
@@ -178,6 +184,7 @@ impl Connector {
             life,
             doubts,
             reach,
+            connect_timeout: options.connect_timeout,
             age_max: options.max_age,
         };
         Pool::builder(connector)
@@ -185,30 +192,20 @@ impl Connector {
             // Those that are not needed come to rest, and go.
             .queue_mode(managed::QueueMode::Lifo)
             .wait_timeout(Some(options.wait_timeout))
-            .create_timeout(Some(options.connect_timeout))
             .runtime(deadpool::Runtime::Tokio1)
             .build()
             .expect("deadpool refuses nothing but timeouts without a runtime")
     }
 }
 
-impl Manager for Connector {
-    type Type = Session;
-    type Error = ConnectFailure;
-
-    async fn create(&self) -> Result<Session, ConnectFailure> {
+impl Connector {
+    /// Opens a session. Dropped half-way, nothing is left of it.
+    async fn open(&self) -> Result<Session, ConnectFailure> {
         let opening = self.life.sessions.token();
-        let attempt = self.reach.attempt();
         let epoch = self.life.epoch();
-        // Boxed: seldom, and large; every checkout would carry the room for it.
-        let opened = Box::pin(self.target.connect()).await;
-        let opened = opened.inspect_err(|failure| {
-            if failure.doubts_lease {
-                // Full: the upkeep has one to act on already.
-                let _ = self.doubts.try_send(failure.reason.clone());
-            }
-        })?;
+        let opened = self.target.connect().await?;
         let ended = self.life.ended.child_token();
+        let unless_done = ended.clone().drop_guard();
         let (target, asked_to_end) = (Arc::clone(&self.target), ended.clone());
         let token = opened.client.cancel_token();
         self.life.sessions.spawn(async move {
@@ -230,7 +227,7 @@ impl Manager for Connector {
         drop(opening);
         let connection = AsyncPgConnection::try_from(opened.client).await;
         let connection = connection.map_err(|error| ConnectFailure::of_setup(&error))?;
-        attempt.answered();
+        unless_done.disarm();
         Ok(Session {
             connection,
             tap: opened.tap,
@@ -240,6 +237,37 @@ impl Manager for Connector {
             epoch,
             ended,
         })
+    }
+}
+
+impl Manager for Connector {
+    type Type = Session;
+    type Error = ConnectFailure;
+
+    async fn create(&self) -> Result<Session, ConnectFailure> {
+        let attempt = self.reach.attempt();
+        // Boxed: seldom, and large; every checkout would carry the room for it.
+        let opening = Box::pin(timeout(self.connect_timeout, self.open()));
+        let opened = tokio::select! {
+            biased;
+            () = self.life.closed.cancelled() => return Err(ConnectFailure::closed()),
+            opened = opening => opened,
+        };
+        let silence = |_| Err(ConnectFailure::silence(self.connect_timeout));
+        match opened.unwrap_or_else(silence) {
+            Ok(session) => {
+                attempt.answered();
+                Ok(session)
+            }
+            Err(failure) => {
+                attempt.failed(&failure.reason);
+                if failure.doubts_lease {
+                    // Full: the upkeep has one to act on already.
+                    let _ = self.doubts.try_send(failure.reason.clone());
+                }
+                Err(failure)
+            }
+        }
     }
 
     async fn recycle(

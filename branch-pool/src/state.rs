@@ -52,7 +52,8 @@ pub struct PoolState {
     /// before the first lease.
     pub expire_time: Option<SystemTime>,
     /// The last thing that went wrong with the lease or with opening a
-    /// connection. `None` once a call to the broker has succeeded after it.
+    /// connection. `None` once a call to the broker has succeeded after it, unless the
+    /// branch is [unreachable](Phase::Unreachable).
     pub last_error: Option<String>,
     /// Connections open. This one and the next two are looked at once a second.
     pub size: usize,
@@ -71,15 +72,13 @@ impl PoolState {
     /// As of now.
     pub(crate) fn of(turns: &Turns, last_error: Option<String>) -> Self {
         let (lease, generation) = (turns.lease(), turns.generation());
+        let unreachable = generation.and_then(|generation| generation.unreachable());
+        let unreachable = unreachable.filter(|_| !turns.is_held_back());
         let phase = match lease {
             None => Phase::Connecting,
             Some(lease) if Instant::now() >= lease.expires_at => Phase::Expired,
-            // Nobody expects an answer before the end of a pause.
-            Some(_) if turns.hold().is_some() => Phase::Ready,
-            Some(_) => match generation.is_some_and(|generation| generation.is_unreachable()) {
-                true => Phase::Unreachable,
-                false => Phase::Ready,
-            },
+            Some(_) if unreachable.is_some() => Phase::Unreachable,
+            Some(_) => Phase::Ready,
         };
         let sizes = generation.map(|generation| generation.sizes());
         let sizes = sizes.unwrap_or_default();
@@ -93,7 +92,7 @@ impl PoolState {
             turnovers: turns.turnovers(),
             branch: generation.map(|generation| generation.branch.clone()),
             expire_time: lease.map(|lease| lease.expire_time),
-            last_error,
+            last_error: last_error.or(unreachable),
             size: sizes.size,
             available: sizes.available,
             waiting: sizes.waiting,

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use tokio_postgres::config::{Config, Host, SslMode, SslNegotiation, TargetSessionAttrs};
@@ -42,6 +43,19 @@ pub(crate) struct ConnectFailure {
     /// True when trying again soon may do: nobody answers, Postgres is starting or
     /// stopping, or there are too many sessions.
     pub(crate) is_transient: bool,
+    pub(crate) kind: FailureKind,
+}
+
+/// What kind of failure it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FailureKind {
+    /// There was an answer, or nobody there to give one.
+    Refused,
+    /// There was none in time.
+    Silent,
+    /// Nobody waits for one any more: the pool was closed, and another has taken its
+    /// place.
+    Closed,
 }
 
 /// A connection that was opened: nothing moves on it until its driver runs.
@@ -167,6 +181,7 @@ impl ConnectFailure {
                     reason: chain(&error),
                     doubts_lease: true,
                     is_transient: true,
+                    kind: FailureKind::Refused,
                 };
             }
             Attempt::Postgres(error) => error,
@@ -183,6 +198,27 @@ impl ConnectFailure {
                 // Hung up on in the middle of it, as by a server that is going down.
                 None => is_network || error.is_closed(),
             },
+            kind: FailureKind::Refused,
+        }
+    }
+
+    /// Nobody has said anything for so long.
+    pub(crate) fn silence(waited: Duration) -> Self {
+        Self {
+            reason: format!("no answer within {waited:?}"),
+            doubts_lease: false,
+            is_transient: false,
+            kind: FailureKind::Silent,
+        }
+    }
+
+    /// Its pool was closed meanwhile.
+    pub(crate) fn closed() -> Self {
+        Self {
+            reason: "the pool was closed".to_owned(),
+            doubts_lease: false,
+            is_transient: false,
+            kind: FailureKind::Closed,
         }
     }
 
@@ -192,6 +228,7 @@ impl ConnectFailure {
             reason: chain(error),
             doubts_lease: false,
             is_transient: true,
+            kind: FailureKind::Refused,
         }
     }
 }

@@ -220,15 +220,27 @@ impl Turns {
             return;
         };
         generation.close_idle(self.options.idle_timeout);
-        if generation.is_failing() && !self.trying && self.hold().is_none() {
+        if self.is_held_back() || !self.is_leased() {
+            return generation.forget_failures();
+        }
+        if generation.is_doubtful() && !self.trying {
             let generation = Arc::clone(generation);
             self.trying = true;
             self.errands.spawn(async move {
-                // An error: it is noted where it happens.
-                let _ = generation.primary().await.is_ok();
+                generation.attempt().await;
                 Done::Tried
             });
         }
+    }
+
+    /// Whether nobody expects an answer from the branch before a pause is over.
+    pub(crate) fn is_held_back(&self) -> bool {
+        self.hold().is_some_and(|hold| !hold.writes_only)
+    }
+
+    fn is_leased(&self) -> bool {
+        let lease = self.lease();
+        lease.is_some_and(|lease| Instant::now() < lease.expires_at)
     }
 
     /// No more checkouts, for good. Returns the lease, to be released.

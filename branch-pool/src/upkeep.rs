@@ -106,8 +106,19 @@ impl Upkeep {
         let give_up_at = Instant::now() + self.options.acquire_timeout;
         loop {
             let request_id = self.request_id();
-            let answer = self.broker.acquire(request_id).await;
-            let Err(source) = self.take(answer).await else {
+            let outcome = match self.broker.acquire(request_id).await {
+                Err(error) => Err(error),
+                Ok(grant) => {
+                    let name = grant.lease.name.clone();
+                    let taken = self.take(grant);
+                    if taken.is_err() {
+                        // Awaited: who cannot be given a pool may end the program.
+                        release(self.broker.clone(), name).await;
+                    }
+                    taken
+                }
+            };
+            let Err(source) = outcome else {
                 self.publish();
                 return Ok(());
             };
@@ -150,7 +161,7 @@ impl Upkeep {
             },
             answer = answer_of(&mut self.call) => {
                 self.call = None;
-                self.answered(answer).await;
+                self.answered(answer);
             }
             news = self.follower.news() => self.hear(news),
             happening = self.turns.happening() => match happening {
@@ -204,18 +215,20 @@ impl Upkeep {
         }
     }
 
-    async fn answered(&mut self, answer: Answer) {
+    fn answered(&mut self, answer: Answer) {
         match answer {
             Answer::Acquired(Ok(grant)) if self.overtaken => {
                 self.request_id = None;
                 self.release(grant.lease.name);
             }
-            Answer::Acquired(answer) => {
-                if let Err(error) = self.take(answer).await {
-                    let wait = self.note_failure(&error);
-                    self.acquire_at = Some(Instant::now() + wait);
+            Answer::Acquired(Ok(grant)) => {
+                let name = grant.lease.name.clone();
+                if let Err(error) = self.take(grant) {
+                    self.release(name);
+                    self.not_acquired(&error);
                 }
             }
+            Answer::Acquired(Err(error)) => self.not_acquired(&error),
             Answer::Renewed(Ok(lease)) => {
                 self.note_success(&lease);
                 self.turns.renew(lease);
@@ -231,24 +244,26 @@ impl Upkeep {
         }
     }
 
+    fn not_acquired(&mut self, error: &LeaseError) {
+        let wait = self.note_failure(error);
+        // `None`: none is needed any more.
+        if let Some(at) = &mut self.acquire_at {
+            *at = Instant::now() + wait;
+        }
+    }
+
     /// Under which the next acquisition is asked for.
     fn request_id(&mut self) -> Uuid {
         *self.request_id.get_or_insert_with(Uuid::new_v4)
     }
 
-    /// Holds a new lease, or gives back one that cannot be used.
-    async fn take(&mut self, granted: Result<Grant, LeaseError>) -> Result<(), LeaseError> {
-        let grant = granted?;
+    /// Holds a new lease.
+    ///
+    /// Errors: one that cannot be used, and has to be given back.
+    fn take(&mut self, grant: Grant) -> Result<(), LeaseError> {
         self.request_id = None;
         let lease = grant.lease.clone();
-        let taken = match self.turns.take(grant) {
-            Ok(taken) => taken,
-            Err(error) => {
-                // Awaited: who cannot be given a pool may end the program.
-                release(self.broker.clone(), lease.name).await;
-                return Err(LeaseError::InvalidUri(error));
-            }
-        };
+        let taken = self.turns.take(grant).map_err(LeaseError::InvalidUri)?;
 
         self.useless = if self.doubted && !taken.turned_over {
             self.useless.saturating_add(1)

@@ -72,9 +72,8 @@ impl BranchPool {
     /// Checks a connection out (to a [`replica`](Self::replica) for [`Effect::Read`]),
     /// does the work on it, and gives it back. When the connection is lost, the work
     /// is done once more on a fresh one of the primary where that is safe: nothing of it
-    /// was sent, or
-    /// its [`Effect`] says that it may be repeated. Work that opens a transaction
-    /// closes it as well, and is repeated from its beginning.
+    /// was sent, or its [`Effect`] says that it may be repeated. Work that opens a
+    /// transaction closes it as well, and is repeated from its beginning.
     ///
     /// Waiting for a connection is bounded as with [`get`](Self::get), each attempt at
     /// the work by [`work_timeout`](crate::Options::work_timeout). Dropped half-way,

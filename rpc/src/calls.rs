@@ -179,7 +179,8 @@ impl Drop for Call {
 /// [ends by itself](EndsByItself), with the time to finish; and with its caller's
 /// deadline in any case. Answers that are there already go out: a single answer is never
 /// cut, nor what a stream has to say before its deadline or the end of the time to
-/// finish.
+/// finish. Of a stream whose reader takes nothing, nothing is asked: who makes it sees to
+/// its end.
 struct Endable {
     inner: Option<Body>,
     /// Made when there is first something to wait for, which a single answer never has.
@@ -188,15 +189,16 @@ struct Endable {
     token: CancellationToken,
     /// Ends it whatever it has to say.
     forced: CancellationToken,
-    /// Messages that went out: after the second it is no single answer.
-    messages: u8,
+    /// Pieces that went out, each of one message or more: after the second it is no
+    /// single answer.
+    pieces: u8,
     call: Call,
 }
 
 impl Endable {
     /// Why nothing more of a stream goes out, though it has more to say.
     fn cut(&self) -> Option<Status> {
-        if self.messages < 2 {
+        if self.pieces < 2 {
             return None;
         }
         if self
@@ -243,7 +245,7 @@ impl http_body::Body for Endable {
             if let Some(Ok(frame)) = &frame {
                 match frame.trailers_ref() {
                     Some(trailers) => this.call.end_as_said(trailers),
-                    None => this.messages = this.messages.saturating_add(1),
+                    None => this.pieces = this.pieces.saturating_add(1),
                 }
             }
             return Poll::Ready(frame);
@@ -292,7 +294,7 @@ fn endable(
             deadline,
             token,
             forced: stop.forced.clone(),
-            messages: 0,
+            pieces: 0,
             call,
         })
     })

@@ -207,3 +207,30 @@ async fn a_grant_that_was_overtaken_turns_nothing_back() -> anyhow::Result<()> {
     );
     Ok(())
 }
+
+#[tokio::test]
+async fn a_checkout_that_has_no_answer_is_turned_over_and_holds_up_nobody() -> anyhow::Result<()> {
+    let first = FakePostgres::start(Manners {
+        hesitates: true,
+        ..Manners::default()
+    })
+    .await?;
+    let second = FakePostgres::start(Manners::default()).await?;
+    let broker = FakeBroker::start(first.uri("sslmode=disable"))?;
+    // The old branch would be waited for longer than anything here may take.
+    let options = options().connect_timeout(10 * PATIENCE);
+    let pool = BranchPool::connect(&broker.url(), binding(), options).await?;
+    let waiting = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.get().await }
+    });
+    first
+        .until_seen("it waits", |seen| seen.kept_waiting == 1)
+        .await?;
+
+    broker.move_to(second.uri("sslmode=disable"));
+    let waited = tokio::time::timeout(PATIENCE, waiting).await??;
+    assert_eq!(waited?.generation(), 2);
+    broker.until_report(WatchReport::Drained, 2).await?;
+    Ok(())
+}

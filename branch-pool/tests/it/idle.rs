@@ -95,9 +95,13 @@ async fn an_end_costs_no_query_where_the_server_stays_on_the_line() -> anyhow::R
         lingers: true,
         ..Manners::default()
     };
-    let resting = Resting::start(lingers).await?;
+    let resting = Resting::start(lingers.clone()).await?;
     resting.postgres.end(End::Fatal("57P01")).await?;
     // What was said is read by now, and there is nothing else to be found.
     resting.until_heard().await?;
-    resting.ask("said only").await
+    resting.ask("said only").await?;
+
+    let resting = Resting::start(lingers).await?;
+    resting.postgres.end(End::Fatal("57P01")).await?;
+    resting.ask("said, and not read yet").await
 }

@@ -7,7 +7,7 @@ use diesel_async::SimpleAsyncConnection;
 use proto::broker::v1::WatchReport;
 use tokio::time::Instant;
 
-use crate::fake_broker::FakeBroker;
+use crate::fake_broker::{Call, FakeBroker};
 use crate::fake_postgres::{FakePostgres, Manners};
 use crate::{PATIENCE, binding, options, until_state};
 
@@ -144,5 +144,34 @@ async fn a_branch_that_nobody_can_reach_is_told_and_comes_back_without_a_caller(
         state.phase == Phase::Ready && state.size == 1
     })
     .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_was_given_up_while_there_were_sessions_wakes_nobody_when_they_have_gone()
+-> anyhow::Result<()> {
+    let postgres = FakePostgres::start(Manners::default()).await?;
+    let broker = FakeBroker::start(postgres.uri("sslmode=disable"))?;
+    broker.world().ttl = Duration::from_secs(4);
+    let options = options().idle_timeout(Duration::from_secs(1));
+    let pool = BranchPool::connect(&broker.url(), binding(), options).await?;
+    let first = pool.get().await?;
+    let mut second = Box::pin(pool.get());
+    assert!(futures_util::poll!(&mut second).is_pending());
+    drop(second);
+    drop(first);
+    until_state(&pool, "none is left", |state| state.size == 0).await?;
+
+    let renewals = |calls: &[Call]| {
+        let renewal = |call: &&Call| matches!(call, Call::Renew { .. });
+        calls.iter().filter(renewal).count()
+    };
+    let before = renewals(&broker.calls());
+    // It looks at its sessions more often than it renews.
+    broker
+        .until_calls("two more renewals", |calls| renewals(calls) >= before + 2)
+        .await?;
+    assert_eq!(postgres.seen().opened, 1);
+    assert_eq!(pool.state().borrow().phase, Phase::Ready);
     Ok(())
 }
