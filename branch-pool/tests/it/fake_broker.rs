@@ -407,8 +407,11 @@ async fn suffer(fault: Option<Fault>) -> Result<(), Status> {
     match fault {
         None => Ok(()),
         Some(Fault::Lose) => std::future::pending().await,
-        // An error: who would tell is gone.
-        Some(Fault::Delay(told)) => Ok(told.await.unwrap_or_default()),
+        Some(Fault::Delay(told)) => {
+            // An error: who would tell is gone.
+            let _ = told.await.is_ok();
+            Ok(())
+        }
         Some(Fault::Refuse(status)) => Err(status),
     }
 }
