@@ -96,9 +96,7 @@ impl Test {
             left_out.extend(["--test-threads", &threads]);
             return self.run_cargo(&["test", "--workspace"], &left_out);
         }
-        // .config/nextest.toml has the profiles.
-        let profile = if self.full { "full" } else { "default" };
-        let run = ["nextest", "run", "--workspace", "--profile", profile];
+        let run = ["nextest", "run", "--workspace", "--profile", self.profile()];
         self.run_cargo(&run, &left_out)?;
         // nextest runs no examples of doc comments.
         if self.arguments.is_empty() {
@@ -120,7 +118,7 @@ impl Test {
     /// counts.
     fn run_on(&self, major: u32, names: &[&str]) -> Result<()> {
         let run: &[&str] = match has_nextest() {
-            true => &["nextest", "run"],
+            true => &["nextest", "run", "--profile", self.profile()],
             false => &["test"],
         };
         let skipped = NOT_ON_OTHER_POSTGRES
@@ -135,6 +133,14 @@ impl Test {
             .args(skipped)
             .env("SUITE_POSTGRES", major.to_string());
         process::run(&mut command)
+    }
+
+    /// As .config/nextest.toml has it.
+    fn profile(&self) -> &'static str {
+        match self.full {
+            true => "full",
+            false => "default",
+        }
     }
 
     fn run_cargo(&self, arguments: &[&str], last: &[&str]) -> Result<()> {

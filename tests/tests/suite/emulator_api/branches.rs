@@ -8,7 +8,7 @@ use neon_api::types::{
     BranchCreateRequest, BranchUpdateRequest, EndpointCreateRequest, RoleCreateRequest,
 };
 use serde_json::json;
-use suite::{EmulatorProcess, Folder, Http};
+use suite::{EmulatorProcess, Faults, Folder, Http};
 
 use super::assert_api_error;
 
@@ -86,8 +86,12 @@ async fn branches_are_created_listed_changed_and_deleted() -> anyhow::Result<()>
 #[tokio::test]
 async fn conflicting_work_is_refused_until_it_is_done() -> anyhow::Result<()> {
     let folder = Folder::new()?;
-    let emulator = EmulatorProcess::start(&folder.join("data")).await?;
+    let emulator = EmulatorProcess::start_with_admin(&folder.join("data")).await?;
     let (client, project) = (emulator.client(), emulator.project());
+    // So that there is time to meet it on its way.
+    let late = json!({"fault": "delay", "milliseconds": 1_500});
+    let faults = Faults::of(&emulator);
+    faults.on_operation("create_branch", late).await?;
     let created = client
         .create_branch(
             project,

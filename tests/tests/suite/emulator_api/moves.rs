@@ -4,12 +4,13 @@ use neon_api::types::{
     BranchCreateRequest, BranchUpdateRequest, Endpoint, EndpointCreateRequest, Operation,
 };
 use serde_json::{Value, json};
-use suite::{EmulatorProcess, Folder, Http};
+use suite::{EmulatorProcess, Faults, Folder, Http};
 
 #[tokio::test]
 async fn an_endpoint_moves_to_another_branch() -> anyhow::Result<()> {
     let folder = Folder::new()?;
-    let emulator = EmulatorProcess::start(&folder.join("data")).await?;
+    let emulator = EmulatorProcess::start_with_admin(&folder.join("data")).await?;
+    let faults = Faults::of(&emulator);
     let (client, project) = (emulator.client(), emulator.project());
     let http = Http::of(&emulator);
     let dev = emulator.branch("dev", None).await?;
@@ -53,6 +54,11 @@ async fn an_endpoint_moves_to_another_branch() -> anyhow::Result<()> {
     );
     client.update_branch(project, of, &protected(false)).await?;
 
+    // So that there is time to meet it on its way.
+    let late = json!({"fault": "delay", "milliseconds": 1_500});
+    for action in ["suspend_compute", "start_compute"] {
+        faults.on_operation(action, late.clone()).await?;
+    }
     let moved = http.expect(200, "PATCH", &path, to(bare.as_str())).await?;
     assert_eq!(moved.text("/endpoint/branch_id"), bare.as_str());
     // Neither branch is anybody else's meanwhile.
