@@ -89,7 +89,7 @@ async fn conflicting_work_is_refused_until_it_is_done() -> anyhow::Result<()> {
     let emulator = EmulatorProcess::start_with_admin(&folder.join("data")).await?;
     let (client, project) = (emulator.client(), emulator.project());
     // So that there is time to meet it on its way.
-    let late = json!({"fault": "delay", "milliseconds": 1_500});
+    let late = json!({"fault": "delay", "milliseconds": 1_500, "after": false});
     let faults = Faults::of(&emulator);
     faults.on_operation("create_branch", late).await?;
     let created = client

@@ -55,7 +55,7 @@ async fn an_endpoint_moves_to_another_branch() -> anyhow::Result<()> {
     client.update_branch(project, of, &protected(false)).await?;
 
     // So that there is time to meet it on its way.
-    let late = json!({"fault": "delay", "milliseconds": 1_500});
+    let late = json!({"fault": "delay", "milliseconds": 1_500, "after": false});
     for action in ["suspend_compute", "start_compute"] {
         faults.on_operation(action, late.clone()).await?;
     }
