@@ -9,6 +9,7 @@ mod client;
 mod command;
 mod held;
 mod leases;
+mod migrate;
 mod operations;
 mod output;
 mod progress;
@@ -67,6 +68,8 @@ enum Command {
     Leases(leases::LeaseArguments),
     /// List, make, change, delete, reset, restore and compare branches.
     Branches(branches::BranchArguments),
+    /// Show which revisions a branch has; run them, take them back, write new ones.
+    Migrate(migrate::MigrateArguments),
     /// Follow what goes on after a command has ended.
     Operations(operations::OperationArguments),
     /// Ask whether a broker runs and the world is as declared.
@@ -118,6 +121,7 @@ async fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
         Command::Bindings(arguments) => bindings::bindings(arguments).await?,
         Command::Leases(arguments) => leases::leases(arguments).await?,
         Command::Branches(arguments) => branches::branches(arguments).await?,
+        Command::Migrate(arguments) => migrate::migrate(arguments).await?,
         Command::Operations(arguments) => operations::operations(arguments).await?,
         Command::Health(arguments) => client::health(arguments).await?,
         Command::Audit(arguments) => audit::audit(arguments).await?,
@@ -150,6 +154,7 @@ mod tests {
     fn the_documented_commands_are_there() {
         for text in [
             include_str!("../../docs/CLI.md"),
+            include_str!("../../docs/MIGRATIONS.md"),
             include_str!("../../docs/github-actions/pull-request.yml"),
         ] {
             let text = text.replace("\\\n", " ");

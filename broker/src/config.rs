@@ -91,6 +91,8 @@ pub struct BindingSpec {
     pub parent: Option<BranchName>,
     /// The revisions its branch has, oldest first. Empty: a folder without any.
     pub revisions: Vec<Revision>,
+    /// Whether broker.toml says which is the last of them. Otherwise it is the newest.
+    pub is_pinned: bool,
     /// What runs once, after the revisions.
     pub seed: Option<SeedFile>,
     /// Whether its branch is to have a read-only endpoint.

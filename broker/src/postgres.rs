@@ -95,7 +95,7 @@ impl Error {
             Error::BadUri(_) | Error::FailedTls(_) => false,
             Error::NoAnswer { .. } | Error::TooSlow { .. } => true,
             Error::FailedConnect { source, .. } | Error::FailedStatement { source, .. } => {
-                is_transient(source)
+                may_pass(source)
             }
         }
     }
@@ -121,6 +121,19 @@ impl OwnerUri {
     /// The text itself. Never for a log line, an error or an answer.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
+    }
+
+    /// Whether it leads through a pooler, where a session is nobody's own: as Neon names
+    /// its endpoints.
+    pub fn is_pooled(&self) -> bool {
+        let host = url::Url::parse(self.expose()).ok();
+        let host = host.as_ref().and_then(|uri| uri.host_str());
+        host.is_some_and(|host| {
+            host.split('.')
+                .next()
+                .unwrap_or_default()
+                .ends_with("-pooler")
+        })
     }
 
     /// Whether it is the same.
@@ -241,7 +254,8 @@ fn address_of(config: &tokio_postgres::Config) -> String {
     format!("{host}:{port}")
 }
 
-fn is_transient(error: &tokio_postgres::Error) -> bool {
+/// Whether what Postgres said may be otherwise in a moment.
+pub(crate) fn may_pass(error: &tokio_postgres::Error) -> bool {
     let Some(state) = error.code() else {
         // Not from the server: a socket that closed, or a handshake that broke.
         return error.is_closed() || is_io(error);

@@ -181,14 +181,11 @@ where
             .batch_execute(&sql)
             .await
             .attempted(granting())?;
-        // Not there yet when the service has no revision.
-        if migrate::has_history(&transaction, service).await? {
-            let sql = rights::no_history(service, &group);
-            transaction
-                .batch_execute(&sql)
-                .await
-                .attempted(granting())?;
-        }
+        let sql = migrate::history::nothing_for(service, &group);
+        transaction
+            .batch_execute(&sql)
+            .await
+            .attempted(granting())?;
     }
     let sql = rights::nothing_for_public(service);
     transaction

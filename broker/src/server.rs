@@ -8,6 +8,7 @@ mod branches;
 mod config;
 mod error;
 mod leases;
+mod migrations;
 mod operations;
 mod perform;
 mod refusals;
@@ -24,6 +25,7 @@ use proto::broker::v1::binding_service_server::BindingServiceServer;
 use proto::broker::v1::branch_service_server::BranchServiceServer;
 use proto::broker::v1::config_service_server::ConfigServiceServer;
 use proto::broker::v1::lease_service_server::LeaseServiceServer;
+use proto::broker::v1::migration_service_server::MigrationServiceServer;
 use proto::google::longrunning::operations_server::OperationsServer;
 use rpc::clock::Clock;
 use rpc::page::PageTokens;
@@ -46,11 +48,12 @@ use crate::switches::Switches;
 use crate::watches::Watches;
 
 /// Services that take calls before the world is as declared.
-pub const READY_AT_ONCE: [&str; 5] = [
+pub const READY_AT_ONCE: [&str; 6] = [
     "broker.v1.AuditService",
     "broker.v1.BindingService",
     "broker.v1.BranchService",
     "broker.v1.ConfigService",
+    "broker.v1.MigrationService",
     "google.longrunning.Operations",
 ];
 
@@ -97,5 +100,6 @@ pub fn add_services(server: Server, broker: &Broker) -> Server {
         .add_service(LeaseServiceServer::new(broker.clone()))
         .add_service(ConfigServiceServer::new(broker.clone()))
         .add_service(AuditServiceServer::new(broker.clone()))
+        .add_service(MigrationServiceServer::new(broker.clone()))
         .add_service(OperationsServer::new(broker.clone()))
 }

@@ -8,6 +8,7 @@ use proto::broker::v1::binding_service_client::BindingServiceClient;
 use proto::broker::v1::branch_service_client::BranchServiceClient;
 use proto::broker::v1::config_service_client::ConfigServiceClient;
 use proto::broker::v1::lease_service_client::LeaseServiceClient;
+use proto::broker::v1::migration_service_client::MigrationServiceClient;
 use proto::google::longrunning::operations_client::OperationsClient;
 use rpc::health::wait_until_serving;
 use tonic::transport::Channel;
@@ -290,5 +291,13 @@ impl Broker {
     /// When the broker cannot be reached.
     pub async fn config(&self) -> anyhow::Result<ConfigServiceClient<Channel>> {
         Ok(ConfigServiceClient::new(channel(&self.address).await?))
+    }
+
+    /// Its MigrationService.
+    ///
+    /// # Errors
+    /// When the broker cannot be reached.
+    pub async fn migrations(&self) -> anyhow::Result<MigrationServiceClient<Channel>> {
+        Ok(MigrationServiceClient::new(channel(&self.address).await?))
     }
 }

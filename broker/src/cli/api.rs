@@ -5,6 +5,7 @@ use proto::broker::v1::audit_service_client::AuditServiceClient;
 use proto::broker::v1::binding_service_client::BindingServiceClient;
 use proto::broker::v1::branch_service_client::BranchServiceClient;
 use proto::broker::v1::lease_service_client::LeaseServiceClient;
+use proto::broker::v1::migration_service_client::MigrationServiceClient;
 use proto::google::longrunning::operations_client::OperationsClient;
 use rpc::client::Channel;
 
@@ -16,6 +17,7 @@ pub(super) struct Api {
     pub(super) bindings: BindingServiceClient<Channel>,
     pub(super) branches: BranchServiceClient<Channel>,
     pub(super) leases: LeaseServiceClient<Channel>,
+    pub(super) migrations: MigrationServiceClient<Channel>,
     pub(super) operations: OperationsClient<Channel>,
 }
 
@@ -27,6 +29,7 @@ impl Api {
             bindings: BindingServiceClient::new(channel.clone()),
             branches: BranchServiceClient::new(channel.clone()),
             leases: LeaseServiceClient::new(channel.clone()),
+            migrations: MigrationServiceClient::new(channel.clone()),
             operations: OperationsClient::new(channel),
         })
     }

@@ -129,8 +129,11 @@ printed! {
     pb::Branch, "broker.v1.Branch";
     pb::CompareSchemasResponse, "broker.v1.CompareSchemasResponse";
     pb::GetSchemaResponse, "broker.v1.GetSchemaResponse";
+    pb::GetMigrationStatusResponse, "broker.v1.GetMigrationStatusResponse";
     pb::Lease, "broker.v1.Lease";
+    pb::MigrateResponse, "broker.v1.MigrateResponse";
     pb::PlanResponse, "broker.v1.PlanResponse";
+    pb::Revision, "broker.v1.Revision";
     lro::Operation, "google.longrunning.Operation";
     // google.protobuf.Empty, as prost has it.
     (), "google.protobuf.Empty";

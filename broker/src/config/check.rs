@@ -191,6 +191,7 @@ impl<'a> Check<'a> {
             branch,
             parent,
             revisions: self.up_to(&key, revisions, &table.revision)?,
+            is_pinned: table.revision.is_some(),
             seed: self.seed(&key, &table.seed)?,
             read_only_endpoint: table.read_only_endpoint,
             connections: *table.connections.get_ref(),

@@ -173,7 +173,7 @@ fn every_mistake_is_named_with_its_place() {
         (
             "migrations = \"migrations\"",
             "migrations = \"migration\"",
-            "broker.toml:9:14: services.users.migrations: list the revisions in migration: No such \
+            "broker.toml:9:14: services.users.migrations: read the revisions in migration: No such \
              file or directory (os error 2); name the folder of the service's revisions",
         ),
         (

@@ -5,7 +5,7 @@ use tokio_postgres::Client;
 use super::login::logins_of_other_branches;
 use super::{Access, group_name};
 use crate::config::ServiceSpec;
-use crate::migrate::{self, HISTORY_TABLE};
+use crate::migrate::history::{HISTORY_TABLE, REVISIONS_TABLE};
 use crate::postgres::{self, Attempted as _, escape_identifier, escape_literal};
 use neon_api::BranchId;
 
@@ -153,15 +153,6 @@ pub(super) async fn left_to_public(client: &Client) -> Result<Vec<String>, postg
 
 const PUBLIC: &str = "look at what PUBLIC may do";
 
-/// The statement that keeps a group out of the migration history.
-pub(super) fn no_history(service: &ServiceSpec, group: &str) -> String {
-    let history = migrate::history_table(service);
-    format!(
-        "REVOKE ALL ON TABLE {history} FROM {}",
-        escape_identifier(group)
-    )
-}
-
 /// Whether [`super::grant`] would change nothing. Reads only.
 pub async fn are_granted(
     client: &Client,
@@ -234,7 +225,7 @@ async fn group_has_rights(
         ), space AS (
             SELECT oid FROM pg_namespace WHERE nspname = $2
         ), relation AS (
-            SELECT c.oid, c.relkind = 'S' AS sequence, c.relname = $3 AS history
+            SELECT c.oid, c.relkind = 'S' AS sequence, c.relname = ANY($3) AS history
             FROM pg_class c JOIN space ON c.relnamespace = space.oid
             WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
         ), promised AS (
@@ -276,7 +267,7 @@ async fn group_has_rights(
             &[
                 &group,
                 &service.schema,
-                &HISTORY_TABLE,
+                &[HISTORY_TABLE, REVISIONS_TABLE].as_slice(),
                 &rights.tables,
                 &rights.sequences,
                 &rights.functions,

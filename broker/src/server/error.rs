@@ -2,7 +2,7 @@
 
 use rpc::status::{FieldViolation, FieldViolations};
 
-use crate::{branches, keeper, leases, leasing, moving, neon, operations, state};
+use crate::{branches, keeper, leases, leasing, migrate, moving, neon, operations, state};
 
 /// Why a call is refused.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +45,9 @@ pub enum Error {
     /// A plan or an apply.
     #[error(transparent)]
     Keeper(Box<keeper::Error>),
+    /// Revisions.
+    #[error(transparent)]
+    Migrate(#[from] migrate::Error),
     /// A switch of a binding, or the end of its version.
     #[error(transparent)]
     Moving(Box<moving::Error>),

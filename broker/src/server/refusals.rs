@@ -10,8 +10,8 @@ use super::Error;
 use crate::names::{BranchResource, LeaseId};
 use crate::text::one_line;
 use crate::{
-    branches, keeper, leases, leasing, moving, neon, operations, reconcile, request_ids, roles,
-    state,
+    branches, keeper, leases, leasing, migrate, moving, neon, operations, reconcile, request_ids,
+    roles, state,
 };
 
 /// What a caller waits who came too early, in milliseconds.
@@ -41,6 +41,7 @@ impl From<Error> for Status {
             Error::Neon(error) => neon(&error, message),
             Error::State(error) => state(&error, message),
             Error::Keeper(error) => keeper(*error, message),
+            Error::Migrate(error) => migrate(&error, message),
             Error::Moving(error) => moving(*error, message),
         };
         refusal.into()
@@ -110,10 +111,39 @@ fn leasing(error: leasing::Error, message: String) -> Refusal {
         E::Neon(error) => neon(&error, message),
         E::Lease(error) => lease(error, message),
         E::Role { source, .. } => role(&source, message),
-        E::Migrate(error) => step(error.is_transient(), "MIGRATION_FAILED", message),
+        E::Migrate(error) => migrate(&error, message),
         E::Uri(_) => database(false, message),
         E::RoleClosing { .. } => database(true, message),
     }
+}
+
+fn migrate(error: &migrate::Error, message: String) -> Refusal {
+    use migrate::Error as E;
+    let reason = match error {
+        E::Postgres(error) => return database(error.is_transient(), message),
+        E::RevisionNotFound { .. } => {
+            return Refusal::new(Code::NotFound, "REVISION_NOT_FOUND", message);
+        }
+        E::RevisionAmbiguous { .. } => {
+            return Refusal::new(Code::InvalidArgument, "REVISION_AMBIGUOUS", message);
+        }
+        E::LockTaken { .. } => {
+            return Refusal::new(Code::Aborted, "MIGRATION_RUNNING", message)
+                .retry_after(Duration::from_millis(RETRY_DOWN_MS));
+        }
+        E::BadFolder { .. } => "REVISIONS_UNREADABLE",
+        E::RevisionChanged { .. } => "REVISION_CHANGED",
+        E::RevisionMissing { .. } => "REVISION_MISSING",
+        E::NoWayBack { .. } => "REVISION_IRREVERSIBLE",
+        E::RevisionBeyond { .. } => "REVISION_BEYOND",
+        E::Pooled
+        | E::FailedRevision(_)
+        | E::EndsTransaction { .. }
+        | E::NothingToRun { .. }
+        | E::NotWritten { .. }
+        | E::Interrupted(_) => "MIGRATION_FAILED",
+    };
+    step(error.is_transient(), reason, message)
 }
 
 fn too_many_request_ids(message: String) -> Refusal {
@@ -302,7 +332,7 @@ fn reconcile(error: reconcile::Error, message: String) -> Refusal {
         reconcile::Error::Neon(error) => neon(&error, message),
         reconcile::Error::State(error) => state(&error, message),
         reconcile::Error::FailedLook { .. } => database(transient, message),
-        reconcile::Error::FailedMigrate { .. } => step(transient, "MIGRATION_FAILED", message),
+        reconcile::Error::FailedMigrate { source, .. } => migrate(&source, message),
         reconcile::Error::FailedSeed { .. } => step(transient, "SEED_FAILED", message),
         reconcile::Error::FailedGrant { source, .. } => role(&source, message),
         reconcile::Error::BranchNotFound { .. } => step(false, "BRANCH_NOT_FOUND", message),

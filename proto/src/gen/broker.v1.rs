@@ -5060,3 +5060,652 @@ pub mod lease_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// A revision and how it stands.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Revision {
+    /// What the history knows it by: 20260110090000.
+    #[prost(string, tag = "1")]
+    pub version: ::prost::alloc::string::String,
+    /// Its folder: 2026-01-10-090000_create_users. Empty where nobody knows.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(enumeration = "RevisionState", tag = "3")]
+    pub state: i32,
+    /// When it was applied, by the branch's clock.
+    #[prost(message, optional, tag = "4")]
+    pub apply_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Diesel applied it, so nobody knows what it was then: it is taken for what the
+    /// folder has.
+    #[prost(bool, tag = "5")]
+    pub adopted: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetMigrationStatusRequest {
+    /// Whose revisions, and how far: services/{service}/versions/{version}. Without
+    /// `branch`, on the branch that it leads to.
+    #[prost(string, tag = "1")]
+    pub binding: ::prost::alloc::string::String,
+    /// On another branch: branches/{Neon's branch id}.
+    #[prost(string, tag = "2")]
+    pub branch: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetMigrationStatusResponse {
+    /// The branch: branches/{Neon's branch id}.
+    #[prost(string, tag = "1")]
+    pub branch: ::prost::alloc::string::String,
+    /// Oldest first.
+    #[prost(message, repeated, tag = "2")]
+    pub revisions: ::prost::alloc::vec::Vec<Revision>,
+    /// The newest that the branch has. Empty: none.
+    #[prost(string, tag = "3")]
+    pub current: ::prost::alloc::string::String,
+    /// The one that the version stops at. Empty: the folder has none.
+    #[prost(string, tag = "4")]
+    pub head: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MigrateRequest {
+    /// As in GetMigrationStatusRequest.
+    #[prost(string, tag = "1")]
+    pub binding: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub branch: ::prost::alloc::string::String,
+    /// What is to be done. Points are `base`, `head`, or a revision: its version, its
+    /// folder's name, or the beginning of either.
+    #[prost(oneof = "migrate_request::Wish", tags = "3, 4, 5, 6, 7")]
+    pub wish: ::core::option::Option<migrate_request::Wish>,
+}
+/// Nested message and enum types in `MigrateRequest`.
+pub mod migrate_request {
+    /// Pending revisions are run, oldest first.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Up {
+        /// How many at most. 0: all.
+        #[prost(int32, tag = "1")]
+        pub count: i32,
+    }
+    /// Applied ones are taken back, newest first.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Down {
+        /// How many at most: 1 or more.
+        #[prost(int32, tag = "1")]
+        pub count: i32,
+    }
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Redo {}
+    /// What is to be done. Points are `base`, `head`, or a revision: its version, its
+    /// folder's name, or the beginning of either.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Wish {
+        #[prost(message, tag = "3")]
+        Up(Up),
+        #[prost(message, tag = "4")]
+        Down(Down),
+        /// Up or down to that point.
+        #[prost(string, tag = "5")]
+        To(::prost::alloc::string::String),
+        /// The newest is taken back and run again.
+        #[prost(message, tag = "6")]
+        Redo(Redo),
+        /// The history is to say that the branch is at that point. Nothing is run.
+        #[prost(string, tag = "7")]
+        Stamp(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MigrateResponse {
+    /// Its version and its folder, as in Revision.
+    #[prost(string, tag = "1")]
+    pub version: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(enumeration = "MigrationStep", tag = "3")]
+    pub step: i32,
+    /// How long it took.
+    #[prost(message, optional, tag = "4")]
+    pub duration: ::core::option::Option<::prost_types::Duration>,
+}
+/// How a revision stands on a branch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum RevisionState {
+    Unspecified = 0,
+    /// The branch has it, as it is in the folder.
+    Applied = 1,
+    /// The branch has it, and its files were changed since.
+    Changed = 2,
+    /// The branch has it, and the folder does not.
+    Missing = 3,
+    /// The branch has it, and the version stops before it.
+    Ahead = 4,
+    /// The branch is to get it.
+    Pending = 5,
+    /// The branch is to get it, and has one that is newer.
+    OutOfOrder = 6,
+    /// The branch does not have it, and the version stops before it.
+    Beyond = 7,
+}
+impl RevisionState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "REVISION_STATE_UNSPECIFIED",
+            Self::Applied => "REVISION_STATE_APPLIED",
+            Self::Changed => "REVISION_STATE_CHANGED",
+            Self::Missing => "REVISION_STATE_MISSING",
+            Self::Ahead => "REVISION_STATE_AHEAD",
+            Self::Pending => "REVISION_STATE_PENDING",
+            Self::OutOfOrder => "REVISION_STATE_OUT_OF_ORDER",
+            Self::Beyond => "REVISION_STATE_BEYOND",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "REVISION_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "REVISION_STATE_APPLIED" => Some(Self::Applied),
+            "REVISION_STATE_CHANGED" => Some(Self::Changed),
+            "REVISION_STATE_MISSING" => Some(Self::Missing),
+            "REVISION_STATE_AHEAD" => Some(Self::Ahead),
+            "REVISION_STATE_PENDING" => Some(Self::Pending),
+            "REVISION_STATE_OUT_OF_ORDER" => Some(Self::OutOfOrder),
+            "REVISION_STATE_BEYOND" => Some(Self::Beyond),
+            _ => None,
+        }
+    }
+}
+/// What was done to a revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum MigrationStep {
+    Unspecified = 0,
+    /// up.sql was run.
+    Run = 1,
+    /// down.sql was run.
+    Reverted = 2,
+    /// It was written down as applied, as it is now.
+    Recorded = 3,
+    /// It is not applied any more, by the history.
+    Forgotten = 4,
+}
+impl MigrationStep {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "MIGRATION_STEP_UNSPECIFIED",
+            Self::Run => "MIGRATION_STEP_RUN",
+            Self::Reverted => "MIGRATION_STEP_REVERTED",
+            Self::Recorded => "MIGRATION_STEP_RECORDED",
+            Self::Forgotten => "MIGRATION_STEP_FORGOTTEN",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "MIGRATION_STEP_UNSPECIFIED" => Some(Self::Unspecified),
+            "MIGRATION_STEP_RUN" => Some(Self::Run),
+            "MIGRATION_STEP_REVERTED" => Some(Self::Reverted),
+            "MIGRATION_STEP_RECORDED" => Some(Self::Recorded),
+            "MIGRATION_STEP_FORGOTTEN" => Some(Self::Forgotten),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+pub mod migration_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Migrations: which revisions of a service a branch has, and what changes that.
+    ///
+    /// A service's revisions are folders of SQL, as Diesel has them; broker.toml says where
+    /// they are, and at which of them each version of the service stops. A branch keeps its
+    /// history in Diesel's own table, in the service's own Postgres schema.
+    #[derive(Debug, Clone)]
+    pub struct MigrationServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl MigrationServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> MigrationServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> MigrationServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            MigrationServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Says how each revision stands: what the folder has against what the branch says.
+        /// Wakes a branch that is suspended. For callers with `read` or `admin`, and those who
+        /// may lease the binding.
+        ///
+        /// Errors: INVALID_ARGUMENT for malformed names, NOT_FOUND for a binding that
+        /// broker.toml does not declare or a branch that the project does not have,
+        /// FAILED_PRECONDITION when the folder cannot be used, UNAVAILABLE while the branch
+        /// cannot be reached.
+        ///
+        ///   grpcurl -plaintext -d '{"binding": "services/users/versions/v1"}' \
+        ///     127.0.0.1:7431 broker.v1.MigrationService/GetMigrationStatus
+        pub async fn get_migration_status(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetMigrationStatusRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetMigrationStatusResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/broker.v1.MigrationService/GetMigrationStatus",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("broker.v1.MigrationService", "GetMigrationStatus"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Runs revisions, takes them back, or writes down that they are there; one after
+        /// another, each with its row in the history in one transaction, unless its
+        /// metadata.toml says otherwise. Tells of each when it is done. One that fails is
+        /// undone, and those after it are not begun. Who else migrates the service on the
+        /// branch is waited for, a minute at most.
+        ///
+        /// It goes on when the caller goes away. A broker that is killed leaves whole
+        /// revisions. What it does to a binding's branch lasts until the next apply, which
+        /// runs what the binding declares and the branch does not have. For callers with
+        /// `admin`.
+        ///
+        /// Errors: as GetMigrationStatus, and NOT_FOUND for a revision that the folder does
+        /// not have, FAILED_PRECONDITION for one that fails, has no way back, or was changed
+        /// since it was applied; ABORTED when somebody else migrates for longer.
+        ///
+        ///   grpcurl -plaintext -d '{"binding": "services/users/versions/v1", "up": {}}' \
+        ///     127.0.0.1:7431 broker.v1.MigrationService/Migrate
+        pub async fn migrate(
+            &mut self,
+            request: impl tonic::IntoRequest<super::MigrateRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::MigrateResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/broker.v1.MigrationService/Migrate",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("broker.v1.MigrationService", "Migrate"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod migration_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with MigrationServiceServer.
+    #[async_trait]
+    pub trait MigrationService: std::marker::Send + std::marker::Sync + 'static {
+        /// Says how each revision stands: what the folder has against what the branch says.
+        /// Wakes a branch that is suspended. For callers with `read` or `admin`, and those who
+        /// may lease the binding.
+        ///
+        /// Errors: INVALID_ARGUMENT for malformed names, NOT_FOUND for a binding that
+        /// broker.toml does not declare or a branch that the project does not have,
+        /// FAILED_PRECONDITION when the folder cannot be used, UNAVAILABLE while the branch
+        /// cannot be reached.
+        ///
+        ///   grpcurl -plaintext -d '{"binding": "services/users/versions/v1"}' \
+        ///     127.0.0.1:7431 broker.v1.MigrationService/GetMigrationStatus
+        async fn get_migration_status(
+            &self,
+            request: tonic::Request<super::GetMigrationStatusRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetMigrationStatusResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the Migrate method.
+        type MigrateStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::MigrateResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Runs revisions, takes them back, or writes down that they are there; one after
+        /// another, each with its row in the history in one transaction, unless its
+        /// metadata.toml says otherwise. Tells of each when it is done. One that fails is
+        /// undone, and those after it are not begun. Who else migrates the service on the
+        /// branch is waited for, a minute at most.
+        ///
+        /// It goes on when the caller goes away. A broker that is killed leaves whole
+        /// revisions. What it does to a binding's branch lasts until the next apply, which
+        /// runs what the binding declares and the branch does not have. For callers with
+        /// `admin`.
+        ///
+        /// Errors: as GetMigrationStatus, and NOT_FOUND for a revision that the folder does
+        /// not have, FAILED_PRECONDITION for one that fails, has no way back, or was changed
+        /// since it was applied; ABORTED when somebody else migrates for longer.
+        ///
+        ///   grpcurl -plaintext -d '{"binding": "services/users/versions/v1", "up": {}}' \
+        ///     127.0.0.1:7431 broker.v1.MigrationService/Migrate
+        async fn migrate(
+            &self,
+            request: tonic::Request<super::MigrateRequest>,
+        ) -> std::result::Result<tonic::Response<Self::MigrateStream>, tonic::Status>;
+    }
+    /// Migrations: which revisions of a service a branch has, and what changes that.
+    ///
+    /// A service's revisions are folders of SQL, as Diesel has them; broker.toml says where
+    /// they are, and at which of them each version of the service stops. A branch keeps its
+    /// history in Diesel's own table, in the service's own Postgres schema.
+    #[derive(Debug)]
+    pub struct MigrationServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> MigrationServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for MigrationServiceServer<T>
+    where
+        T: MigrationService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/broker.v1.MigrationService/GetMigrationStatus" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetMigrationStatusSvc<T: MigrationService>(pub Arc<T>);
+                    impl<
+                        T: MigrationService,
+                    > tonic::server::UnaryService<super::GetMigrationStatusRequest>
+                    for GetMigrationStatusSvc<T> {
+                        type Response = super::GetMigrationStatusResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetMigrationStatusRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MigrationService>::get_migration_status(
+                                        &inner,
+                                        request,
+                                    )
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetMigrationStatusSvc(inner);
+                        let codec = crate::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/broker.v1.MigrationService/Migrate" => {
+                    #[allow(non_camel_case_types)]
+                    struct MigrateSvc<T: MigrationService>(pub Arc<T>);
+                    impl<
+                        T: MigrationService,
+                    > tonic::server::ServerStreamingService<super::MigrateRequest>
+                    for MigrateSvc<T> {
+                        type Response = super::MigrateResponse;
+                        type ResponseStream = T::MigrateStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MigrateRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MigrationService>::migrate(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MigrateSvc(inner);
+                        let codec = crate::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for MigrationServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "broker.v1.MigrationService";
+    impl<T> tonic::server::NamedService for MigrationServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}

@@ -57,7 +57,7 @@ async fn schema(emulator: &EmulatorProcess, broker: &Broker, name: &str) -> anyh
              JOIN pg_type t ON t.oid = a.atttypid \
              LEFT JOIN pg_constraint k ON k.conrelid = c.oid AND k.contype = 'p' \
              WHERE c.relnamespace = $1::text::regnamespace AND c.relkind IN ('r', 'p') \
-               AND c.relname <> '__diesel_schema_migrations' \
+               AND c.relname NOT IN ('__diesel_schema_migrations', '__branch_broker_revisions') \
              ORDER BY c.relname, a.attnum",
             &[&binding.schema],
         )

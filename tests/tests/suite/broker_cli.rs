@@ -2,6 +2,7 @@
 //! have a database for as long as they run.
 
 mod lost;
+mod migrate;
 mod migrated;
 mod printed;
 mod psql;

@@ -104,6 +104,36 @@ async fn call(system: &System, method: &str) -> anyhow::Result<()> {
                 .len()
                 == 2
         }
+        "broker.v1.MigrationService/GetMigrationStatus" => {
+            let request = broker::GetMigrationStatusRequest {
+                binding: V1.to_owned(),
+                ..Default::default()
+            };
+            let mut migrations = system.broker.migrations().await?;
+            let status = migrations.get_migration_status(request).await?.into_inner();
+            let applied = broker::RevisionState::Applied;
+            status.current == status.head
+                && status.branch.starts_with("branches/")
+                && status
+                    .revisions
+                    .first()
+                    .is_some_and(|one| one.state() == applied)
+        }
+        "broker.v1.MigrationService/Migrate" => {
+            let request = broker::MigrateRequest {
+                binding: V1.to_owned(),
+                wish: Some(broker::migrate_request::Wish::Redo(Default::default())),
+                ..Default::default()
+            };
+            let mut migrations = system.broker.migrations().await?;
+            let mut steps = migrations.migrate(request).await?.into_inner();
+            let reverted = steps.message().await?.context("a step")?;
+            let ran = steps.message().await?.context("a step")?;
+            reverted.step() == broker::MigrationStep::Reverted
+                && ran.step() == broker::MigrationStep::Run
+                && reverted.name == ran.name
+                && steps.message().await?.is_none()
+        }
         "broker.v1.BindingService/SwitchBinding" => {
             let request = broker::SwitchBindingRequest {
                 name: V1.to_owned(),

@@ -29,6 +29,7 @@ fn spec(version: &str, parent: Option<&str>, revisions: u32) -> BindingSpec {
         branch: format!("branch_{version}").parse().unwrap(),
         parent: parent.map(|parent| parent.parse().unwrap()),
         revisions: (1..=revisions).map(revision).collect(),
+        is_pinned: false,
         seed: Some(SeedFile {
             name: format!("{version}.sql"),
             path: format!("{version}.sql").into(),

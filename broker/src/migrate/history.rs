@@ -1,0 +1,198 @@
+//! What a branch says of its revisions: Diesel's table, and one of ours beside it.
+//!
+//! Which revisions were applied is in Diesel's `__diesel_schema_migrations`, in the
+//! service's own schema, so that Diesel understands what the broker applied and the
+//! broker what Diesel did. What they were is in `__branch_broker_revisions`, with when they
+//! were applied: what is not there for that moment was applied by Diesel.
+
+use jiff::Timestamp;
+use tokio_postgres::{Client, GenericClient};
+
+use super::folder::{Checksum, Migration};
+use crate::config::ServiceSpec;
+use crate::postgres::{self, Attempted as _, escape_identifier, escape_literal};
+
+/// Diesel's table.
+pub const HISTORY_TABLE: &str = "__diesel_schema_migrations";
+/// The broker's own beside it.
+pub const REVISIONS_TABLE: &str = "__branch_broker_revisions";
+
+/// A revision that a branch has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// Its version.
+    pub version: String,
+    /// When it was applied, by the branch's clock.
+    pub at: Timestamp,
+    /// What was recorded with it. `None`: Diesel applied it.
+    pub record: Option<Record>,
+}
+
+/// What was recorded of a revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its folder's name.
+    pub name: String,
+    /// What it was.
+    pub checksum: Checksum,
+}
+
+const READING: &str = "read the migration history";
+
+/// The revisions that a branch has of a service, oldest first. Reads only: a branch that
+/// was never migrated has none.
+pub async fn read(client: &Client, service: &ServiceSpec) -> Result<Vec<Applied>, postgres::Error> {
+    if !has_table(client, service, HISTORY_TABLE).await? {
+        return Ok(Vec::new());
+    }
+    let history = table(service, HISTORY_TABLE);
+    // Diesel writes the server's time of day in the session's zone, without the zone.
+    let ask = match has_table(client, service, REVISIONS_TABLE).await? {
+        true => format!(
+            "SELECT h.version::text,
+                    extract(epoch FROM h.run_on::timestamptz)::float8, r.name, r.checksum
+             FROM {history} h LEFT JOIN {} r USING (version, run_on) ORDER BY h.version",
+            table(service, REVISIONS_TABLE)
+        ),
+        false => format!(
+            "SELECT h.version::text,
+                    extract(epoch FROM h.run_on::timestamptz)::float8, NULL::text, NULL::text
+             FROM {history} h ORDER BY h.version"
+        ),
+    };
+    let rows = client.query(&ask, &[]).await.attempted(READING)?;
+    Ok(rows
+        .iter()
+        .map(|row| {
+            let recorded = row.get::<_, Option<String>>(2).zip(row.get(3));
+            Applied {
+                version: row.get(0),
+                at: moment(row.get(1)),
+                record: recorded.map(|(name, checksum)| Record {
+                    name,
+                    checksum: Checksum::recorded(checksum),
+                }),
+            }
+        })
+        .collect())
+}
+
+/// The statements that keep a role out of the history.
+pub fn nothing_for(service: &ServiceSpec, role: &str) -> String {
+    let role = escape_identifier(role);
+    [HISTORY_TABLE, REVISIONS_TABLE]
+        .map(|name| {
+            let table = table(service, name);
+            let is_there = escape_literal(&table);
+            format!(
+                "DO $broker$ BEGIN
+                     IF to_regclass({is_there}) IS NOT NULL THEN
+                         REVOKE ALL ON TABLE {table} FROM {role};
+                     END IF;
+                 END $broker$;"
+            )
+        })
+        .concat()
+}
+
+/// Makes both tables where they are not there. What roles would get of them by default
+/// is taken away again.
+pub async fn ensure(client: &Client, service: &ServiceSpec) -> Result<(), postgres::Error> {
+    if has_table(client, service, HISTORY_TABLE).await?
+        && has_table(client, service, REVISIONS_TABLE).await?
+    {
+        return Ok(());
+    }
+    let schema = escape_identifier(&service.schema);
+    let (history, revisions) = (
+        table(service, HISTORY_TABLE),
+        table(service, REVISIONS_TABLE),
+    );
+    let names = [&history, &revisions].map(|name| escape_literal(name));
+    // The first is as Diesel makes it.
+    let sql = format!(
+        "BEGIN;
+         SET LOCAL client_min_messages = warning;
+         CREATE SCHEMA IF NOT EXISTS {schema};
+         CREATE TABLE IF NOT EXISTS {history} (
+             version varchar(50) PRIMARY KEY NOT NULL,
+             run_on timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP);
+         CREATE TABLE IF NOT EXISTS {revisions} (
+             version varchar(50) PRIMARY KEY,
+             run_on timestamp NOT NULL,
+             name text NOT NULL,
+             checksum text NOT NULL);
+         DO $broker$ DECLARE held record; BEGIN
+             FOR held IN
+                 SELECT DISTINCT c.oid::regclass AS relation,
+                        CASE acl.grantee WHEN 0 THEN 'PUBLIC'
+                        ELSE acl.grantee::regrole::text END AS grantee
+                 FROM pg_class c CROSS JOIN aclexplode(c.relacl) acl
+                 WHERE c.oid IN ({}::regclass, {}::regclass) AND acl.grantee <> c.relowner
+             LOOP EXECUTE format('REVOKE ALL ON TABLE %s FROM %s', held.relation, held.grantee);
+             END LOOP;
+         END $broker$;
+         COMMIT;",
+        names[0], names[1],
+    );
+    let made = client.batch_execute(&sql).await;
+    made.attempted("make the migration history")
+}
+
+/// The statements that write a revision down: as applied now, or as what it is now.
+pub fn record(service: &ServiceSpec, migration: &Migration) -> String {
+    let (history, revisions) = (
+        table(service, HISTORY_TABLE),
+        table(service, REVISIONS_TABLE),
+    );
+    let version = escape_literal(&migration.revision.version);
+    // Times of day are of the session's zone, which a revision may have changed.
+    format!(
+        "RESET timezone;
+         INSERT INTO {history} (version) VALUES ({version}) ON CONFLICT DO NOTHING;
+         INSERT INTO {revisions} (version, run_on, name, checksum)
+             SELECT version, run_on, {name}, {checksum} FROM {history} WHERE version = {version}
+             ON CONFLICT (version) DO UPDATE SET run_on = excluded.run_on,
+                 name = excluded.name, checksum = excluded.checksum;",
+        name = escape_literal(&migration.revision.name),
+        checksum = escape_literal(&migration.checksum().to_string()),
+    )
+}
+
+/// The statement that says that a revision is not applied.
+pub fn forget(service: &ServiceSpec, version: &str) -> String {
+    let version = escape_literal(version);
+    [HISTORY_TABLE, REVISIONS_TABLE]
+        .map(|name| {
+            format!(
+                "DELETE FROM {} WHERE version = {version};",
+                table(service, name)
+            )
+        })
+        .concat()
+}
+
+/// A table in the service's schema, quoted.
+pub fn table(service: &ServiceSpec, name: &str) -> String {
+    format!("{}.{name}", escape_identifier(&service.schema))
+}
+
+async fn has_table(
+    client: &impl GenericClient,
+    service: &ServiceSpec,
+    name: &str,
+) -> Result<bool, postgres::Error> {
+    let row = client
+        .query_one(
+            "SELECT to_regclass($1) IS NOT NULL",
+            &[&table(service, name)],
+        )
+        .await
+        .attempted(READING)?;
+    Ok(row.get(0))
+}
+
+fn moment(seconds: f64) -> Timestamp {
+    // Out of what a timestamp can be: never, for a clock.
+    Timestamp::from_microsecond((seconds * 1e6) as i64).unwrap_or(Timestamp::UNIX_EPOCH)
+}
