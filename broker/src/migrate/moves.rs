@@ -74,12 +74,6 @@ pub fn moves<'f>(
     last: Option<&'f str>,
     wish: &Wish,
 ) -> Result<Moves<'f>, Error> {
-    let goal = match wish {
-        Wish::Stamp(Point::Current) => return Ok(stamp_current(folder, rows)),
-        Wish::Stamp(point) => return Ok(stamp(folder, rows, resolve(folder, rows, last, point)?)),
-        Wish::To(point) => resolve(folder, rows, last, point)?,
-        Wish::Up(_) | Wish::Down(_) | Wish::Redo => None,
-    };
     let find = |version: &str| folder.iter().find(|one| one.revision.version == version);
     let applied = rows.iter().rev().filter(|row| row.standing.is_applied());
     let applied = applied.filter_map(|row| find(&row.version));
@@ -96,7 +90,8 @@ pub fn moves<'f>(
             moves.extend(newest.into_iter().map(Move::Run));
             moves
         }
-        Wish::To(_) => {
+        Wish::To(point) => {
+            let goal = resolve(folder, rows, last, point)?;
             let is_within = |version: &str| goal.is_some_and(|goal| version <= goal);
             let beyond = applied.filter(|one| !is_within(&one.revision.version));
             let mut moves = reverts(beyond)?;
@@ -105,7 +100,9 @@ pub fn moves<'f>(
             moves.extend(missing.filter_map(|row| find(&row.version)).map(Move::Run));
             moves
         }
-        Wish::Stamp(_) => Vec::new(),
+        // Nothing is run, so nothing is in doubt.
+        Wish::Stamp(Point::Current) => return Ok(stamp_current(folder, rows)),
+        Wish::Stamp(point) => return Ok(stamp(folder, rows, resolve(folder, rows, last, point)?)),
     };
     if !moves.is_empty() {
         refuse_doubtful(rows)?;
