@@ -21,7 +21,7 @@ use crate::{migrate, neon, postgres, roles, seed, state};
 
 pub use apply::{Applied, Outcome, Report, apply, prepare};
 pub use budget::{CONNECTIONS_RESERVED, Limits};
-pub use look::{check_parents, look};
+pub use look::{LOOK_LIMIT, check_parents, look};
 pub use steps::{Inside, World, plan};
 
 /// One thing that apply does.

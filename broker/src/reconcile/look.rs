@@ -14,7 +14,7 @@ use crate::neon::{EndpointKind, Found, Neon};
 use crate::{migrate, postgres, roles, seed};
 
 /// How long looking into a branch may take, waking it included.
-pub(super) const LOOK_LIMIT: Duration = Duration::from_secs(90);
+pub const LOOK_LIMIT: Duration = Duration::from_secs(90);
 
 /// Looks at the branches that broker.toml names, and into those that have an
 /// endpoint.

@@ -24,9 +24,7 @@ use crate::migrate::{self, folder::Migration, history};
 use crate::names::{BindingName, BranchResource};
 use crate::neon::OwnerUris;
 use crate::postgres;
-
-/// How long looking into a branch may take, waking it included.
-const LOOK_LIMIT: Duration = Duration::from_secs(90);
+use crate::reconcile::LOOK_LIMIT;
 
 /// What becomes of each revision, as it does.
 type Progress = Pin<Box<dyn Stream<Item = Result<pb::MigrateResponse, Status>> + Send>>;
