@@ -121,7 +121,7 @@ async fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
         Command::Bindings(arguments) => bindings::bindings(arguments).await?,
         Command::Leases(arguments) => leases::leases(arguments).await?,
         Command::Branches(arguments) => branches::branches(arguments).await?,
-        Command::Migrate(arguments) => migrate::migrate(arguments).await?,
+        Command::Migrate(arguments) => return Ok(migrate::migrate(arguments).await?),
         Command::Operations(arguments) => operations::operations(arguments).await?,
         Command::Health(arguments) => client::health(arguments).await?,
         Command::Audit(arguments) => audit::audit(arguments).await?,

@@ -15,6 +15,10 @@
 //! | `services.S.versions.V.parent` | what the branch is forked from, by name | the project's default branch |
 //! | `services.S.versions.V.revision` | how far the branch is migrated | the newest |
 //! | `services.S.versions.V.seed` | SQL file that runs once, in one transaction (it must not end it) | none |
+//! | `services.S.versions.V.contract` | SQL file with the queries that the version runs, which rehearsals try (docs/MIGRATIONS.md) | none |
+//! | `services.S.versions.V.gate` | `"rehearsed"`: revisions are run on the branch after a rehearsal of exactly them with the verdict PASS | none |
+//! | `services.S.versions.V.gate_max_age` | how old that rehearsal may be | 24 hours |
+//! | `services.S.versions.V.auto_migrate` | whether an apply, and each start, runs revisions; otherwise leases on a branch that is behind are refused until somebody has run them | yes |
 //! | `services.S.versions.V.read_only_endpoint` | whether the branch has a read-only endpoint, which leases are told beside the other; an apply makes one that is missing, and removes none | no |
 //! | `services.S.versions.V.connections` | the most connections that one holder opens, by leases that write and as many by leases that read | required |
 //! | `warm.P.parent` | what the branches of pool P are forked from: the branch of a binding, like `"services/users/versions/v1"` | required |
@@ -94,7 +98,13 @@ pub struct BindingSpec {
     /// Whether broker.toml says which is the last of them. Otherwise it is the newest.
     pub is_pinned: bool,
     /// What runs once, after the revisions.
-    pub seed: Option<SeedFile>,
+    pub seed: Option<SqlFile>,
+    /// The queries that the version runs, for rehearsals.
+    pub contract: Option<SqlFile>,
+    /// Whether its branch gets no revision that was not rehearsed.
+    pub gate: Option<Gate>,
+    /// Whether an apply, and each start, runs its revisions. Otherwise a person does.
+    pub auto_migrate: bool,
     /// Whether its branch is to have a read-only endpoint.
     pub read_only_endpoint: bool,
     /// Connections that one holder may have open by one access.
@@ -106,6 +116,13 @@ impl BindingSpec {
     pub fn endpoints(&self) -> impl Iterator<Item = EndpointKind> {
         let read_only = self.read_only_endpoint.then_some(EndpointKind::ReadOnly);
         [EndpointKind::ReadWrite].into_iter().chain(read_only)
+    }
+
+    /// The version of the last revision that it has, where broker.toml says. `None`: it
+    /// has all that there are.
+    pub fn last(&self) -> Option<&str> {
+        let last = self.head().filter(|_| self.is_pinned);
+        last.map(|last| last.version.as_str())
     }
 
     /// The revision that the branch is to be at.
@@ -158,10 +175,17 @@ pub struct Revision {
     pub name: String,
 }
 
-/// A file of SQL that runs once.
+/// Revisions are run that were rehearsed, as they are, on the same branch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gate {
+    /// How old the rehearsal may be.
+    pub max_age: Duration,
+}
+
+/// A file of SQL.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SeedFile {
-    /// As broker.toml names it; the mark that it has run keeps this.
+pub struct SqlFile {
+    /// As broker.toml names it; the mark that a seed has run keeps this.
     pub name: String,
     /// Where it is.
     pub path: PathBuf,

@@ -5,12 +5,20 @@
 //! [`standing`] how the two compare, [`moves`] what is to be done for what is asked, and
 //! [`engine`] does it.
 
+pub mod autogenerate;
+mod batches;
+pub mod catalog;
 pub mod engine;
 mod error;
 pub mod folder;
 pub mod history;
+pub mod lint;
 pub mod moves;
+pub mod offline;
+pub mod rehearse;
 pub mod standing;
+pub mod statements;
+pub mod wanted;
 
 use std::path::Path;
 
@@ -18,9 +26,9 @@ use tokio_postgres::Client;
 
 use crate::config::{Revision, ServiceSpec};
 use crate::postgres::{self, OwnerUri, escape_literal};
-use engine::Migrating;
+use engine::{Migrating, Unobserved};
 use folder::Migration;
-use moves::{Move, Moves, Wish};
+use moves::{Moves, Wish};
 use standing::Standing;
 
 pub(crate) use error::is_transient;
@@ -65,7 +73,7 @@ pub async fn run(
         // Whether a branch may be ahead is for who asks.
         rows.retain(|row| row.standing != Standing::Missing);
         let moves = moves::moves(&migrations, &rows, Some(&last), &Wish::Up(None))?;
-        migrating.perform(&moves, |_| {}).await?;
+        migrating.perform(&moves, &mut Unobserved).await?;
         Ok(run_by(&moves))
     });
     running.await.map_err(Error::Interrupted)?
@@ -86,25 +94,33 @@ pub(crate) fn lock_key(service: &ServiceSpec) -> String {
 }
 
 fn run_by(moves: &Moves<'_>) -> Vec<Revision> {
-    let ran = moves.moves.iter().filter_map(|one| match one {
-        Move::Run(migration) => Some(migration.revision.clone()),
-        Move::Revert(_) | Move::Record(_) => None,
-    });
-    ran.collect()
+    moves.runs().map(|one| one.revision.clone()).collect()
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::path::PathBuf;
 
     use jiff::Timestamp;
 
     use super::folder::{Migration, Script};
     use super::history::{Applied, Record};
-    use crate::config::Revision;
+    use crate::config::{Revision, ServiceSpec};
+
+    /// The service that they are of.
+    #[allow(clippy::unwrap_used)]
+    pub(super) fn service() -> ServiceSpec {
+        ServiceSpec {
+            name: "users".parse().unwrap(),
+            database: "neondb".to_owned(),
+            schema: "users".to_owned(),
+            migrations: PathBuf::from("migrations/users"),
+            statement_timeout: std::time::Duration::from_secs(30),
+        }
+    }
 
     /// A revision of that version, with a way back.
-    pub(super) fn migration(version: &str) -> Migration {
+    pub(crate) fn migration(version: &str) -> Migration {
         let script = |sql: &str| Script {
             path: PathBuf::from(format!("{version}_m/{sql}.sql")),
             sql: sql.to_owned(),

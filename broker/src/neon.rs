@@ -241,7 +241,7 @@ impl Error {
         self.answer().is_some_and(neon_api::Error::is_conflict)
     }
 
-    fn outcome_is_unknown(&self) -> bool {
+    pub(crate) fn outcome_is_unknown(&self) -> bool {
         let unknown = neon_api::Error::outcome_is_unknown;
         self.answer().is_some_and(unknown)
     }

@@ -9,6 +9,7 @@
 
 mod apply;
 mod budget;
+mod gate;
 mod lineage;
 mod look;
 mod steps;
@@ -121,6 +122,16 @@ impl fmt::Display for Step {
     }
 }
 
+impl Step {
+    /// The revision that it runs.
+    fn revision(&self) -> Option<&str> {
+        match &self.action {
+            Action::Migrate { revision, .. } => Some(revision),
+            _ => None,
+        }
+    }
+}
+
 /// Why the world does not match, or cannot be compared.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -194,6 +205,30 @@ pub enum Error {
         /// Its version, as Diesel records it.
         revision: String,
     },
+    /// A person is to run its revisions.
+    #[error(
+        "{branch} does not have {} yet, and auto_migrate is off for it: `broker migrate up`",
+        revisions.join(", ")
+    )]
+    Behind {
+        /// The branch.
+        branch: BranchName,
+        /// The revisions.
+        revisions: Vec<String>,
+    },
+    /// A gate keeps its revisions out.
+    #[error(
+        "{branch} does not get {}: they were rehearsed and did not pass: {}",
+        revisions.join(", "), reasons.join("; ")
+    )]
+    NotRehearsed {
+        /// The branch.
+        branch: BranchName,
+        /// The revisions.
+        revisions: Vec<String>,
+        /// Why they did not pass.
+        reasons: Vec<String>,
+    },
     /// The declared connections do not fit a branch.
     #[error(
         "{branch}: its bindings may open {asked} connections together, `connections` by leases \
@@ -240,6 +275,8 @@ impl Error {
             Error::ParentNotFound { .. }
             | Error::BranchNotFound { .. }
             | Error::Ahead { .. }
+            | Error::Behind { .. }
+            | Error::NotRehearsed { .. }
             | Error::BudgetExceeded { .. } => false,
         }
     }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use tokio_postgres::{Client, GenericClient};
 
-use crate::config::{BindingSpec, SeedFile};
+use crate::config::{BindingSpec, SqlFile};
 use crate::migrate;
 use crate::postgres::{self, Attempted as _, escape_identifier};
 
@@ -84,7 +84,7 @@ pub async fn applied(client: &Client) -> Result<BTreeSet<(String, String)>, post
 pub async fn run(
     client: &mut Client,
     binding: &BindingSpec,
-    seed: &SeedFile,
+    seed: &SqlFile,
 ) -> Result<bool, Error> {
     let sql = tokio::fs::read_to_string(&seed.path)
         .await

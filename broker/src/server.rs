@@ -45,6 +45,7 @@ use crate::operations::Operations;
 use crate::retire::Retirement;
 use crate::state::State;
 use crate::switches::Switches;
+use crate::trials::Trials;
 use crate::watches::Watches;
 
 /// Services that take calls before the world is as declared.
@@ -81,6 +82,8 @@ pub struct Broker {
     pub switches: Arc<Switches>,
     /// Ends versions.
     pub retirement: Arc<Retirement>,
+    /// Throw-away branches.
+    pub trials: Trials,
     /// Who has a say in switches.
     pub watches: Arc<Watches>,
     /// For lists.

@@ -131,9 +131,12 @@ printed! {
     pb::GetSchemaResponse, "broker.v1.GetSchemaResponse";
     pb::GetMigrationStatusResponse, "broker.v1.GetMigrationStatusResponse";
     pb::Lease, "broker.v1.Lease";
+    pb::LintFinding, "broker.v1.LintFinding";
     pb::MigrateResponse, "broker.v1.MigrateResponse";
     pb::PlanResponse, "broker.v1.PlanResponse";
+    pb::RehearseResponse, "broker.v1.RehearseResponse";
     pb::Revision, "broker.v1.Revision";
+    pb::VerifySchemaResponse, "broker.v1.VerifySchemaResponse";
     lro::Operation, "google.longrunning.Operation";
     // google.protobuf.Empty, as prost has it.
     (), "google.protobuf.Empty";

@@ -40,6 +40,7 @@ use crate::server::{self, Broker};
 use crate::state::{Database, DatabaseError, State};
 use crate::switches::Switches;
 use crate::text::one_line;
+use crate::trials::Trials;
 use crate::warm::Pools;
 use crate::watches::Watches;
 
@@ -255,6 +256,7 @@ async fn run(arguments: Arguments) -> Result<(), Error> {
         background.clone(),
     );
     let reaper = Reaper::new(Arc::clone(&leases), Arc::clone(&leasing), background);
+    let trials = Trials::new(keeper.neon().clone(), ledger.clone());
     let branches = Branches::new(Arc::clone(&keeper), ledger);
     let retirement = Retirement {
         state: Arc::clone(&state),
@@ -275,6 +277,7 @@ async fn run(arguments: Arguments) -> Result<(), Error> {
         leasing: Arc::clone(&leasing),
         switches: Arc::new(switches),
         retirement: Arc::new(retirement),
+        trials,
         watches: Arc::clone(&watches),
         page_tokens,
         clock,

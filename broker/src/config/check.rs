@@ -11,8 +11,10 @@ use toml::Spanned;
 use super::file::{ConfigFile, LeasesTable, ServiceTable, VersionTable};
 use super::order::{Cycle, parents_first};
 use super::{
-    BindingSpec, Config, LeaseSettings, Problem, Revision, SeedFile, ServiceSpec, line_and_column,
+    BindingSpec, Config, Gate, LeaseSettings, Problem, Revision, ServiceSpec, SqlFile,
+    line_and_column,
 };
+use crate::gate;
 use crate::grants::Grants;
 use crate::migrate;
 use crate::names::{self, BindingName, BranchName, InvalidName, ServiceName, VersionName};
@@ -25,6 +27,8 @@ const ACK_GRACE: Duration = Duration::from_secs(10);
 const ROLES_PER_BRANCH: usize = 400;
 /// Neon's limit of roles on a branch.
 const ROLES_PER_BRANCH_MAX: usize = 500;
+/// How old the rehearsal may be that a gate asks for.
+const GATE_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Postgres cuts longer identifiers, silently.
 const IDENTIFIER_BYTES_MAX: usize = 63;
@@ -192,7 +196,10 @@ impl<'a> Check<'a> {
             parent,
             revisions: self.up_to(&key, revisions, &table.revision)?,
             is_pinned: table.revision.is_some(),
-            seed: self.seed(&key, &table.seed)?,
+            seed: self.file(&format!("{key}.seed"), &table.seed)?,
+            contract: self.file(&format!("{key}.contract"), &table.contract)?,
+            gate: self.gate(&key, table)?,
+            auto_migrate: table.auto_migrate.unwrap_or(true),
             read_only_endpoint: table.read_only_endpoint,
             connections: *table.connections.get_ref(),
         })
@@ -222,17 +229,44 @@ impl<'a> Check<'a> {
         Ok(revisions[..=position].to_vec())
     }
 
-    fn seed(&self, key: &str, name: &Option<Spanned<String>>) -> Result<Option<SeedFile>, Problem> {
+    fn gate(&self, key: &str, table: &VersionTable) -> Result<Option<Gate>, Problem> {
+        let max_age = &format!("{key}.gate_max_age");
+        match &table.gate {
+            Some(gate) if gate.get_ref() == "rehearsed" => {
+                let age = self.duration(max_age, &table.gate_max_age, GATE_MAX_AGE)?;
+                let days = gate::REMEMBERED_DAYS.unsigned_abs();
+                match &table.gate_max_age {
+                    Some(given) if age > Duration::from_secs(days * 24 * 60 * 60) => {
+                        let message =
+                            format!("is {days} days at most: rehearsals are forgotten then");
+                        Err(self.problem_at(given, max_age, message))
+                    }
+                    _ => Ok(Some(Gate { max_age: age })),
+                }
+            }
+            Some(gate) => Err(self.problem_at(
+                gate,
+                &format!("{key}.gate"),
+                "is \"rehearsed\", or left out",
+            )),
+            None => match &table.gate_max_age {
+                Some(age) => Err(self.problem_at(age, max_age, "is of no use without gate")),
+                None => Ok(None),
+            },
+        }
+    }
+
+    fn file(&self, key: &str, name: &Option<Spanned<String>>) -> Result<Option<SqlFile>, Problem> {
         let Some(name) = name else { return Ok(None) };
         let path = self.beside(Path::new(name.get_ref()));
         match path.is_file() {
-            true => Ok(Some(SeedFile {
+            true => Ok(Some(SqlFile {
                 name: name.get_ref().clone(),
                 path,
             })),
             false => Err(self.problem_at(
                 name,
-                &format!("{key}.seed"),
+                key,
                 format!("no file {}; write it or take the line out", path.display()),
             )),
         }

@@ -47,6 +47,10 @@ pub(super) struct VersionTable {
     pub(super) parent: Option<Spanned<String>>,
     pub(super) revision: Option<Spanned<String>>,
     pub(super) seed: Option<Spanned<String>>,
+    pub(super) contract: Option<Spanned<String>>,
+    pub(super) gate: Option<Spanned<String>>,
+    pub(super) gate_max_age: Option<Spanned<String>>,
+    pub(super) auto_migrate: Option<bool>,
     #[serde(default)]
     pub(super) read_only_endpoint: bool,
     pub(super) connections: Spanned<u32>,

@@ -76,6 +76,9 @@ pub enum Error {
     /// A revision failed.
     #[error(transparent)]
     FailedRevision(Box<FailedRevision>),
+    /// The wanted schema cannot be made.
+    #[error("make the wanted schema: {}{}: {}", .0.path.display(), at(.0.place.as_ref()), .0.reason)]
+    Wanted(Box<FailedRevision>),
     /// A script has no statement.
     #[error("run the revision {revision}: {} has no statement yet", path.display())]
     NothingToRun {
@@ -83,6 +86,42 @@ pub enum Error {
         revision: String,
         /// The file.
         path: PathBuf,
+    },
+    /// A line asks for a person.
+    #[error("run the revision {revision}: {}:{line}: it stops there: {why}", path.display())]
+    Stopped {
+        /// The revision.
+        revision: String,
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is to be decided.
+        why: String,
+    },
+    /// Outside a transaction what came before a failure would stay.
+    #[error(
+        "run the revision {revision}: {} runs outside a transaction and has more than one \
+         statement: give each a revision of its own",
+        path.display()
+    )]
+    SeveralStatements {
+        /// The revision.
+        revision: String,
+        /// The file.
+        path: PathBuf,
+    },
+    /// A statement cannot be run in batches.
+    #[error("run the revision {revision} in batches: {}:{line}: {reason}", path.display())]
+    BadBatch {
+        /// The revision.
+        revision: String,
+        /// The file.
+        path: PathBuf,
+        /// The statement's line, from 1.
+        line: usize,
+        /// What is wrong.
+        reason: String,
     },
     /// A script committed, or rolled back, by itself.
     #[error(
@@ -119,6 +158,22 @@ pub enum Error {
         /// The revision.
         revision: String,
     },
+    /// A gate keeps them out.
+    #[error(
+        "{} may be run there after a rehearsal that passed, of exactly what they are now: \
+         `broker migrate rehearse`; an administrator may use --force",
+        revisions.join(", ")
+    )]
+    NotRehearsed {
+        /// The revisions.
+        revisions: Vec<String>,
+    },
+    /// What is rehearsed goes on from where the branch is.
+    #[error("rehearse up to {revision}: the branch is beyond it")]
+    Backwards {
+        /// The revision.
+        revision: String,
+    },
     /// Who migrated, or read the folder, is gone.
     #[error("the task that migrated ended early")]
     Interrupted(#[source] tokio::task::JoinError),
@@ -136,7 +191,7 @@ pub struct FailedRevision {
     pub revision: String,
     /// The file.
     pub path: PathBuf,
-    /// Where in it, if Postgres says.
+    /// Where in it. `None`: what it did was refused at its end.
     pub place: Option<Place>,
     /// What Postgres said.
     pub reason: String,
@@ -155,8 +210,23 @@ pub struct Place {
     pub line: usize,
     /// From 1, in characters.
     pub column: usize,
-    /// The line.
-    pub text: String,
+    /// The statement.
+    pub statement: String,
+}
+
+impl Place {
+    /// A statement as it may be shown, on one line: what stands in quotes may be a password.
+    pub fn shown(sql: &str) -> String {
+        const CHARS_MAX: usize = 160;
+        let parts = sql.split('\'').enumerate();
+        let masked = parts.map(|(index, part)| if index % 2 == 0 { part } else { "…" });
+        let masked = masked.collect::<Vec<_>>().join("'");
+        let line = masked.split_whitespace().collect::<Vec<_>>().join(" ");
+        match line.char_indices().nth(CHARS_MAX) {
+            Some((end, _)) => format!("{}…", &line[..end]),
+            None => line,
+        }
+    }
 }
 
 impl Error {
@@ -167,6 +237,33 @@ impl Error {
             Error::FailedRevision(failed) => failed.is_transient,
             Error::LockTaken { .. } | Error::Interrupted(_) => true,
             _ => false,
+        }
+    }
+
+    /// Whether it is the revision that is not as it should be.
+    pub(super) fn is_of_revision(&self) -> bool {
+        match self {
+            Error::FailedRevision(_)
+            | Error::NothingToRun { .. }
+            | Error::Stopped { .. }
+            | Error::SeveralStatements { .. }
+            | Error::BadBatch { .. }
+            | Error::EndsTransaction { .. }
+            | Error::NotWritten { .. }
+            | Error::NoWayBack { .. } => true,
+            Error::BadFolder { .. }
+            | Error::Wanted(_)
+            | Error::RevisionNotFound { .. }
+            | Error::RevisionAmbiguous { .. }
+            | Error::RevisionChanged { .. }
+            | Error::RevisionMissing { .. }
+            | Error::RevisionBeyond { .. }
+            | Error::Backwards { .. }
+            | Error::NotRehearsed { .. }
+            | Error::Pooled
+            | Error::Postgres(_)
+            | Error::LockTaken { .. }
+            | Error::Interrupted(_) => false,
         }
     }
 
@@ -183,6 +280,13 @@ pub enum LeftBehind {
     Nothing,
     /// Invalid indexes of the service, which somebody has begun.
     Indexes(Vec<String>),
+    /// The batches that were done.
+    Batches {
+        /// How many rows they changed.
+        rows: i64,
+        /// The key that they have reached, with its column.
+        key: String,
+    },
     /// Nobody could look.
     Unknown,
 }
@@ -196,6 +300,10 @@ impl fmt::Display for LeftBehind {
                 "; there is the invalid index {}: drop it, then run the revision again",
                 names.join(", ")
             ),
+            Self::Batches { rows, key } => write!(
+                f,
+                "; {rows} rows are changed, up to {key}: run the revision again, and it goes on there"
+            ),
             Self::Unknown => f.write_str(
                 "; it ran outside a transaction, and nobody could look what it left behind",
             ),
@@ -205,7 +313,7 @@ impl fmt::Display for LeftBehind {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: {}", self.line, self.column, self.text)
+        write!(f, "{}:{}: in `{}`", self.line, self.column, self.statement)
     }
 }
 

@@ -64,24 +64,6 @@ impl Migration {
     }
 }
 
-impl Script {
-    /// Whether it has no statement: nothing at all, or comments alone.
-    pub fn is_blank(&self) -> bool {
-        let mut rest = self.sql.trim_start_matches([';', ' ', '\t', '\r', '\n']);
-        loop {
-            rest = if let Some(comment) = rest.strip_prefix("--") {
-                comment.split_once('\n').map_or("", |(_, after)| after)
-            } else if let Some(comment) = rest.strip_prefix("/*") {
-                // Where they are nested, what is left is no statement either.
-                comment.split_once("*/").map_or("", |(_, after)| after)
-            } else {
-                return rest.is_empty();
-            };
-            rest = rest.trim_start_matches([';', ' ', '\t', '\r', '\n']);
-        }
-    }
-}
-
 impl Checksum {
     /// As it was recorded.
     pub fn recorded(text: String) -> Checksum {

@@ -17,6 +17,13 @@ pub const HISTORY_TABLE: &str = "__diesel_schema_migrations";
 /// The broker's own beside it.
 pub const REVISIONS_TABLE: &str = "__branch_broker_revisions";
 
+/// How far statements that are run in batches have come; there while one is, or was cut
+/// off.
+pub const BATCHES_TABLE: &str = "__branch_broker_batches";
+
+/// All three: nobody's but who migrates.
+pub const OWN_TABLES: [&str; 3] = [HISTORY_TABLE, REVISIONS_TABLE, BATCHES_TABLE];
+
 /// A revision that a branch has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
@@ -80,7 +87,7 @@ pub async fn read(client: &Client, service: &ServiceSpec) -> Result<Vec<Applied>
 /// The statements that keep a role out of the history.
 pub fn nothing_for(service: &ServiceSpec, role: &str) -> String {
     let role = escape_identifier(role);
-    [HISTORY_TABLE, REVISIONS_TABLE]
+    OWN_TABLES
         .map(|name| {
             let table = table(service, name);
             let is_there = escape_literal(&table);
@@ -103,16 +110,21 @@ pub async fn ensure(client: &Client, service: &ServiceSpec) -> Result<(), postgr
     {
         return Ok(());
     }
+    let sql = format!("BEGIN; {} COMMIT;", tables(service));
+    let made = client.batch_execute(&sql).await;
+    made.attempted("make the migration history")
+}
+
+/// The statements that make the schema and both tables where they are not there.
+pub fn tables(service: &ServiceSpec) -> String {
     let schema = escape_identifier(&service.schema);
     let (history, revisions) = (
         table(service, HISTORY_TABLE),
         table(service, REVISIONS_TABLE),
     );
-    let names = [&history, &revisions].map(|name| escape_literal(name));
     // The first is as Diesel makes it.
-    let sql = format!(
-        "BEGIN;
-         SET LOCAL client_min_messages = warning;
+    format!(
+        "SET LOCAL client_min_messages = warning;
          CREATE SCHEMA IF NOT EXISTS {schema};
          CREATE TABLE IF NOT EXISTS {history} (
              version varchar(50) PRIMARY KEY NOT NULL,
@@ -122,21 +134,64 @@ pub async fn ensure(client: &Client, service: &ServiceSpec) -> Result<(), postgr
              run_on timestamp NOT NULL,
              name text NOT NULL,
              checksum text NOT NULL);
-         DO $broker$ DECLARE held record; BEGIN
+         {}",
+        nobodys(&[&history, &revisions]),
+    )
+}
+
+/// Makes the table of batches where it is not there.
+pub async fn ensure_batches(client: &Client, service: &ServiceSpec) -> Result<(), postgres::Error> {
+    if has_table(client, service, BATCHES_TABLE).await? {
+        return Ok(());
+    }
+    let batches = table(service, BATCHES_TABLE);
+    let sql = format!(
+        "BEGIN;
+         SET LOCAL client_min_messages = warning;
+         CREATE TABLE {batches} (
+             version varchar(50),
+             direction text,
+             checksum text NOT NULL,
+             reached text NOT NULL,
+             rows bigint NOT NULL,
+             PRIMARY KEY (version, direction));
+         {}
+         COMMIT;",
+        nobodys(&[&batches]),
+    );
+    let made = client.batch_execute(&sql).await;
+    made.attempted("make the table of batches")
+}
+
+/// Forgets how far batches that were cut off have come.
+pub async fn forget_batches(client: &Client, service: &ServiceSpec) -> Result<(), postgres::Error> {
+    if !has_table(client, service, BATCHES_TABLE).await? {
+        return Ok(());
+    }
+    let sql = format!("DELETE FROM {}", table(service, BATCHES_TABLE));
+    let forgotten = client.batch_execute(&sql).await;
+    forgotten.attempted("forget how far batches have come")
+}
+
+/// The statements that take from everybody else what they have of tables, which are quoted
+/// already: what roles get by default.
+fn nobodys(tables: &[&String]) -> String {
+    let tables = tables
+        .iter()
+        .map(|name| format!("{}::regclass", escape_literal(name)));
+    let tables = tables.collect::<Vec<_>>().join(", ");
+    format!(
+        "DO $broker$ DECLARE held record; BEGIN
              FOR held IN
                  SELECT DISTINCT c.oid::regclass AS relation,
                         CASE acl.grantee WHEN 0 THEN 'PUBLIC'
                         ELSE acl.grantee::regrole::text END AS grantee
                  FROM pg_class c CROSS JOIN aclexplode(c.relacl) acl
-                 WHERE c.oid IN ({}::regclass, {}::regclass) AND acl.grantee <> c.relowner
+                 WHERE c.oid IN ({tables}) AND acl.grantee <> c.relowner
              LOOP EXECUTE format('REVOKE ALL ON TABLE %s FROM %s', held.relation, held.grantee);
              END LOOP;
-         END $broker$;
-         COMMIT;",
-        names[0], names[1],
-    );
-    let made = client.batch_execute(&sql).await;
-    made.attempted("make the migration history")
+         END $broker$;"
+    )
 }
 
 /// The statements that write a revision down: as applied now, or as what it is now.

@@ -52,6 +52,26 @@ pub struct Moves<'f> {
     pub forgotten: Vec<String>,
 }
 
+impl<'f> Move<'f> {
+    /// Which.
+    pub fn migration(&self) -> &'f Migration {
+        match self {
+            Move::Run(migration) | Move::Revert(migration) | Move::Record(migration) => migration,
+        }
+    }
+}
+
+impl<'f> Moves<'f> {
+    /// The revisions that are run, in order.
+    pub fn runs(&self) -> impl Iterator<Item = &'f Migration> {
+        let runs = self.moves.iter().filter_map(|one| match one {
+            Move::Run(migration) => Some(*migration),
+            Move::Revert(_) | Move::Record(_) => None,
+        });
+        runs
+    }
+}
+
 impl From<&str> for Point {
     fn from(text: &str) -> Self {
         match text {
@@ -166,7 +186,7 @@ fn stamp<'f>(folder: &'f [Migration], rows: &[Row], goal: Option<&str>) -> Moves
 }
 
 /// The version of the last revision before a point. `None`: there is none.
-fn resolve<'f>(
+pub fn resolve<'f>(
     folder: &'f [Migration],
     rows: &'f [Row],
     last: Option<&'f str>,

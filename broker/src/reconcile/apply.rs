@@ -9,7 +9,7 @@ use neon_api::BranchId;
 use super::look::LOOK_LIMIT;
 use super::steps::{step, steps_of};
 use super::{Action, Error, Step, budget, lineage, look};
-use crate::config::{BindingSpec, Config};
+use crate::config::{BindingSpec, Config, Revision};
 use crate::ledger::Ledger;
 use crate::names::{BindingName, BranchName};
 use crate::neon::{EndpointKind, Ensured, Found, Neon, NewBranch, OwnerUris};
@@ -31,6 +31,12 @@ pub struct Outcome {
     pub reset_at: Option<Timestamp>,
     /// The newest revision there, by its folder's name.
     pub revision: Option<String>,
+}
+
+/// A binding's branch, and why it did not get what is pending, though it serves.
+struct Made {
+    outcome: Outcome,
+    held: Option<Error>,
 }
 
 /// What an apply did.
@@ -72,7 +78,13 @@ pub async fn apply(
             applied: &mut applied,
         };
         match run.binding(&mut known).await {
-            Ok(outcome) => report.done(spec, outcome).await,
+            Ok(Made { outcome, held }) => {
+                report.done(spec, outcome).await;
+                if let Some(error) = held {
+                    report.failed(spec, &error);
+                    applied.failures.push((spec.name.clone(), error));
+                }
+            }
             Err(Error::Neon(error)) if error.is_fatal() => return Err(Error::Neon(error)),
             Err(error) => {
                 report.failed(spec, &error);
@@ -97,6 +109,12 @@ pub async fn prepare(
         });
     }
     let mut applied = Applied::default();
+    // Nobody is there yet, and somebody asks for it.
+    let spec = &BindingSpec {
+        gate: None,
+        auto_migrate: true,
+        ..spec.clone()
+    };
     let run = Run {
         neon,
         ledger,
@@ -104,20 +122,28 @@ pub async fn prepare(
         spec,
         applied: &mut applied,
     };
-    run.binding(&mut known).await
+    Ok(run.binding(&mut known).await?.outcome)
+}
+
+/// What a branch has of a binding.
+struct Inward {
+    /// The newest revision, by its folder's name.
+    revision: Option<String>,
+    /// Why it is not the last that is declared.
+    held: Option<Error>,
 }
 
 /// One binding's part of an apply.
-struct Run<'a> {
-    neon: &'a Neon,
-    ledger: &'a Ledger,
-    config: &'a Config,
-    spec: &'a BindingSpec,
+pub(super) struct Run<'a> {
+    pub(super) neon: &'a Neon,
+    pub(super) ledger: &'a Ledger,
+    pub(super) config: &'a Config,
+    pub(super) spec: &'a BindingSpec,
     applied: &'a mut Applied,
 }
 
 impl Run<'_> {
-    async fn binding(mut self, known: &mut BTreeMap<BranchName, Found>) -> Result<Outcome, Error> {
+    async fn binding(mut self, known: &mut BTreeMap<BranchName, Found>) -> Result<Made, Error> {
         let Ensured { found, created } = self.branch(known).await?;
         let branch = found.branch;
         for kind in self.spec.endpoints() {
@@ -128,13 +154,14 @@ impl Run<'_> {
         }
         let database = &self.spec.service.database;
         let uris = Box::pin(self.neon.owner_uris(&branch.id, database)).await?;
-        self.inside(&branch.id, created, &uris).await?;
-        Ok(Outcome {
+        let Inward { revision, held } = self.inside(&branch.id, created, &uris).await?;
+        let outcome = Outcome {
             branch: branch.id,
             uris,
             reset_at: branch.last_reset_at,
-            revision: self.spec.head().map(|revision| revision.name.clone()),
-        })
+            revision,
+        };
+        Ok(Made { outcome, held })
     }
 
     /// The binding's branch, forked now if it is not there.
@@ -210,7 +237,7 @@ impl Run<'_> {
         branch: &BranchId,
         created: bool,
         uris: &OwnerUris,
-    ) -> Result<(), Error> {
+    ) -> Result<Inward, Error> {
         let spec = self.spec;
         let looked = |source| Error::FailedLook {
             branch: spec.branch.clone(),
@@ -227,12 +254,26 @@ impl Run<'_> {
         budget::check(self.config, &spec.branch, limits)?;
         // As plan foretells it: what came from the parent is gone over once.
         inside.granted &= !created;
+        let before = inside.applied.clone();
         let steps = steps_of(spec, &mut inside, true)?;
-        let is_migration = |step: &&Step| matches!(step.action, Action::Migrate { .. });
-        if steps.iter().any(|step| is_migration(&step)) {
-            self.migrate(uris).await?;
+        let pending: Vec<&str> = steps.iter().filter_map(Step::revision).collect();
+        let mut held = None;
+        if !pending.is_empty() {
+            if !spec.auto_migrate {
+                return Err(Error::Behind {
+                    branch: spec.branch.clone(),
+                    revisions: pending.into_iter().map(str::to_owned).collect(),
+                });
+            }
+            // On a branch that was made just now nobody is, whatever comes of it.
+            if !created {
+                held = Box::pin(self.gated(branch, uris)).await?;
+            }
+            if held.is_none() {
+                self.migrate(uris).await?;
+            }
         }
-        for step in steps.iter().filter(|step| !is_migration(step)) {
+        for step in steps.iter().filter(|step| step.revision().is_none()) {
             match (&step.action, &spec.seed) {
                 (Action::Seed { .. }, Some(seed)) => {
                     let ran = seed::run(&mut client, spec, seed).await;
@@ -262,7 +303,12 @@ impl Run<'_> {
                 _ => {}
             }
         }
-        Ok(())
+        let is_there = |revision: &&Revision| held.is_none() || before.contains(&revision.version);
+        let newest = spec.revisions.iter().rev().find(is_there);
+        Ok(Inward {
+            revision: newest.map(|revision| revision.name.clone()),
+            held,
+        })
     }
 
     async fn migrate(&mut self, uris: &OwnerUris) -> Result<(), Error> {

@@ -5,7 +5,7 @@ use tokio_postgres::Client;
 use super::login::logins_of_other_branches;
 use super::{Access, group_name};
 use crate::config::ServiceSpec;
-use crate::migrate::history::{HISTORY_TABLE, REVISIONS_TABLE};
+use crate::migrate::history::OWN_TABLES;
 use crate::postgres::{self, Attempted as _, escape_identifier, escape_literal};
 use neon_api::BranchId;
 
@@ -267,7 +267,7 @@ async fn group_has_rights(
             &[
                 &group,
                 &service.schema,
-                &[HISTORY_TABLE, REVISIONS_TABLE].as_slice(),
+                &OWN_TABLES.as_slice(),
                 &rights.tables,
                 &rights.sequences,
                 &rights.functions,

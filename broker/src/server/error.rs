@@ -2,7 +2,7 @@
 
 use rpc::status::{FieldViolation, FieldViolations};
 
-use crate::{branches, keeper, leases, leasing, migrate, moving, neon, operations, state};
+use crate::{branches, keeper, leases, leasing, migrate, moving, neon, operations, state, trials};
 
 /// Why a call is refused.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +93,15 @@ impl From<moving::Error> for Error {
             moving::Error::Neon(error) => Error::Neon(error),
             moving::Error::State(error) => Error::State(error),
             error => Error::Moving(Box::new(error)),
+        }
+    }
+}
+
+impl From<trials::Error> for Error {
+    fn from(error: trials::Error) -> Self {
+        match error {
+            trials::Error::Neon(error) => Error::Neon(error),
+            trials::Error::State(error) => Error::State(error),
         }
     }
 }

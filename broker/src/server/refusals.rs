@@ -136,10 +136,16 @@ fn migrate(error: &migrate::Error, message: String) -> Refusal {
         E::RevisionMissing { .. } => "REVISION_MISSING",
         E::NoWayBack { .. } => "REVISION_IRREVERSIBLE",
         E::RevisionBeyond { .. } => "REVISION_BEYOND",
+        E::NotRehearsed { .. } => "REVISION_NOT_REHEARSED",
+        E::Wanted(_) => "WANTED_SCHEMA_FAILED",
+        E::Backwards { .. } => "REHEARSAL_BACKWARDS",
+        E::Stopped { .. } => "REVISION_STOPPED",
         E::Pooled
         | E::FailedRevision(_)
         | E::EndsTransaction { .. }
         | E::NothingToRun { .. }
+        | E::SeveralStatements { .. }
+        | E::BadBatch { .. }
         | E::NotWritten { .. }
         | E::Interrupted(_) => "MIGRATION_FAILED",
     };
@@ -339,6 +345,8 @@ fn reconcile(error: reconcile::Error, message: String) -> Refusal {
         reconcile::Error::ParentNotFound { .. } => step(false, "PARENT_NOT_FOUND", message),
         reconcile::Error::ParentNotReady { .. } => step(transient, "PARENT_NOT_READY", message),
         reconcile::Error::Ahead { .. } => step(false, "BRANCH_AHEAD", message),
+        reconcile::Error::Behind { .. } => step(false, "BRANCH_BEHIND", message),
+        reconcile::Error::NotRehearsed { .. } => step(false, "REVISION_NOT_REHEARSED", message),
         reconcile::Error::BudgetExceeded { .. } => {
             step(false, "CONNECTION_BUDGET_EXCEEDED", message)
         }

@@ -5111,6 +5111,13 @@ pub struct MigrateRequest {
     pub binding: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub branch: ::prost::alloc::string::String,
+    /// The longest that a statement of a revision may take. Without: as long as it takes.
+    #[prost(message, optional, tag = "8")]
+    pub statement_timeout: ::core::option::Option<::prost_types::Duration>,
+    /// Runs revisions that the binding's gate would refuse: those without a rehearsal that
+    /// passed. Audited.
+    #[prost(bool, tag = "9")]
+    pub force: bool,
     /// What is to be done. Points are `base`, `head`, or a revision: its version, its
     /// folder's name, or the beginning of either.
     #[prost(oneof = "migrate_request::Wish", tags = "3, 4, 5, 6, 7")]
@@ -5165,6 +5172,290 @@ pub struct MigrateResponse {
     /// How long it took.
     #[prost(message, optional, tag = "4")]
     pub duration: ::core::option::Option<::prost_types::Duration>,
+    /// Of batches: the rows that were changed so far, and about how many the table has.
+    #[prost(int64, tag = "5")]
+    pub rows: i64,
+    #[prost(int64, tag = "6")]
+    pub of_rows: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetMigrationScriptRequest {
+    /// As in GetMigrationStatusRequest.
+    #[prost(string, tag = "1")]
+    pub binding: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub branch: ::prost::alloc::string::String,
+    /// A point that the database is at. Without: where the branch is.
+    #[prost(string, tag = "3")]
+    pub from: ::prost::alloc::string::String,
+    /// What is to be done, as in MigrateRequest.
+    #[prost(oneof = "get_migration_script_request::Wish", tags = "4, 5, 6")]
+    pub wish: ::core::option::Option<get_migration_script_request::Wish>,
+}
+/// Nested message and enum types in `GetMigrationScriptRequest`.
+pub mod get_migration_script_request {
+    /// What is to be done, as in MigrateRequest.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Wish {
+        #[prost(message, tag = "4")]
+        Up(super::migrate_request::Up),
+        #[prost(message, tag = "5")]
+        Down(super::migrate_request::Down),
+        #[prost(string, tag = "6")]
+        To(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetMigrationScriptResponse {
+    /// For psql with ON_ERROR_STOP. Empty: nothing to do.
+    #[prost(string, tag = "1")]
+    pub sql: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LintRevisionsRequest {
+    /// As in GetMigrationStatusRequest.
+    #[prost(string, tag = "1")]
+    pub binding: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub branch: ::prost::alloc::string::String,
+    /// Revisions that the branch has already as well.
+    #[prost(bool, tag = "3")]
+    pub all: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LintRevisionsResponse {
+    /// Revision by revision, oldest first.
+    #[prost(message, repeated, tag = "1")]
+    pub findings: ::prost::alloc::vec::Vec<LintFinding>,
+}
+/// Something to look at before a revision is run.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LintFinding {
+    /// The revision's folder.
+    #[prost(string, tag = "1")]
+    pub revision: ::prost::alloc::string::String,
+    /// up.sql or down.sql.
+    #[prost(string, tag = "2")]
+    pub file: ::prost::alloc::string::String,
+    /// From 1.
+    #[prost(int32, tag = "3")]
+    pub line: i32,
+    /// The rule's name, by which a comment silences it: `-- broker: allow: rule`.
+    #[prost(string, tag = "4")]
+    pub rule: ::prost::alloc::string::String,
+    #[prost(enumeration = "LintLevel", tag = "5")]
+    pub level: i32,
+    /// The first line of the statement.
+    #[prost(string, tag = "6")]
+    pub statement: ::prost::alloc::string::String,
+    /// What would happen, with how large the table is.
+    #[prost(string, tag = "7")]
+    pub message: ::prost::alloc::string::String,
+    /// What to do instead.
+    #[prost(string, tag = "8")]
+    pub help: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VerifySchemaRequest {
+    /// As in GetMigrationStatusRequest.
+    #[prost(string, tag = "1")]
+    pub binding: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub branch: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VerifySchemaResponse {
+    /// What leads from the schema that the revisions make to the branch's, as a unified
+    /// diff. Empty: they are the same.
+    #[prost(string, tag = "1")]
+    pub drift: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AutogenerateRequest {
+    /// As in GetMigrationStatusRequest: where it leads from.
+    #[prost(string, tag = "1")]
+    pub binding: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub branch: ::prost::alloc::string::String,
+    /// What was renamed: `users=people` for a table, `users.name=full_name` for a column.
+    #[prost(string, repeated, tag = "5")]
+    pub renames: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The wanted schema.
+    #[prost(oneof = "autogenerate_request::Wanted", tags = "3, 4")]
+    pub wanted: ::core::option::Option<autogenerate_request::Wanted>,
+}
+/// Nested message and enum types in `AutogenerateRequest`.
+pub mod autogenerate_request {
+    /// The wanted schema.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Wanted {
+        /// SQL that makes it, with names as in revisions: unqualified.
+        #[prost(string, tag = "3")]
+        SchemaSql(::prost::alloc::string::String),
+        /// The schema of another branch: branches/{Neon's branch id}.
+        #[prost(string, tag = "4")]
+        WantedBranch(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AutogenerateResponse {
+    /// What leads to the wanted schema. Empty: it is there.
+    #[prost(string, tag = "1")]
+    pub up_sql: ::prost::alloc::string::String,
+    /// What leads back.
+    #[prost(string, tag = "2")]
+    pub down_sql: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RehearseRequest {
+    /// As in GetMigrationStatusRequest.
+    #[prost(string, tag = "1")]
+    pub binding: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub branch: ::prost::alloc::string::String,
+    /// Up to that revision. Without: all that are pending.
+    #[prost(string, tag = "3")]
+    pub to: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RehearseResponse {
+    #[prost(enumeration = "RehearsalVerdict", tag = "1")]
+    pub verdict: i32,
+    /// Why it is not PASS, the worst first.
+    #[prost(string, repeated, tag = "2")]
+    pub reasons: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The branch that was forked: branches/{Neon's branch id}.
+    #[prost(string, tag = "3")]
+    pub branch: ::prost::alloc::string::String,
+    /// When it was forked.
+    #[prost(message, optional, tag = "4")]
+    pub rehearse_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// In order, up to the first that failed. None: nothing is pending.
+    #[prost(message, repeated, tag = "5")]
+    pub revisions: ::prost::alloc::vec::Vec<RevisionRehearsal>,
+    /// Each query of the service's contracts.
+    #[prost(message, repeated, tag = "6")]
+    pub contracts: ::prost::alloc::vec::Vec<ContractRehearsal>,
+    /// How the schema after the second time up differs from that after the first.
+    #[prost(string, tag = "7")]
+    pub second_difference: ::prost::alloc::string::String,
+    /// How long all of it took, making and deleting the throw-away branch included.
+    #[prost(message, optional, tag = "8")]
+    pub duration: ::core::option::Option<::prost_types::Duration>,
+    /// How long the revisions' own statements took of that.
+    #[prost(message, optional, tag = "9")]
+    pub sql_duration: ::core::option::Option<::prost_types::Duration>,
+}
+/// A revision that was rehearsed.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RevisionRehearsal {
+    /// As in Revision.
+    #[prost(string, tag = "1")]
+    pub version: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// SHA-256 of its files, in hexadecimal.
+    #[prost(string, tag = "3")]
+    pub checksum: ::prost::alloc::string::String,
+    /// Absent: not tried.
+    #[prost(message, optional, tag = "4")]
+    pub up: ::core::option::Option<ScriptRehearsal>,
+    #[prost(message, optional, tag = "5")]
+    pub down: ::core::option::Option<ScriptRehearsal>,
+    #[prost(message, optional, tag = "6")]
+    pub again: ::core::option::Option<ScriptRehearsal>,
+    /// What it did to the schema, as a unified diff.
+    #[prost(string, tag = "7")]
+    pub difference: ::prost::alloc::string::String,
+    /// How the schema after going back differs from that before, as a unified diff.
+    #[prost(string, tag = "8")]
+    pub unrestored_schema: ::prost::alloc::string::String,
+    /// What differs of which table's rows after going back.
+    #[prost(string, repeated, tag = "9")]
+    pub unrestored_rows: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "10")]
+    pub findings: ::prost::alloc::vec::Vec<LintFinding>,
+}
+/// A script that was run.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ScriptRehearsal {
+    #[prost(message, optional, tag = "1")]
+    pub duration: ::core::option::Option<::prost_types::Duration>,
+    #[prost(message, repeated, tag = "2")]
+    pub statements: ::prost::alloc::vec::Vec<StatementRehearsal>,
+    /// Why it failed. Empty: it did not.
+    #[prost(string, tag = "3")]
+    pub error: ::prost::alloc::string::String,
+}
+/// A statement that was run.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StatementRehearsal {
+    /// On one line, with what stands in quotes left out.
+    #[prost(string, tag = "1")]
+    pub statement: ::prost::alloc::string::String,
+    /// From 1.
+    #[prost(int32, tag = "2")]
+    pub line: i32,
+    #[prost(message, optional, tag = "3")]
+    pub duration: ::core::option::Option<::prost_types::Duration>,
+    /// Those that it took first, of tables that were there before the revision.
+    #[prost(message, repeated, tag = "4")]
+    pub locks: ::prost::alloc::vec::Vec<TableLock>,
+    #[prost(message, repeated, tag = "5")]
+    pub rewrites: ::prost::alloc::vec::Vec<TableRewrite>,
+    /// Queries of contracts that had to wait for it: `services/users/versions/v1: SELECT …`.
+    #[prost(string, repeated, tag = "6")]
+    pub blocked: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// A lock of a table.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TableLock {
+    #[prost(string, tag = "1")]
+    pub table: ::prost::alloc::string::String,
+    /// As in pg_locks: AccessExclusiveLock.
+    #[prost(string, tag = "2")]
+    pub mode: ::prost::alloc::string::String,
+    /// About how many rows the table has.
+    #[prost(int64, tag = "3")]
+    pub rows: i64,
+    /// Its size.
+    #[prost(int64, tag = "4")]
+    pub bytes: i64,
+    /// From the beginning of the statement to the end of its transaction.
+    #[prost(message, optional, tag = "5")]
+    pub held: ::core::option::Option<::prost_types::Duration>,
+}
+/// A table that was written anew, whole.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TableRewrite {
+    #[prost(string, tag = "1")]
+    pub table: ::prost::alloc::string::String,
+    #[prost(int64, tag = "2")]
+    pub rows: i64,
+}
+/// What became of a query of a contract.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ContractRehearsal {
+    /// Whose: services/users/versions/v1.
+    #[prost(string, tag = "1")]
+    pub binding: ::prost::alloc::string::String,
+    /// Whether that version lives on the branch: only then a failure is one.
+    #[prost(bool, tag = "2")]
+    pub live: bool,
+    /// Its line in the contract, from 1.
+    #[prost(int32, tag = "3")]
+    pub line: i32,
+    #[prost(string, tag = "4")]
+    pub query: ::prost::alloc::string::String,
+    /// Why it failed before. Empty: it did not.
+    #[prost(string, tag = "5")]
+    pub error_before: ::prost::alloc::string::String,
+    /// Why it failed afterwards. Empty: it did not.
+    #[prost(string, tag = "6")]
+    pub error_after: ::prost::alloc::string::String,
+    /// Whether it worked before, and does not, or answers otherwise, afterwards.
+    #[prost(bool, tag = "7")]
+    pub broken: bool,
 }
 /// How a revision stands on a branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -5231,6 +5522,8 @@ pub enum MigrationStep {
     Recorded = 3,
     /// It is not applied any more, by the history.
     Forgotten = 4,
+    /// Some of its batches were run, and stay.
+    Batch = 5,
 }
 impl MigrationStep {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -5244,6 +5537,7 @@ impl MigrationStep {
             Self::Reverted => "MIGRATION_STEP_REVERTED",
             Self::Recorded => "MIGRATION_STEP_RECORDED",
             Self::Forgotten => "MIGRATION_STEP_FORGOTTEN",
+            Self::Batch => "MIGRATION_STEP_BATCH",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -5254,6 +5548,75 @@ impl MigrationStep {
             "MIGRATION_STEP_REVERTED" => Some(Self::Reverted),
             "MIGRATION_STEP_RECORDED" => Some(Self::Recorded),
             "MIGRATION_STEP_FORGOTTEN" => Some(Self::Forgotten),
+            "MIGRATION_STEP_BATCH" => Some(Self::Batch),
+            _ => None,
+        }
+    }
+}
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum LintLevel {
+    Unspecified = 0,
+    /// It may be as it should be.
+    Warning = 1,
+    /// It locks, loses or breaks something that is there.
+    Error = 2,
+}
+impl LintLevel {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "LINT_LEVEL_UNSPECIFIED",
+            Self::Warning => "LINT_LEVEL_WARNING",
+            Self::Error => "LINT_LEVEL_ERROR",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "LINT_LEVEL_UNSPECIFIED" => Some(Self::Unspecified),
+            "LINT_LEVEL_WARNING" => Some(Self::Warning),
+            "LINT_LEVEL_ERROR" => Some(Self::Error),
+            _ => None,
+        }
+    }
+}
+/// What a rehearsal comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum RehearsalVerdict {
+    Unspecified = 0,
+    /// All of it was tried, and did what it should.
+    Pass = 1,
+    /// Something did not do what it should.
+    Fail = 2,
+    /// Something was not tried.
+    Unproven = 3,
+}
+impl RehearsalVerdict {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "REHEARSAL_VERDICT_UNSPECIFIED",
+            Self::Pass => "REHEARSAL_VERDICT_PASS",
+            Self::Fail => "REHEARSAL_VERDICT_FAIL",
+            Self::Unproven => "REHEARSAL_VERDICT_UNPROVEN",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "REHEARSAL_VERDICT_UNSPECIFIED" => Some(Self::Unspecified),
+            "REHEARSAL_VERDICT_PASS" => Some(Self::Pass),
+            "REHEARSAL_VERDICT_FAIL" => Some(Self::Fail),
+            "REHEARSAL_VERDICT_UNPROVEN" => Some(Self::Unproven),
             _ => None,
         }
     }
@@ -5404,7 +5767,8 @@ pub mod migration_service_client {
         ///
         /// Errors: as GetMigrationStatus, and NOT_FOUND for a revision that the folder does
         /// not have, FAILED_PRECONDITION for one that fails, has no way back, or was changed
-        /// since it was applied; ABORTED when somebody else migrates for longer.
+        /// since it was applied, or is kept out by the binding's gate; ABORTED when somebody
+        /// else migrates for longer.
         ///
         ///   grpcurl -plaintext -d '{"binding": "services/users/versions/v1", "up": {}}' \
         ///     127.0.0.1:7431 broker.v1.MigrationService/Migrate
@@ -5431,6 +5795,180 @@ pub mod migration_service_client {
             req.extensions_mut()
                 .insert(GrpcMethod::new("broker.v1.MigrationService", "Migrate"));
             self.inner.server_streaming(req, path, codec).await
+        }
+        /// Writes what Migrate would run as one script for psql, history included, and runs
+        /// nothing: for databases that a person migrates. With `from` no branch is asked. For
+        /// callers with `read` or `admin`, and those who may lease the binding.
+        ///
+        /// Errors: as Migrate's, before anything is run.
+        ///
+        ///   grpcurl -plaintext \
+        ///     -d '{"binding": "services/users/versions/v1", "from": "base", "to": "head"}' \
+        ///     127.0.0.1:7431 broker.v1.MigrationService/GetMigrationScript
+        pub async fn get_migration_script(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetMigrationScriptRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetMigrationScriptResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/broker.v1.MigrationService/GetMigrationScript",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("broker.v1.MigrationService", "GetMigrationScript"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Says what the pending revisions would lock or lose on the branch, by their files and
+        /// by how large its tables are. Nothing is run. For callers with `read` or `admin`,
+        /// and those who may lease the binding.
+        ///
+        /// Errors: as GetMigrationStatus.
+        ///
+        ///   grpcurl -plaintext -d '{"binding": "services/users/versions/v1"}' \
+        ///     127.0.0.1:7431 broker.v1.MigrationService/LintRevisions
+        pub async fn lint_revisions(
+            &mut self,
+            request: impl tonic::IntoRequest<super::LintRevisionsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::LintRevisionsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/broker.v1.MigrationService/LintRevisions",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("broker.v1.MigrationService", "LintRevisions"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Says whether the service's schema on the branch is what the revisions make that it
+        /// has: they are run anew on a throw-away branch. Owners and rights are not compared.
+        /// For callers with `admin`.
+        ///
+        /// Errors: as GetMigrationStatus, and FAILED_PRECONDITION when a revision cannot be run
+        /// anew, or the branch cannot have a child.
+        ///
+        ///   grpcurl -plaintext -d '{"binding": "services/users/versions/v1"}' \
+        ///     127.0.0.1:7431 broker.v1.MigrationService/VerifySchema
+        pub async fn verify_schema(
+            &mut self,
+            request: impl tonic::IntoRequest<super::VerifySchemaRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::VerifySchemaResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/broker.v1.MigrationService/VerifySchema",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("broker.v1.MigrationService", "VerifySchema"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Writes a revision: what leads from the service's schema on the branch to a wanted
+        /// one, and back. The wanted one is SQL, which is run on a throw-away branch, or
+        /// another branch's. Nothing but the service's own schema is looked at. A rename has to
+        /// be told. Before what loses rows, and what it cannot write, stands a line that begins
+        /// with `-- broker: stop`: until a person removes it, the revision is not run. For
+        /// callers with `admin`.
+        ///
+        /// Errors: as GetMigrationStatus; INVALID_ARGUMENT for renames that are none;
+        /// FAILED_PRECONDITION for wanted SQL that fails, with its line and column.
+        ///
+        ///   grpcurl -plaintext -d '{"binding": "services/users/versions/v1",
+        ///     "schema_sql": "CREATE TABLE users (id bigint PRIMARY KEY);"}' \
+        ///     127.0.0.1:7431 broker.v1.MigrationService/Autogenerate
+        pub async fn autogenerate(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AutogenerateRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AutogenerateResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/broker.v1.MigrationService/Autogenerate",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("broker.v1.MigrationService", "Autogenerate"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Tries the pending revisions on a throw-away branch of the branch as it is now: up,
+        /// down, and up again. Tells how long each statement took, which locks of which tables
+        /// it held for how long, what it wrote anew, which queries of the service's contracts
+        /// had to wait and which do not work any more, whether going back restored everything,
+        /// and what linting finds. The verdict is PASS when all of it was tried and is good,
+        /// UNPROVEN when something was not tried, FAIL otherwise. It goes on when the caller
+        /// goes away; the throw-away branch is deleted in any case. For callers with `admin`.
+        ///
+        /// Errors: as GetMigrationStatus, and FAILED_PRECONDITION when the branch cannot have a
+        /// child. That a revision fails is no error, but a verdict.
+        ///
+        ///   grpcurl -plaintext -d '{"binding": "services/users/versions/v1"}' \
+        ///     127.0.0.1:7431 broker.v1.MigrationService/Rehearse
+        pub async fn rehearse(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RehearseRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RehearseResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/broker.v1.MigrationService/Rehearse",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("broker.v1.MigrationService", "Rehearse"));
+            self.inner.unary(req, path, codec).await
         }
     }
 }
@@ -5484,7 +6022,8 @@ pub mod migration_service_server {
         ///
         /// Errors: as GetMigrationStatus, and NOT_FOUND for a revision that the folder does
         /// not have, FAILED_PRECONDITION for one that fails, has no way back, or was changed
-        /// since it was applied; ABORTED when somebody else migrates for longer.
+        /// since it was applied, or is kept out by the binding's gate; ABORTED when somebody
+        /// else migrates for longer.
         ///
         ///   grpcurl -plaintext -d '{"binding": "services/users/versions/v1", "up": {}}' \
         ///     127.0.0.1:7431 broker.v1.MigrationService/Migrate
@@ -5492,6 +6031,93 @@ pub mod migration_service_server {
             &self,
             request: tonic::Request<super::MigrateRequest>,
         ) -> std::result::Result<tonic::Response<Self::MigrateStream>, tonic::Status>;
+        /// Writes what Migrate would run as one script for psql, history included, and runs
+        /// nothing: for databases that a person migrates. With `from` no branch is asked. For
+        /// callers with `read` or `admin`, and those who may lease the binding.
+        ///
+        /// Errors: as Migrate's, before anything is run.
+        ///
+        ///   grpcurl -plaintext \
+        ///     -d '{"binding": "services/users/versions/v1", "from": "base", "to": "head"}' \
+        ///     127.0.0.1:7431 broker.v1.MigrationService/GetMigrationScript
+        async fn get_migration_script(
+            &self,
+            request: tonic::Request<super::GetMigrationScriptRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetMigrationScriptResponse>,
+            tonic::Status,
+        >;
+        /// Says what the pending revisions would lock or lose on the branch, by their files and
+        /// by how large its tables are. Nothing is run. For callers with `read` or `admin`,
+        /// and those who may lease the binding.
+        ///
+        /// Errors: as GetMigrationStatus.
+        ///
+        ///   grpcurl -plaintext -d '{"binding": "services/users/versions/v1"}' \
+        ///     127.0.0.1:7431 broker.v1.MigrationService/LintRevisions
+        async fn lint_revisions(
+            &self,
+            request: tonic::Request<super::LintRevisionsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::LintRevisionsResponse>,
+            tonic::Status,
+        >;
+        /// Says whether the service's schema on the branch is what the revisions make that it
+        /// has: they are run anew on a throw-away branch. Owners and rights are not compared.
+        /// For callers with `admin`.
+        ///
+        /// Errors: as GetMigrationStatus, and FAILED_PRECONDITION when a revision cannot be run
+        /// anew, or the branch cannot have a child.
+        ///
+        ///   grpcurl -plaintext -d '{"binding": "services/users/versions/v1"}' \
+        ///     127.0.0.1:7431 broker.v1.MigrationService/VerifySchema
+        async fn verify_schema(
+            &self,
+            request: tonic::Request<super::VerifySchemaRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::VerifySchemaResponse>,
+            tonic::Status,
+        >;
+        /// Writes a revision: what leads from the service's schema on the branch to a wanted
+        /// one, and back. The wanted one is SQL, which is run on a throw-away branch, or
+        /// another branch's. Nothing but the service's own schema is looked at. A rename has to
+        /// be told. Before what loses rows, and what it cannot write, stands a line that begins
+        /// with `-- broker: stop`: until a person removes it, the revision is not run. For
+        /// callers with `admin`.
+        ///
+        /// Errors: as GetMigrationStatus; INVALID_ARGUMENT for renames that are none;
+        /// FAILED_PRECONDITION for wanted SQL that fails, with its line and column.
+        ///
+        ///   grpcurl -plaintext -d '{"binding": "services/users/versions/v1",
+        ///     "schema_sql": "CREATE TABLE users (id bigint PRIMARY KEY);"}' \
+        ///     127.0.0.1:7431 broker.v1.MigrationService/Autogenerate
+        async fn autogenerate(
+            &self,
+            request: tonic::Request<super::AutogenerateRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AutogenerateResponse>,
+            tonic::Status,
+        >;
+        /// Tries the pending revisions on a throw-away branch of the branch as it is now: up,
+        /// down, and up again. Tells how long each statement took, which locks of which tables
+        /// it held for how long, what it wrote anew, which queries of the service's contracts
+        /// had to wait and which do not work any more, whether going back restored everything,
+        /// and what linting finds. The verdict is PASS when all of it was tried and is good,
+        /// UNPROVEN when something was not tried, FAIL otherwise. It goes on when the caller
+        /// goes away; the throw-away branch is deleted in any case. For callers with `admin`.
+        ///
+        /// Errors: as GetMigrationStatus, and FAILED_PRECONDITION when the branch cannot have a
+        /// child. That a revision fails is no error, but a verdict.
+        ///
+        ///   grpcurl -plaintext -d '{"binding": "services/users/versions/v1"}' \
+        ///     127.0.0.1:7431 broker.v1.MigrationService/Rehearse
+        async fn rehearse(
+            &self,
+            request: tonic::Request<super::RehearseRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RehearseResponse>,
+            tonic::Status,
+        >;
     }
     /// Migrations: which revisions of a service a branch has, and what changes that.
     ///
@@ -5665,6 +6291,237 @@ pub mod migration_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/broker.v1.MigrationService/GetMigrationScript" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetMigrationScriptSvc<T: MigrationService>(pub Arc<T>);
+                    impl<
+                        T: MigrationService,
+                    > tonic::server::UnaryService<super::GetMigrationScriptRequest>
+                    for GetMigrationScriptSvc<T> {
+                        type Response = super::GetMigrationScriptResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetMigrationScriptRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MigrationService>::get_migration_script(
+                                        &inner,
+                                        request,
+                                    )
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetMigrationScriptSvc(inner);
+                        let codec = crate::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/broker.v1.MigrationService/LintRevisions" => {
+                    #[allow(non_camel_case_types)]
+                    struct LintRevisionsSvc<T: MigrationService>(pub Arc<T>);
+                    impl<
+                        T: MigrationService,
+                    > tonic::server::UnaryService<super::LintRevisionsRequest>
+                    for LintRevisionsSvc<T> {
+                        type Response = super::LintRevisionsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LintRevisionsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MigrationService>::lint_revisions(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LintRevisionsSvc(inner);
+                        let codec = crate::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/broker.v1.MigrationService/VerifySchema" => {
+                    #[allow(non_camel_case_types)]
+                    struct VerifySchemaSvc<T: MigrationService>(pub Arc<T>);
+                    impl<
+                        T: MigrationService,
+                    > tonic::server::UnaryService<super::VerifySchemaRequest>
+                    for VerifySchemaSvc<T> {
+                        type Response = super::VerifySchemaResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::VerifySchemaRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MigrationService>::verify_schema(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = VerifySchemaSvc(inner);
+                        let codec = crate::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/broker.v1.MigrationService/Autogenerate" => {
+                    #[allow(non_camel_case_types)]
+                    struct AutogenerateSvc<T: MigrationService>(pub Arc<T>);
+                    impl<
+                        T: MigrationService,
+                    > tonic::server::UnaryService<super::AutogenerateRequest>
+                    for AutogenerateSvc<T> {
+                        type Response = super::AutogenerateResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AutogenerateRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MigrationService>::autogenerate(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AutogenerateSvc(inner);
+                        let codec = crate::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/broker.v1.MigrationService/Rehearse" => {
+                    #[allow(non_camel_case_types)]
+                    struct RehearseSvc<T: MigrationService>(pub Arc<T>);
+                    impl<
+                        T: MigrationService,
+                    > tonic::server::UnaryService<super::RehearseRequest>
+                    for RehearseSvc<T> {
+                        type Response = super::RehearseResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RehearseRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MigrationService>::rehearse(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RehearseSvc(inner);
+                        let codec = crate::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -1,12 +1,15 @@
 //! The command line as people and programs use it: what it prints, and commands that
 //! have a database for as long as they run.
 
+mod batches;
 mod lost;
 mod migrate;
 mod migrated;
 mod printed;
 mod psql;
+mod rehearse;
 mod run;
+mod seeds;
 
 use std::process::{Output, Stdio};
 
@@ -32,8 +35,16 @@ struct Bench {
 
 impl Bench {
     async fn start() -> anyhow::Result<Self> {
+        Self::start_with(|_| Ok(())).await
+    }
+
+    /// With what is changed in the folder of broker.toml.
+    async fn start_with(
+        change: impl FnOnce(&Config) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
         let folder = Folder::new()?;
         let config = Config::copy(&folder)?;
+        change(&config)?;
         let emulator = EmulatorProcess::start(&folder.join("data")).await?;
         let broker = Broker::start(&folder, &emulator, &config.path()).await?;
         broker.is_ready().await?;

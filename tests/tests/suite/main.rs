@@ -2,6 +2,7 @@
 
 #![allow(missing_docs)]
 
+mod autogenerate;
 mod billing;
 mod broker_apply;
 mod broker_bad_days;

@@ -109,26 +109,6 @@ fn what_is_wrong_is_said_with_its_place() {
 }
 
 #[test]
-fn comments_are_no_statement() {
-    let is_blank = |sql: &str| {
-        let sql = sql.to_owned();
-        let path = PathBuf::new();
-        Script { path, sql }.is_blank()
-    };
-    for blank in ["", " ;\n", "-- What it does.", "/* a */\n-- b\n;"] {
-        assert!(is_blank(blank), "{blank}");
-    }
-    for said in [
-        "SELECT 1",
-        "-- a\nSELECT 1;",
-        "/* a */ SELECT 1",
-        "; SELECT 1",
-    ] {
-        assert!(!is_blank(said), "{said}");
-    }
-}
-
-#[test]
 fn a_checksum_is_of_all_that_a_revision_does() {
     let script = |sql: &str| Script {
         path: PathBuf::new(),

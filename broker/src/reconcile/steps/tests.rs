@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::config::{LeaseSettings, Revision, SeedFile, ServiceSpec};
+use crate::config::{LeaseSettings, Revision, ServiceSpec, SqlFile};
 
 fn revision(day: u32) -> Revision {
     Revision {
@@ -30,10 +30,13 @@ fn spec(version: &str, parent: Option<&str>, revisions: u32) -> BindingSpec {
         parent: parent.map(|parent| parent.parse().unwrap()),
         revisions: (1..=revisions).map(revision).collect(),
         is_pinned: false,
-        seed: Some(SeedFile {
+        seed: Some(SqlFile {
             name: format!("{version}.sql"),
             path: format!("{version}.sql").into(),
         }),
+        contract: None,
+        gate: None,
+        auto_migrate: true,
         read_only_endpoint: false,
         connections: 40,
     }

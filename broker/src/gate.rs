@@ -1,0 +1,109 @@
+//! The gate before a binding's revisions: they run on its branch after a rehearsal of
+//! exactly them, on that branch, that passed not long ago.
+//!
+//! What is stored here, and who may change it: the rehearsals that passed, among the
+//! answers that the state remembers, under the branch and what the revisions are. This
+//! module alone writes them.
+
+use jiff::{SignedDuration, Timestamp};
+use neon_api::BranchId;
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use crate::config::Gate;
+use crate::migrate::folder::Migration;
+use crate::state::{self, Answered, Draft, RequestKey, State};
+
+/// How long a rehearsal is remembered that passed, in days: no gate asks for older ones.
+pub const REMEMBERED_DAYS: i64 = 30;
+
+/// What it is remembered under.
+pub(crate) const METHOD: &str = "Rehearse";
+
+/// Revisions on a branch: which, in which order, and what each is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rehearsed {
+    branch: BranchId,
+    hash: Vec<u8>,
+}
+
+impl Rehearsed {
+    /// Of these revisions, run in this order.
+    pub fn of<'m>(
+        branch: &BranchId,
+        revisions: impl IntoIterator<Item = &'m Migration>,
+    ) -> Rehearsed {
+        let mut hash = Sha256::new();
+        for migration in revisions {
+            // Versions have no line breaks, and checksums are of one length.
+            let checksum = migration.checksum();
+            hash.update(format!("{} {checksum}\n", migration.revision.version));
+        }
+        Rehearsed {
+            branch: branch.clone(),
+            hash: hash.finalize().to_vec(),
+        }
+    }
+
+    /// Remembers that their rehearsal passed.
+    pub async fn passed(&self, state: &State, now: Timestamp) -> Result<(), state::Error> {
+        let key = self.key();
+        let answered = Answered {
+            body: self.hash.clone(),
+            resource: "PASS".to_owned(),
+            expire_time: now + SignedDuration::from_hours(REMEMBERED_DAYS * 24),
+        };
+        let change = move |draft: &mut Draft<'_>| draft.request_put(key.clone(), answered.clone());
+        state.change(change).await
+    }
+
+    /// Whether a rehearsal of them has passed, recently enough for that gate.
+    pub fn may_run(&self, state: &State, gate: Gate, now: Timestamp) -> bool {
+        state.read(|data| {
+            let known = data.requests.get(&self.key());
+            known.is_some_and(|known| {
+                let at = known.expire_time - SignedDuration::from_hours(REMEMBERED_DAYS * 24);
+                let age = now.duration_since(at);
+                known.body == self.hash && age.unsigned_abs() <= gate.max_age
+            })
+        })
+    }
+
+    fn key(&self) -> RequestKey {
+        let mut id = [0; 16];
+        id.copy_from_slice(&self.hash[..16]);
+        RequestKey {
+            // No caller is called so.
+            caller: format!("branches/{}", self.branch),
+            method: METHOD,
+            id: Uuid::from_bytes(id),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::migrate::tests::migration;
+
+    #[test]
+    fn a_rehearsal_is_of_exactly_its_revisions_on_its_branch() {
+        let (one, other) = (migration("1"), migration("2"));
+        let mut changed = migration("2");
+        changed.up.sql.push_str(" -- changed");
+        let (here, there): (BranchId, BranchId) =
+            ("br-a".parse().unwrap(), "br-b".parse().unwrap());
+        let of = Rehearsed::of(&here, [&one, &other]);
+        assert_eq!(of, Rehearsed::of(&here, [&one, &other]));
+        for different in [
+            Rehearsed::of(&there, [&one, &other]),
+            Rehearsed::of(&here, [&other, &one]),
+            Rehearsed::of(&here, [&one]),
+            Rehearsed::of(&here, [&one, &changed]),
+        ] {
+            assert_ne!(of, different);
+            assert_ne!(of.key(), different.key());
+        }
+    }
+}
