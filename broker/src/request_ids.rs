@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::state::{Answered, Draft, RequestKey};
 
 /// The methods that take ids.
-pub const METHODS: [&str; 13] = [
+pub const METHODS: [&str; 14] = [
     "AcquireLease",
     "RenewLease",
     "ReleaseLease",
@@ -19,6 +19,7 @@ pub const METHODS: [&str; 13] = [
     "RestoreBranch",
     "SetDefaultBranch",
     "SwitchBinding",
+    "RefreshBinding",
     "RetireVersion",
 ];
 

@@ -116,6 +116,19 @@ impl Switches {
         })
     }
 
+    /// Whether the binding can be switched away from where it is, by what is stored.
+    /// Where that is.
+    pub fn check_stored(
+        draft: &Draft<'_>,
+        switch: &Switch,
+        now: Timestamp,
+    ) -> Result<BranchId, Error> {
+        let source = check_draft(draft, switch, now)?;
+        check_fence(draft, switch, &source)?;
+        votes::check_unwatched(draft.leases(), |id| draft.watch(id), switch, now)?;
+        Ok(source)
+    }
+
     /// Switches a binding, or goes on with a switch that was left.
     pub async fn run(&self, switch: &Switch, work: &Work) -> Result<(), Error> {
         work.describe(BranchResource(switch.branch.clone()).to_string());
@@ -169,7 +182,8 @@ impl Switches {
         })
     }
 
-    fn spec(&self, binding: &BindingName) -> Result<BindingSpec, Error> {
+    /// What broker.toml declares.
+    pub fn spec(&self, binding: &BindingName) -> Result<BindingSpec, Error> {
         let known = self.bindings.get(binding);
         let known = known.ok_or_else(|| Error::BindingNotFound(binding.clone()))?;
         Ok(known.spec.clone())
@@ -288,10 +302,8 @@ impl Run<'_> {
         let (switch, operation) = (self.switch.clone(), self.work.id());
         let now = self.switches.leases.now();
         let announce = move |draft: &mut Draft<'_>| {
-            let source = check_draft(draft, &switch, now)?;
+            let source = Switches::check_stored(draft, &switch, now)?;
             check_target(draft, &switch.binding, &switch.branch)?;
-            check_fence(draft, &switch, &source)?;
-            votes::check_unwatched(draft.leases(), |id| draft.watch(id), &switch, now)?;
             let one = Move {
                 operation: Some(operation),
                 generation: draft.next_generation(&switch.binding),
