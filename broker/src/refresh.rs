@@ -32,7 +32,7 @@ use crate::names::{BindingName, BranchName};
 use crate::neon::{NewBranch, Purpose};
 use crate::operations::Work;
 use crate::state::{Draft, State};
-use crate::switches::{Switch, Switches, Unwatched};
+use crate::switches::{Switch, Switches, Unwatched, check_stored};
 use crate::text::one_line;
 
 pub use course::{Course, Stage};
@@ -159,8 +159,7 @@ impl Refreshes {
         };
         let (switch, source) = (refresh.switch(course.parent.clone()), course.source.clone());
         let now = self.leases.now();
-        let check = move |draft: &mut Draft<'_>| match Switches::check_stored(draft, &switch, now)?
-            == source
+        let check = move |draft: &mut Draft<'_>| match check_stored(draft, &switch, now)? == source
         {
             true => Ok(()),
             false => Err(Error::Overtaken(switch.binding.clone())),

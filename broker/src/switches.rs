@@ -30,10 +30,11 @@ use crate::reconcile::Outcome;
 use crate::state::{Data, Draft, Move, Phase, State};
 use crate::text::one_line;
 use crate::watches::{self, Watches};
-use checks::{check_draft, check_fence, check_target, may_move, still};
+use checks::{check_fence, check_target, may_move, still};
 use votes::{Alive, Counting, Tally};
 
 pub use crate::moving::Error;
+pub use checks::check_stored;
 pub use votes::{Unwatched, is_of_before};
 
 /// How often to look at the votes, should nobody say anything, in milliseconds.
@@ -114,19 +115,6 @@ impl Switches {
             let watch = |id| data.watches.get(&id);
             votes::check_unwatched(data.leases.values(), watch, switch, now)
         })
-    }
-
-    /// Whether the binding can be switched away from where it is, by what is stored.
-    /// Where that is.
-    pub fn check_stored(
-        draft: &Draft<'_>,
-        switch: &Switch,
-        now: Timestamp,
-    ) -> Result<BranchId, Error> {
-        let source = check_draft(draft, switch, now)?;
-        check_fence(draft, switch, &source)?;
-        votes::check_unwatched(draft.leases(), |id| draft.watch(id), switch, now)?;
-        Ok(source)
     }
 
     /// Switches a binding, or goes on with a switch that was left.
@@ -302,7 +290,7 @@ impl Run<'_> {
         let (switch, operation) = (self.switch.clone(), self.work.id());
         let now = self.switches.leases.now();
         let announce = move |draft: &mut Draft<'_>| {
-            let source = Switches::check_stored(draft, &switch, now)?;
+            let source = check_stored(draft, &switch, now)?;
             check_target(draft, &switch.binding, &switch.branch)?;
             let one = Move {
                 operation: Some(operation),

@@ -148,9 +148,20 @@ fn report(report: &pb::RefreshReport) -> String {
 
 /// `3, 17, (a, 4), …`
 fn keys(rows: &pb::RefreshedRows) -> String {
+    // They are what callers of the service have written.
+    let plain = |value: &String| -> String {
+        let chars = value.chars().map(|one| match one.is_control() {
+            true => one.escape_default().to_string(),
+            false => one.to_string(),
+        });
+        chars.collect()
+    };
     let keys = rows.keys.iter().map(|key| match &key.values[..] {
-        [one] => one.clone(),
-        several => format!("({})", several.join(", ")),
+        [one] => plain(one),
+        several => {
+            let several: Vec<String> = several.iter().map(plain).collect();
+            format!("({})", several.join(", "))
+        }
     });
     let mut keys: Vec<String> = keys.collect();
     if usize::try_from(rows.count).is_ok_and(|count| count > keys.len()) {
