@@ -164,6 +164,16 @@ impl Error {
             _ => false,
         }
     }
+
+    /// Whether something could not be stored, and nobody knows whether it was.
+    pub(crate) fn is_of_state(&self) -> bool {
+        match self {
+            Error::State(_) => true,
+            Error::Branch(error) => matches!(**error, branches::Error::State(_)),
+            Error::Keeper(error) => matches!(**error, keeper::Error::State(_)),
+            _ => false,
+        }
+    }
 }
 
 impl From<Stopped> for Error {

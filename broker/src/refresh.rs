@@ -42,6 +42,8 @@ pub use report::{NotCompared, Report, Rows, Table};
 /// operation is not over before.
 const DELETE_MS_MIN: u64 = 250;
 const DELETE_MS_MAX: u64 = 15_000;
+/// The pause before a refresh goes on whose state could not be stored, in milliseconds.
+const STATE_PAUSE_MS: u64 = 1_000;
 /// How often the old branch is tried to be renamed: the binding has to be known to have
 /// left it, and Neon may be busy.
 const KEEP_TRIES_MAX: usize = 6;
@@ -123,9 +125,19 @@ impl Refreshes {
             None => self.begin(refresh, work).await?,
         };
         if course.stage < Stage::Comparing {
-            let moved = Box::pin(self.until_moved(refresh, &mut course, work)).await;
-            if let Err(error) = moved {
-                return Err(self.give_up(&course, work, error).await);
+            loop {
+                let moved = Box::pin(self.until_moved(refresh, &mut course, work)).await;
+                match moved {
+                    Ok(()) => break,
+                    // Whether the binding has moved is not known: who takes it up would
+                    // go on from what is stored, and so does this broker, until the
+                    // operation is lost to it.
+                    Err(error) if error.is_of_state() => {
+                        tracing::warn!(error = %one_line(&error), "a refresh waits for the state");
+                        tokio::time::sleep(Duration::from_millis(STATE_PAUSE_MS)).await;
+                    }
+                    Err(error) => return Err(self.give_up(&course, work, error).await),
+                }
             }
             course.stage = Stage::Comparing;
             match self.note(&course, work).await {

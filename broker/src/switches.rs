@@ -30,7 +30,7 @@ use crate::reconcile::Outcome;
 use crate::state::{Data, Draft, Move, Phase, State};
 use crate::text::one_line;
 use crate::watches::{self, Watches};
-use checks::{check_fence, check_target, may_move, still};
+use checks::{check_target, may_move, still};
 use votes::{Alive, Counting, Tally};
 
 pub use crate::moving::Error;

@@ -96,9 +96,11 @@ mod tests {
             is_partitioned: false,
             is_in_base: false,
         };
-        insta::assert_snapshot!(shape.query(&service, "t"), @r#"
-        SELECT ARRAY["a""b"::text COLLATE "C", "id"::text COLLATE "C"], sha256(convert_to(ROW("a""b", "id", "x")::text, 'UTF8'))
-                     FROM ONLY "users"."t" ORDER BY "a""b"::text COLLATE "C", "id"::text COLLATE "C"
-        "#);
+        let query = shape.query(&service, "t");
+        let words: Vec<_> = query.split_whitespace().collect();
+        assert_eq!(
+            words.join(" "),
+            r#"SELECT ARRAY["a""b"::text COLLATE "C", "id"::text COLLATE "C"], sha256(convert_to(ROW("a""b", "id", "x")::text, 'UTF8')) FROM ONLY "users"."t" ORDER BY "a""b"::text COLLATE "C", "id"::text COLLATE "C""#
+        );
     }
 }

@@ -186,8 +186,8 @@ async fn a_refreshed_version_has_what_its_parent_has() -> anyhow::Result<()> {
         ]
     );
     assert_eq!(
-        done.switch.map_or(0, |switch| switch.phase),
-        SwitchPhase::Done.into()
+        done.switch.clone().unwrap_or_default().phase(),
+        SwitchPhase::Done
     );
     let name = &done.branch_display_name;
     let time = name.strip_prefix("api_v2_branch-").context("a name")?;
