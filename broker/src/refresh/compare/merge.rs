@@ -56,7 +56,8 @@ impl Rows {
         rows: impl Stream<Item = Result<(Key, Vec<u8>), postgres::Error>> + Send + 'static,
     ) -> Rows {
         Rows {
-            answer: Box::pin(rows),
+            // One that has ended is asked again, for as long as others go on.
+            answer: Box::pin(rows.fuse()),
             next: None,
         }
     }
@@ -139,7 +140,10 @@ mod tests {
                 Ok((vec![key.to_owned()], hash.as_bytes().to_vec()))
             })
             .collect();
-        Rows::begin(stream::iter(rows))
+        // As an answer of Postgres, it must not be asked again when it has ended.
+        Rows::begin(stream::unfold(rows.into_iter(), |mut rows| async {
+            rows.next().map(|row| (row, rows))
+        }))
     }
 
     /// The keys of each kind.

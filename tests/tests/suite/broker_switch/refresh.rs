@@ -12,6 +12,7 @@ use tonic_types::StatusExt as _;
 use super::{Bench, Consumer, branch_made, current, proceeding, switch, to};
 use crate::broker_leasing::{V1, V2, on_binding, seconds};
 use crate::details::refused;
+use crate::emulator_history::ledger::has_history;
 
 /// A refresh, as its caller sees it.
 pub(super) struct Refreshing(Streaming<RefreshBindingResponse>);
@@ -93,6 +94,22 @@ async fn names(session: &tokio_postgres::Client) -> anyhow::Result<Vec<String>> 
     Ok(rows.await?.iter().map(|row| row.get(0)).collect())
 }
 
+/// Has v2 live on `second`, whose fork is in the history of that branch: that of a branch
+/// which was just made begins some seconds later.
+async fn forked_in_history(bench: &Bench, parent: &str) -> anyhow::Result<()> {
+    let id = bench.branch_named(parent).await?;
+    has_history(&bench.folder.join("data"), &id).await?;
+    let request = RefreshBindingRequest {
+        branch_display_name: "second".to_owned(),
+        ..v2()
+    };
+    Refreshing::begin(&bench.broker, request)
+        .await?
+        .end()
+        .await?;
+    Ok(())
+}
+
 pub(super) async fn branch_names(bench: &Bench) -> anyhow::Result<Vec<String>> {
     let mut names: Vec<String> = bench
         .branches()
@@ -151,10 +168,11 @@ async fn leads_to(broker: &Broker) -> anyhow::Result<(String, i64)> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refreshed_version_has_what_its_parent_has() -> anyhow::Result<()> {
     let bench = Bench::start().await?;
+    forked_in_history(&bench, "api_v1_branch").await?;
     let mut one = join(&bench.broker).await?;
     let (v1, old) = (
         owner(&bench, "api_v1_branch").await?,
-        owner(&bench, "api_v2_branch").await?,
+        owner(&bench, "second").await?,
     );
     old.batch_execute(
         "INSERT INTO users (id, name, email) VALUES (100, 'Own', 'own@example.org'),
@@ -194,8 +212,8 @@ async fn a_refreshed_version_has_what_its_parent_has() -> anyhow::Result<()> {
     ensure!(time.len() == "20261127T181500".len(), "{name}");
     assert_eq!(leads_to(&bench.broker).await?.0, *name);
     ensure!(leads_to(&bench.broker).await?.1 > generation);
-    assert_eq!(done.kept_display_name, "api_v2_branch");
-    let kept = bench.branch_named("api_v2_branch").await?;
+    assert_eq!(done.kept_display_name, "second");
+    let kept = bench.branch_named("second").await?;
     assert_eq!(done.kept_branch, format!("branches/{kept}"));
 
     // It is v1's rows that are there, and the seed has run.
@@ -221,7 +239,7 @@ async fn a_refreshed_version_has_what_its_parent_has() -> anyhow::Result<()> {
     // What it was compared with is gone.
     assert_eq!(
         branch_names(&bench).await?,
-        ["api_v1_branch", "api_v2_branch", name, "main"]
+        ["api_v1_branch", "api_v2_branch", name, "main", "second"]
     );
     is_settled(&bench).await?;
     bench.stop().await
@@ -238,6 +256,11 @@ async fn a_refresh_follows_its_parent_and_names_what_it_is_told_to() -> anyhow::
         .await?
         .batch_execute("INSERT INTO users (name, email) VALUES ('Next', 'next@example.org')")
         .await?;
+    has_history(
+        &bench.folder.join("data"),
+        &bench.branch_named("next").await?,
+    )
+    .await?;
     let request = RefreshBindingRequest {
         branch_display_name: "second".to_owned(),
         keep_as: "first".to_owned(),

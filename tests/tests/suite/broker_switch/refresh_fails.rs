@@ -95,7 +95,7 @@ async fn a_refresh_whose_revision_fails_leaves_nothing() -> anyhow::Result<()> {
 async fn a_refresh_whose_branch_is_on_its_way_outlives_its_broker() -> anyhow::Result<()> {
     let bench = Bench::start().await?;
     let one = join(&bench.broker).await?;
-    let stalled = Stalled::on(&bench, "POST", BRANCHES, "").await?;
+    let stalled = Stalled::on(&bench, "POST", BRANCHES, "/branches").await?;
     drop(Refreshing::begin(&bench.broker, v2()).await?);
     stalled.is_met().await?;
     let dead = Dead::kill(bench).await?;

@@ -10,6 +10,9 @@ use proto::broker::v1::{
 use proto::users::{v1, v2};
 use suite::{System, eventually};
 use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use crate::emulator_history::ledger::has_history;
 
 const V2: &str = "services/users/versions/v2";
 /// Callers, each with one call under way.
@@ -71,6 +74,22 @@ async fn written(system: &System, branch: &str) -> anyhow::Result<Vec<String>> {
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
+/// Its last answer.
+async fn refresh(system: &System) -> anyhow::Result<RefreshBindingResponse> {
+    let request = RefreshBindingRequest {
+        name: V2.to_owned(),
+        branch_display_name: format!("refreshed-{}", Uuid::new_v4()),
+        ..Default::default()
+    };
+    let mut bindings = system.broker.bindings().await?;
+    let mut progress = bindings.refresh_binding(request).await?.into_inner();
+    let mut last = RefreshBindingResponse::default();
+    while let Some(told) = progress.message().await? {
+        last = told;
+    }
+    Ok(last)
+}
+
 fn counted(report: &RefreshReport) -> anyhow::Result<i64> {
     let mut tables = report.tables.iter();
     let users = tables.find(|one| one.table == "users").context("users")?;
@@ -83,6 +102,9 @@ fn counted(report: &RefreshReport) -> anyhow::Result<i64> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_call_fails_while_a_version_catches_up() -> anyhow::Result<()> {
     let system = System::start().await?;
+    // From here on it is known with what a branch is forked.
+    has_history(system.emulator.data(), &super::branch_of(&system).await?).await?;
+    refresh(&system).await?;
     let request = v1::CreateUserRequest {
         user: Some(v1::User {
             name: "Newer".to_owned(),
@@ -98,21 +120,7 @@ async fn no_call_fails_while_a_version_catches_up() -> anyhow::Result<()> {
         callers.push(call(&system, caller, Arc::clone(&stop), Arc::clone(&answered)).await?);
     }
     goes_on(&answered).await?;
-    let request = RefreshBindingRequest {
-        name: V2.to_owned(),
-        ..Default::default()
-    };
-    let begun = system
-        .broker
-        .bindings()
-        .await?
-        .refresh_binding(request)
-        .await?;
-    let mut progress = begun.into_inner();
-    let mut last = RefreshBindingResponse::default();
-    while let Some(told) = progress.message().await? {
-        last = told;
-    }
+    let last = refresh(&system).await?;
     goes_on(&answered).await?;
     stop.store(true, Ordering::Relaxed);
     let mut created = Vec::new();
