@@ -9,6 +9,7 @@
 mod checks;
 mod diff;
 mod error;
+mod made;
 mod prune;
 mod restore;
 mod retire;

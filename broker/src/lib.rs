@@ -9,7 +9,8 @@
 //! leases leave, [`warm`] keeps branches ready for them, [`branches`] changes branches for callers, as
 //! [`operations`] that go on when they have left, and the [`ledger`] says which
 //! branches are our own; [`switches`] moves a binding to another branch by the votes
-//! of those whose [`watches`] acknowledge, [`retire`] ends a version; [`request_ids`] tells what was asked before;
+//! of those whose [`watches`] acknowledge, [`refresh`] has it catch up with
+//! the version that it was forked from, [`retire`] ends it; [`request_ids`] tells what was asked before;
 //! [`grants`] says who may do what,
 //! [`state`] is what outlives the process, [`audit`] tells of it, and [`metrics`] of
 //! what goes on.
@@ -39,6 +40,7 @@ pub mod operations;
 pub mod postgres;
 pub mod reaper;
 pub mod reconcile;
+pub mod refresh;
 pub mod request_ids;
 pub mod retire;
 pub mod roles;

@@ -2,7 +2,7 @@
 
 use neon_api::BranchId;
 
-use crate::names::{BindingName, LeaseId};
+use crate::names::{BindingName, BranchName, LeaseId};
 use crate::operations::Stopped;
 use crate::state::{Move, Phase};
 use crate::{branches, keeper, leasing, neon, roles, state};
@@ -86,6 +86,22 @@ pub enum Error {
     /// The new branch is being reset, restored or deleted.
     #[error("the branch {0} is being reset, restored or deleted")]
     BranchHeld(BranchId),
+    /// There is nothing that it could catch up with.
+    #[error("broker.toml declares no `parent` for {0}, so there is nothing to refresh it from")]
+    NoParent(BindingName),
+    /// What lives on its parent leads to several branches.
+    #[error(
+        "{binding} is a fork of {parent}, and the versions that are declared to live there lead to \
+         several branches: {}", bindings_text(.bindings)
+    )]
+    ParentUnclear {
+        /// The binding.
+        binding: BindingName,
+        /// The declared parent of its branch.
+        parent: BranchName,
+        /// Those who lead to several branches.
+        bindings: Vec<BindingName>,
+    },
     /// Writes would be taken from another binding too.
     #[error(
         "{other} lives on the branch that {binding} is switched from, and a fence would take its \
@@ -139,6 +155,27 @@ impl Error {
     }
 }
 
+impl Error {
+    /// Whether the work is not this broker's any more, or nobody's.
+    pub(crate) fn is_stopped(&self) -> bool {
+        match self {
+            Error::Stopped => true,
+            Error::Branch(error) => matches!(**error, branches::Error::Cancelled),
+            _ => false,
+        }
+    }
+
+    /// Whether something could not be stored, and nobody knows whether it was.
+    pub(crate) fn is_of_state(&self) -> bool {
+        match self {
+            Error::State(_) => true,
+            Error::Branch(error) => matches!(**error, branches::Error::State(_)),
+            Error::Keeper(error) => matches!(**error, keeper::Error::State(_)),
+            _ => false,
+        }
+    }
+}
+
 impl From<Stopped> for Error {
     fn from(_: Stopped) -> Error {
         Error::Stopped
@@ -155,6 +192,11 @@ impl From<keeper::Error> for Error {
     fn from(error: keeper::Error) -> Error {
         Error::Keeper(Box::new(error))
     }
+}
+
+fn bindings_text(bindings: &[BindingName]) -> String {
+    let named = bindings.iter().take(NAMED_MAX).map(ToString::to_string);
+    named.collect::<Vec<_>>().join(", ")
 }
 
 fn live(leases: usize) -> String {

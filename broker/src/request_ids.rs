@@ -20,6 +20,7 @@ pub const METHODS: [&str; 14] = [
     "RestoreBranch",
     "SetDefaultBranch",
     "SwitchBinding",
+    "RefreshBinding",
     "RetireVersion",
     // Takes none: under it gate.rs remembers what passed.
     gate::METHOD,

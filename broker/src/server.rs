@@ -11,11 +11,13 @@ mod leases;
 mod migrations;
 mod operations;
 mod perform;
+mod refresh;
 mod refusals;
 mod request;
 mod retire;
 mod rights;
 mod switch;
+mod telling;
 mod watch;
 
 use std::sync::Arc;
@@ -42,6 +44,7 @@ use crate::leases::Leases;
 use crate::leasing::Leasing;
 use crate::metrics::Metrics;
 use crate::operations::Operations;
+use crate::refresh::Refreshes;
 use crate::retire::Retirement;
 use crate::state::State;
 use crate::switches::Switches;
@@ -80,6 +83,8 @@ pub struct Broker {
     pub leasing: Arc<Leasing>,
     /// Moves bindings to other branches.
     pub switches: Arc<Switches>,
+    /// Has versions catch up.
+    pub refreshes: Arc<Refreshes>,
     /// Ends versions.
     pub retirement: Arc<Retirement>,
     /// Throw-away branches.

@@ -30,10 +30,11 @@ use crate::reconcile::Outcome;
 use crate::state::{Data, Draft, Move, Phase, State};
 use crate::text::one_line;
 use crate::watches::{self, Watches};
-use checks::{check_draft, check_fence, check_target, may_move, still};
+use checks::{check_target, may_move, still};
 use votes::{Alive, Counting, Tally};
 
 pub use crate::moving::Error;
+pub use checks::check_stored;
 pub use votes::{Unwatched, is_of_before};
 
 /// How often to look at the votes, should nobody say anything, in milliseconds.
@@ -169,7 +170,8 @@ impl Switches {
         })
     }
 
-    fn spec(&self, binding: &BindingName) -> Result<BindingSpec, Error> {
+    /// What broker.toml declares.
+    pub fn spec(&self, binding: &BindingName) -> Result<BindingSpec, Error> {
         let known = self.bindings.get(binding);
         let known = known.ok_or_else(|| Error::BindingNotFound(binding.clone()))?;
         Ok(known.spec.clone())
@@ -288,10 +290,8 @@ impl Run<'_> {
         let (switch, operation) = (self.switch.clone(), self.work.id());
         let now = self.switches.leases.now();
         let announce = move |draft: &mut Draft<'_>| {
-            let source = check_draft(draft, &switch, now)?;
+            let source = check_stored(draft, &switch, now)?;
             check_target(draft, &switch.binding, &switch.branch)?;
-            check_fence(draft, &switch, &source)?;
-            votes::check_unwatched(draft.leases(), |id| draft.watch(id), &switch, now)?;
             let one = Move {
                 operation: Some(operation),
                 generation: draft.next_generation(&switch.binding),

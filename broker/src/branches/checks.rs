@@ -40,6 +40,20 @@ impl View {
         all.find(|found| found.branch.name == name.as_str())
     }
 
+    /// Whether no branch has that name. With the field that names it.
+    pub(super) fn is_free_name(
+        &self,
+        (field, name): (&'static str, &BranchName),
+    ) -> Result<(), Error> {
+        match self.named(name) {
+            None => Ok(()),
+            Some(_) => Err(Error::Exists {
+                field,
+                name: name.clone(),
+            }),
+        }
+    }
+
     /// The branch, if it is as the caller knows it.
     pub(super) fn find_as(&self, field: &'static str, which: &Which) -> Result<&Found, Error> {
         let found = self.find(field, &which.id)?;

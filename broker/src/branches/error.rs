@@ -161,6 +161,16 @@ impl Error {
         Error::Point { field, source }
     }
 
+    /// Whether the same may work in a moment.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Error::State(_) => true,
+            Error::Neon(error) => error.is_transient(),
+            Error::Bindings(error) => error.is_transient(),
+            _ => false,
+        }
+    }
+
     /// The same of the base of a comparison.
     pub(super) fn of_base(self) -> Error {
         match self {

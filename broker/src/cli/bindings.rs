@@ -1,5 +1,6 @@
 //! `broker bindings …`.
 
+mod refresh;
 mod switch;
 
 use clap::Subcommand;
@@ -31,6 +32,9 @@ enum Bindings {
     Rotate { binding: String },
     /// Move a binding to another branch, for all its consumers or for none.
     Switch(switch::SwitchArguments),
+    /// Have a version catch up with the one that its branch was forked from: a new branch
+    /// of that, and a switch to it.
+    Refresh(refresh::RefreshArguments),
     /// End a version: it gives no leases any more, and its branch goes.
     Retire(switch::RetireArguments),
 }
@@ -55,6 +59,7 @@ pub(super) async fn bindings(arguments: BindingArguments) -> Result<(), Error> {
             show(output, answer.map_err(refused)?.into_inner().binding)?;
         }
         Bindings::Switch(wished) => switch::switch(&mut api, wished, output).await?,
+        Bindings::Refresh(wished) => refresh::refresh(&mut api, wished, output).await?,
         Bindings::Retire(wished) => switch::retire(&mut api, wished, output).await?,
     }
     Ok(())

@@ -121,6 +121,7 @@ macro_rules! printed {
 
 printed! {
     pb::Switch, "broker.v1.Switch";
+    pb::RefreshBindingResponse, "broker.v1.RefreshBindingResponse";
     pb::RetireVersionResponse, "broker.v1.RetireVersionResponse";
     pb::AcquireLeaseResponse, "broker.v1.AcquireLeaseResponse";
     pb::ApplyResponse, "broker.v1.ApplyResponse";

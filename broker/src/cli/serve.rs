@@ -35,6 +35,7 @@ use crate::operations::Operations;
 use crate::postgres::OwnerUri;
 use crate::reaper::Reaper;
 use crate::reconcile;
+use crate::refresh::Refreshes;
 use crate::retire::Retirement;
 use crate::server::{self, Broker};
 use crate::state::{Database, DatabaseError, State};
@@ -266,6 +267,14 @@ async fn run(arguments: Arguments) -> Result<(), Error> {
         leases: Arc::clone(&leases),
         leasing: Arc::clone(&leasing),
     };
+    let switches = Arc::new(switches);
+    let refreshes = Refreshes {
+        state: Arc::clone(&state),
+        keeper: Arc::clone(&keeper),
+        branches: branches.clone(),
+        leases: Arc::clone(&leases),
+        switches: Arc::clone(&switches),
+    };
     let operations = Operations::new(Arc::clone(&state), clock.clone(), server::ends());
     let broker = Broker {
         state: Arc::clone(&state),
@@ -275,7 +284,8 @@ async fn run(arguments: Arguments) -> Result<(), Error> {
         bindings,
         leases: Arc::clone(&leases),
         leasing: Arc::clone(&leasing),
-        switches: Arc::new(switches),
+        switches,
+        refreshes: Arc::new(refreshes),
         retirement: Arc::new(retirement),
         trials,
         watches: Arc::clone(&watches),

@@ -107,8 +107,23 @@ impl Keeper {
     /// Makes a branch that is there what a binding declares: an endpoint, its
     /// revisions, its rights, and no lease roles that are nobody's.
     pub async fn prepare(&self, spec: &BindingSpec, branch: &BranchName) -> Result<Outcome, Error> {
-        let _alone = self.applying.lock().await;
+        self.prepare_as(switched(spec, branch.clone())).await
+    }
+
+    /// As [`Keeper::prepare`], a branch that was just forked for the binding: its seed
+    /// runs as well, as it does where an apply makes the fork.
+    pub async fn prepare_fork(
+        &self,
+        spec: &BindingSpec,
+        branch: &BranchName,
+    ) -> Result<Outcome, Error> {
+        let seed = spec.seed.clone();
         let spec = switched(spec, branch.clone());
+        self.prepare_as(BindingSpec { seed, ..spec }).await
+    }
+
+    async fn prepare_as(&self, spec: BindingSpec) -> Result<Outcome, Error> {
+        let _alone = self.applying.lock().await;
         let config = self.config();
         let prepared = reconcile::prepare(&self.neon, &self.ledger, &config, &spec).await;
         let outcome = prepared.map_err(|source| Error::Binding {
@@ -130,7 +145,7 @@ impl Keeper {
             .iter()
             .any(|(_, id)| *id == outcome.branch)
         {
-            self.ledger.created(branch, &outcome.branch).await?;
+            self.ledger.created(&spec.branch, &outcome.branch).await?;
         }
         Ok(outcome)
     }

@@ -7,7 +7,7 @@ use rpc::status::FieldViolations;
 use tonic::{Request, Response, Status};
 
 use super::request::{self, Page};
-use super::{Broker, Error, switch};
+use super::{Broker, Error, refresh, switch};
 use crate::bindings::{Binding, Status as BindingStatus};
 use crate::leasing;
 use crate::names::{BindingName, BranchResource};
@@ -17,6 +17,7 @@ const LIST: &str = "broker.v1.BindingService/ListBindings";
 #[tonic::async_trait]
 impl BindingService for Broker {
     type SwitchBindingStream = switch::Progress;
+    type RefreshBindingStream = refresh::Progress;
 
     async fn list_bindings(
         &self,
@@ -85,6 +86,16 @@ impl BindingService for Broker {
         let rights = self.rights(&request)?;
         rights.may_administer()?;
         let progress = Box::pin(self.switch(&rights, request.into_inner())).await?;
+        Ok(Response::new(progress))
+    }
+
+    async fn refresh_binding(
+        &self,
+        request: Request<pb::RefreshBindingRequest>,
+    ) -> Result<Response<refresh::Progress>, Status> {
+        let rights = self.rights(&request)?;
+        rights.may_administer()?;
+        let progress = Box::pin(self.refresh(&rights, request.into_inner())).await?;
         Ok(Response::new(progress))
     }
 

@@ -78,6 +78,10 @@ impl Broker {
                 let request: pb::SwitchBindingRequest = decoded(encoded)?;
                 return self.perform_switch(caller(record), &request, work).await;
             }
+            "RefreshBinding" => {
+                let request: pb::RefreshBindingRequest = decoded(encoded)?;
+                return self.perform_refresh(record, &request, work).await;
+            }
             "RetireVersion" => {
                 let request: pb::RetireVersionRequest = decoded(encoded)?;
                 return self.perform_retire(caller(record), &request, work).await;
@@ -93,7 +97,7 @@ impl Broker {
 }
 
 /// Who asked, for people.
-fn caller(record: &Record) -> String {
+pub(super) fn caller(record: &Record) -> String {
     match record.caller.as_str() {
         "" => "somebody on this machine".to_owned(),
         name => name.to_owned(),

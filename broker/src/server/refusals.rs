@@ -299,6 +299,10 @@ fn moving(error: moving::Error, message: String) -> Refusal {
         }
         E::BranchHeld(branch) => step(true, "BRANCH_HELD", message)
             .resource("broker.v1.Branch", BranchResource(branch).to_string()),
+        E::NoParent(name) => step(false, "PARENT_NOT_DECLARED", message)
+            .resource("broker.v1.Binding", name.to_string()),
+        E::ParentUnclear { binding, .. } => step(false, "PARENT_UNCLEAR", message)
+            .resource("broker.v1.Binding", binding.to_string()),
         E::FenceShared { other, .. } => {
             step(false, "FENCE_SHARED", message).resource("broker.v1.Binding", other.to_string())
         }

@@ -340,6 +340,7 @@ repeatable! {
     RevokeLeasesRequest, "RevokeLeases";
     RotateCredentialsRequest, "RotateCredentials";
     SwitchBindingRequest, "SwitchBinding";
+    RefreshBindingRequest, "RefreshBinding";
     RetireVersionRequest, "RetireVersion";
     CreateBranchRequest, "CreateBranch";
     UpdateBranchRequest, "UpdateBranch";

@@ -1,23 +1,21 @@
 //! SwitchBinding, and what is told of a switch.
 
-use std::pin::Pin;
 use std::time::Duration;
 
-use futures_util::{Stream, stream};
 use prost::Message as _;
 use prost_types::Any;
 use proto::broker::v1 as pb;
 use rpc::status::{FieldViolation, FieldViolations};
-use tokio::sync::watch::Receiver;
 use tonic::Status;
 
 use super::branches::time;
-use super::operations::{any, refusal};
+use super::operations::any;
 use super::request;
 use super::rights::Rights;
+use super::telling::Told;
 use super::{Broker, Error};
 use crate::names::{BindingName, BranchResource, LeaseId, OperationName};
-use crate::operations::{Ended, Work};
+use crate::operations::Work;
 use crate::state::{Data, Move, Phase};
 use crate::switches::{Switch, Unwatched, is_of_before};
 use crate::watches::{self, Standing};
@@ -28,12 +26,8 @@ const SWITCH: &str = "broker.v1.Switch";
 const TIMEOUT_SECONDS: u64 = 60;
 const TIMEOUT_SECONDS_MAX: u64 = 3_600;
 const ACK_SECONDS_MIN: u64 = 1;
-/// How often to look, should nobody say that something has changed, in milliseconds.
-const LOOK_MS: u64 = 500;
-
 /// A switch as it goes on.
-pub(super) type Progress =
-    Pin<Box<dyn Stream<Item = Result<pb::SwitchBindingResponse, Status>> + Send>>;
+pub(super) type Progress = Told<pb::SwitchBindingResponse>;
 
 impl Broker {
     /// Begins a switch, or finds it, and tells how it goes on.
@@ -47,18 +41,17 @@ impl Broker {
         let asked = Broker::asked(rights, &request, branch)?;
         let check = self.switches.check(&switch);
         let record = Box::pin(self.begin(asked, check)).await?;
-        let telling = Telling {
-            told: self.state.moves(),
-            broker: self.clone(),
-            operation: record.name,
-            switch,
-            last: None,
-            is_over: false,
+        let operation = record.name;
+        let wire = move |switch| pb::SwitchBindingResponse {
+            operation: operation.to_string(),
+            switch: Some(switch),
         };
-        Ok(Box::pin(stream::unfold(telling, |mut telling| async {
-            let next = telling.next().await?;
-            Some((next, telling))
-        })))
+        let now = move |broker: &Broker| wire(broker.switch_now(&switch, operation));
+        let done = move |_: &Broker, any: Any| {
+            // Written by us.
+            wire(pb::Switch::decode(&*any.value).unwrap_or_default())
+        };
+        Ok(self.tell(operation, now, done))
     }
 
     /// The work of SwitchBinding.
@@ -82,6 +75,30 @@ impl Broker {
             one.operation
                 .map(|_| self.switch_wire(data, binding, one, goes_on))
         })
+    }
+
+    /// The switch of an operation as it is; before it is announced, as it will be.
+    fn switch_now(&self, switch: &Switch, operation: OperationName) -> pb::Switch {
+        let announced = self.switch_of(&switch.binding, operation);
+        announced.unwrap_or_else(|| pb::Switch {
+            branch: BranchResource(switch.branch.clone()).to_string(),
+            phase: pb::SwitchPhase::Preparing.into(),
+            ..pb::Switch::default()
+        })
+    }
+
+    /// The switch of an operation, once it is announced.
+    pub(super) fn switch_of(
+        &self,
+        binding: &BindingName,
+        operation: OperationName,
+    ) -> Option<pb::Switch> {
+        let is_its = |data: &Data| {
+            let last = data.moves.get(binding);
+            last.is_some_and(|last| last.operation == Some(operation.uuid()))
+        };
+        let is_its = self.state.read(is_its);
+        is_its.then(|| self.last_switch(binding)).flatten()
     }
 
     fn switch_wire(
@@ -126,76 +143,6 @@ impl Broker {
     }
 }
 
-/// Who tells of a switch.
-struct Telling {
-    broker: Broker,
-    operation: OperationName,
-    switch: Switch,
-    told: Receiver<()>,
-    last: Option<pb::Switch>,
-    is_over: bool,
-}
-
-impl Telling {
-    /// What is new; none after the end.
-    async fn next(&mut self) -> Option<Result<pb::SwitchBindingResponse, Status>> {
-        while !self.is_over {
-            self.told.mark_unchanged();
-            let record = match self.broker.operations.find(self.operation).await {
-                Ok(record) => record,
-                Err(error) => {
-                    self.is_over = true;
-                    return Some(Err(Error::from(error).into()));
-                }
-            };
-            let switch = self.now();
-            if let Some(result) = record.result {
-                self.is_over = true;
-                return Some(match result {
-                    Ended::Error(status) => Err(refusal(&status)),
-                    // Written by us.
-                    Ended::Response(any) => {
-                        let done = pb::Switch::decode(&*any.value);
-                        Ok(self.wire(done.unwrap_or(switch)))
-                    }
-                });
-            }
-            if self.last.as_ref() != Some(&switch) {
-                self.last = Some(switch.clone());
-                return Some(Ok(self.wire(switch)));
-            }
-            // The state lives as long as we do.
-            let _ = tokio::time::timeout(Duration::from_millis(LOOK_MS), self.told.changed()).await;
-        }
-        None
-    }
-
-    /// The switch as it is; before it is announced, as it will be.
-    fn now(&self) -> pb::Switch {
-        let binding = &self.switch.binding;
-        let is_ours = |data: &Data| {
-            let last = data.moves.get(binding);
-            last.is_some_and(|last| last.operation == Some(self.operation.uuid()))
-        };
-        let announced = self.broker.state.read(is_ours);
-        let announced = announced
-            .then(|| self.broker.last_switch(binding))
-            .flatten();
-        announced.unwrap_or_else(|| pb::Switch {
-            branch: BranchResource(self.switch.branch.clone()).to_string(),
-            phase: pb::SwitchPhase::Preparing.into(),
-            ..pb::Switch::default()
-        })
-    }
-
-    fn wire(&self, switch: pb::Switch) -> pb::SwitchBindingResponse {
-        pb::SwitchBindingResponse {
-            operation: self.operation.to_string(),
-            switch: Some(switch),
-        }
-    }
-}
-
 fn voter(lease: LeaseId, holder: Option<String>, standing: Standing) -> pb::SwitchVoter {
     let (vote, message) = match standing {
         Standing::Waiting => (pb::SwitchVote::Waiting, String::new()),
@@ -216,8 +163,8 @@ fn decode(request: &pb::SwitchBindingRequest, by: String) -> Result<Switch, Erro
     let mut violations = FieldViolations::new();
     let binding = violations.take(request::name::<BindingName>("name", &request.name));
     let branch = violations.take(request::name::<BranchResource>("branch", &request.branch));
-    let unwatched = violations.take(policy(request));
-    let ack_timeout = violations.take(timeout("ack_timeout", request.ack_timeout, ACK_SECONDS_MIN));
+    let unwatched = violations.take(policy(request.unwatched));
+    let ack_timeout = violations.take(ack_timeout(request.ack_timeout));
     let drain_timeout = violations.take(timeout("drain_timeout", request.drain_timeout, 0));
     let (Some(binding), Some(branch), Some(unwatched), Some(ack_timeout), Some(drain_timeout)) =
         (binding, branch, unwatched, ack_timeout, drain_timeout)
@@ -235,8 +182,9 @@ fn decode(request: &pb::SwitchBindingRequest, by: String) -> Result<Switch, Erro
     })
 }
 
-fn policy(request: &pb::SwitchBindingRequest) -> Result<Unwatched, FieldViolation> {
-    match pb::UnwatchedPolicy::try_from(request.unwatched) {
+/// What becomes of leases that have no say.
+pub(super) fn policy(given: i32) -> Result<Unwatched, FieldViolation> {
+    match pb::UnwatchedPolicy::try_from(given) {
         Ok(pb::UnwatchedPolicy::Unspecified | pb::UnwatchedPolicy::Refuse) => Ok(Unwatched::Refuse),
         Ok(pb::UnwatchedPolicy::Wait) => Ok(Unwatched::Wait),
         Ok(pb::UnwatchedPolicy::Proceed) => Ok(Unwatched::Proceed),
@@ -245,6 +193,13 @@ fn policy(request: &pb::SwitchBindingRequest) -> Result<Unwatched, FieldViolatio
             "must be REFUSE, WAIT or PROCEED",
         )),
     }
+}
+
+/// How long consumers have to acknowledge.
+pub(super) fn ack_timeout(
+    given: Option<prost_types::Duration>,
+) -> Result<Duration, FieldViolation> {
+    timeout("ack_timeout", given, ACK_SECONDS_MIN)
 }
 
 /// A timeout in seconds, with what is given for none.

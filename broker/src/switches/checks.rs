@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use neon_api::BranchId;
 
-use super::{Error, Switch};
+use super::{Error, Switch, votes};
 use crate::ledger;
 use crate::names::BindingName;
 use crate::state::{Draft, Generation, Move, Phase};
@@ -53,14 +53,14 @@ pub(super) fn check_fence(
     }
 }
 
-/// Whether the binding can be switched; where it leads now.
-pub(super) fn check_draft(
-    draft: &Draft<'_>,
-    switch: &Switch,
-    now: Timestamp,
-) -> Result<BranchId, Error> {
+/// Whether the binding can be switched away from where it leads, by what is stored;
+/// where that is.
+pub fn check_stored(draft: &Draft<'_>, switch: &Switch, now: Timestamp) -> Result<BranchId, Error> {
     let current = draft.generation(&switch.binding);
-    may_move(switch, current, draft.move_of(&switch.binding, now))
+    let source = may_move(switch, current, draft.move_of(&switch.binding, now))?;
+    check_fence(draft, switch, &source)?;
+    votes::check_unwatched(draft.leases(), |id| draft.watch(id), switch, now)?;
+    Ok(source)
 }
 
 pub(super) fn may_move(

@@ -610,6 +610,129 @@ pub struct SwitchVoter {
     pub message: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RefreshBindingRequest {
+    /// services/{service}/versions/{version}.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// What the new branch is called. Empty: what broker.toml calls the binding's, with the
+    /// time: api_v2_branch-20261127T181500.
+    #[prost(string, tag = "2")]
+    pub branch_display_name: ::prost::alloc::string::String,
+    /// What the old branch is called when the binding has moved. Empty: what it is called.
+    #[prost(string, tag = "3")]
+    pub keep_as: ::prost::alloc::string::String,
+    /// What becomes of leases that have no say. Not said: REFUSE.
+    #[prost(enumeration = "UnwatchedPolicy", tag = "4")]
+    pub unwatched: i32,
+    /// How long consumers have to acknowledge, 1 s to 1 h. Not said: 60 s.
+    #[prost(message, optional, tag = "5")]
+    pub ack_timeout: ::core::option::Option<::prost_types::Duration>,
+    /// How long they have to drain, 0 s to 1 h. Not said: 60 s.
+    #[prost(message, optional, tag = "6")]
+    pub drain_timeout: ::core::option::Option<::prost_types::Duration>,
+    /// A UUID that makes a retry safe, as everywhere.
+    #[prost(string, tag = "7")]
+    pub request_id: ::prost::alloc::string::String,
+}
+/// A refresh, as it is.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RefreshBindingResponse {
+    /// operations/{id}: to wait for it.
+    #[prost(string, tag = "1")]
+    pub operation: ::prost::alloc::string::String,
+    #[prost(enumeration = "RefreshPhase", tag = "2")]
+    pub phase: i32,
+    /// What the new branch is forked from: branches/{Neon's branch id}.
+    #[prost(string, tag = "3")]
+    pub parent: ::prost::alloc::string::String,
+    /// The new branch, and its name. Empty until it is there.
+    #[prost(string, tag = "4")]
+    pub branch: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub branch_display_name: ::prost::alloc::string::String,
+    /// The branch that the binding lived on, and with DONE its name by now. It is kept.
+    #[prost(string, tag = "6")]
+    pub kept_branch: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub kept_display_name: ::prost::alloc::string::String,
+    /// With DONE: why the old branch is not called as was asked for, for people.
+    #[prost(string, tag = "8")]
+    pub message: ::prost::alloc::string::String,
+    /// The switch to the new branch, once it has begun.
+    #[prost(message, optional, tag = "9")]
+    pub switch: ::core::option::Option<Switch>,
+    /// With DONE: what the version alone had written.
+    #[prost(message, optional, tag = "10")]
+    pub report: ::core::option::Option<RefreshReport>,
+}
+/// How the rows of the old branch differ from those of the new one, by primary key: of
+/// each row the text of the columns that all compared branches have. Values of rows do
+/// not appear, but for those of primary keys.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RefreshReport {
+    /// Whether both were compared with what the old branch was forked with, made what the
+    /// binding declares in the same way. Then only those rows count that the version itself
+    /// has inserted, changed or deleted since. Otherwise all differences do, whoever made
+    /// them: what the parent has inserted, changed or deleted since the fork as well.
+    #[prost(bool, tag = "1")]
+    pub compared_with_fork: bool,
+    /// Why it was not, for people.
+    #[prost(string, tag = "2")]
+    pub fork_message: ::prost::alloc::string::String,
+    /// The tables that were compared, by name.
+    #[prost(message, repeated, tag = "3")]
+    pub tables: ::prost::alloc::vec::Vec<RefreshedTable>,
+    /// Those that were not.
+    #[prost(message, repeated, tag = "4")]
+    pub not_compared: ::prost::alloc::vec::Vec<UncomparedTable>,
+    /// Why the comparison came to no end, for people: tables may be missing above.
+    #[prost(string, tag = "5")]
+    pub message: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RefreshedTable {
+    #[prost(string, tag = "1")]
+    pub table: ::prost::alloc::string::String,
+    /// The columns of its primary key.
+    #[prost(string, repeated, tag = "2")]
+    pub key_columns: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Rows that the old branch has and the new one does not. compared_with_fork: the
+    /// version has inserted or changed them. Otherwise they were inserted there, or deleted
+    /// in the parent since.
+    #[prost(message, optional, tag = "3")]
+    pub only_in_old: ::core::option::Option<RefreshedRows>,
+    /// Rows that both have, and that differ. What was written to the new branch since the
+    /// binding moved is among that.
+    #[prost(message, optional, tag = "4")]
+    pub differing: ::core::option::Option<RefreshedRows>,
+    /// With compared_with_fork alone: rows that the version had deleted, and that the new
+    /// branch has.
+    #[prost(message, optional, tag = "5")]
+    pub deleted_in_old: ::core::option::Option<RefreshedRows>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RefreshedRows {
+    #[prost(int64, tag = "1")]
+    pub count: i64,
+    /// The primary keys of the first 20, in the order of their texts' bytes.
+    #[prost(message, repeated, tag = "2")]
+    pub keys: ::prost::alloc::vec::Vec<RowKey>,
+}
+/// A row's primary key: the text of each of its columns.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RowKey {
+    #[prost(string, repeated, tag = "1")]
+    pub values: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UncomparedTable {
+    #[prost(string, tag = "1")]
+    pub table: ::prost::alloc::string::String,
+    /// Why, for people.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RetireVersionRequest {
     /// services/{service}/versions/{version}.
     #[prost(string, tag = "1")]
@@ -801,6 +924,48 @@ impl SwitchVote {
             "SWITCH_VOTE_NACK" => Some(Self::Nack),
             "SWITCH_VOTE_DRAINED" => Some(Self::Drained),
             "SWITCH_VOTE_GONE" => Some(Self::Gone),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum RefreshPhase {
+    Unspecified = 0,
+    /// The new branch is made.
+    Creating = 1,
+    /// It is made what the binding declares. Nobody was told yet.
+    Preparing = 2,
+    /// The binding moves to it: `switch` says how far that is.
+    Switching = 3,
+    /// It has moved; the branches are compared.
+    Comparing = 4,
+    Done = 5,
+}
+impl RefreshPhase {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "REFRESH_PHASE_UNSPECIFIED",
+            Self::Creating => "REFRESH_PHASE_CREATING",
+            Self::Preparing => "REFRESH_PHASE_PREPARING",
+            Self::Switching => "REFRESH_PHASE_SWITCHING",
+            Self::Comparing => "REFRESH_PHASE_COMPARING",
+            Self::Done => "REFRESH_PHASE_DONE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "REFRESH_PHASE_UNSPECIFIED" => Some(Self::Unspecified),
+            "REFRESH_PHASE_CREATING" => Some(Self::Creating),
+            "REFRESH_PHASE_PREPARING" => Some(Self::Preparing),
+            "REFRESH_PHASE_SWITCHING" => Some(Self::Switching),
+            "REFRESH_PHASE_COMPARING" => Some(Self::Comparing),
+            "REFRESH_PHASE_DONE" => Some(Self::Done),
             _ => None,
         }
     }
@@ -1052,6 +1217,58 @@ pub mod binding_service_client {
                 .insert(GrpcMethod::new("broker.v1.BindingService", "SwitchBinding"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Has a version catch up with the one that its branch was forked from: makes a new
+        /// branch of what that one leads to now, makes it what the binding declares (its
+        /// revisions, its seed, its rights), and moves the binding to it as SwitchBinding does,
+        /// with `fence`. Nothing is merged: what was written to the old branch stays there, and
+        /// what the version alone had written is reported once the switch is over, when nobody
+        /// of the service writes to the old branch any more. The old branch is kept.
+        ///
+        /// Which one it is: `parent` of the binding in broker.toml, and where a binding of the
+        /// service is declared to live on that branch, what that binding leads to by now. The
+        /// binding stays on its new branch as after a switch, and can be refreshed again.
+        ///
+        /// Each answer is the refresh as it is then; the last one has `phase` DONE. It goes on
+        /// when the caller goes away, and after the broker that runs it is gone: the same
+        /// request, or one under the same request_id, is told of it again. It is an operation
+        /// that whoever takes it up leads to its end. From its first branch on it cannot be
+        /// cancelled; it is given up when the switch is, or when the new branch cannot be made
+        /// what the binding declares. Then the binding is where it was, and the new branch is
+        /// deleted before the call ends. For callers with `admin`.
+        ///
+        /// Errors: INVALID_ARGUMENT for malformed fields; NOT_FOUND for a binding that
+        /// broker.toml does not declare; ALREADY_EXISTS for names that other branches have;
+        /// FAILED_PRECONDITION when broker.toml declares no parent, when bindings that live on
+        /// the parent lead to several branches, when the new branch cannot be what the binding
+        /// declares, when another version of the service lives on the old branch, and with
+        /// unwatched leases that the policy refuses; ABORTED as with SwitchBinding.
+        ///
+        ///   grpcurl -plaintext -d '{"name": "services/users/versions/v2"}' \
+        ///     127.0.0.1:7431 broker.v1.BindingService/RefreshBinding
+        pub async fn refresh_binding(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RefreshBindingRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::RefreshBindingResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/broker.v1.BindingService/RefreshBinding",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("broker.v1.BindingService", "RefreshBinding"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// Ends a version: its binding gives no leases any more, and its branch goes. With
         /// leases that live it is refused, or with `drain_timeout` they are given that long
         /// to end; what is left then is revoked. A branch without children is deleted. One
@@ -1198,6 +1415,47 @@ pub mod binding_service_server {
             request: tonic::Request<super::SwitchBindingRequest>,
         ) -> std::result::Result<
             tonic::Response<Self::SwitchBindingStream>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the RefreshBinding method.
+        type RefreshBindingStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::RefreshBindingResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Has a version catch up with the one that its branch was forked from: makes a new
+        /// branch of what that one leads to now, makes it what the binding declares (its
+        /// revisions, its seed, its rights), and moves the binding to it as SwitchBinding does,
+        /// with `fence`. Nothing is merged: what was written to the old branch stays there, and
+        /// what the version alone had written is reported once the switch is over, when nobody
+        /// of the service writes to the old branch any more. The old branch is kept.
+        ///
+        /// Which one it is: `parent` of the binding in broker.toml, and where a binding of the
+        /// service is declared to live on that branch, what that binding leads to by now. The
+        /// binding stays on its new branch as after a switch, and can be refreshed again.
+        ///
+        /// Each answer is the refresh as it is then; the last one has `phase` DONE. It goes on
+        /// when the caller goes away, and after the broker that runs it is gone: the same
+        /// request, or one under the same request_id, is told of it again. It is an operation
+        /// that whoever takes it up leads to its end. From its first branch on it cannot be
+        /// cancelled; it is given up when the switch is, or when the new branch cannot be made
+        /// what the binding declares. Then the binding is where it was, and the new branch is
+        /// deleted before the call ends. For callers with `admin`.
+        ///
+        /// Errors: INVALID_ARGUMENT for malformed fields; NOT_FOUND for a binding that
+        /// broker.toml does not declare; ALREADY_EXISTS for names that other branches have;
+        /// FAILED_PRECONDITION when broker.toml declares no parent, when bindings that live on
+        /// the parent lead to several branches, when the new branch cannot be what the binding
+        /// declares, when another version of the service lives on the old branch, and with
+        /// unwatched leases that the policy refuses; ABORTED as with SwitchBinding.
+        ///
+        ///   grpcurl -plaintext -d '{"name": "services/users/versions/v2"}' \
+        ///     127.0.0.1:7431 broker.v1.BindingService/RefreshBinding
+        async fn refresh_binding(
+            &self,
+            request: tonic::Request<super::RefreshBindingRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::RefreshBindingStream>,
             tonic::Status,
         >;
         /// Ends a version: its binding gives no leases any more, and its branch goes. With
@@ -1470,6 +1728,53 @@ pub mod binding_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SwitchBindingSvc(inner);
+                        let codec = crate::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/broker.v1.BindingService/RefreshBinding" => {
+                    #[allow(non_camel_case_types)]
+                    struct RefreshBindingSvc<T: BindingService>(pub Arc<T>);
+                    impl<
+                        T: BindingService,
+                    > tonic::server::ServerStreamingService<super::RefreshBindingRequest>
+                    for RefreshBindingSvc<T> {
+                        type Response = super::RefreshBindingResponse;
+                        type ResponseStream = T::RefreshBindingStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RefreshBindingRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as BindingService>::refresh_binding(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RefreshBindingSvc(inner);
                         let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

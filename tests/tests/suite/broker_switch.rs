@@ -8,6 +8,8 @@ mod killed_between;
 mod never_reads;
 mod paused;
 mod paused_killed;
+mod refresh;
+mod refresh_fails;
 mod replicas;
 mod retired;
 mod retired_killed;

@@ -143,6 +143,22 @@ async fn call(system: &System, method: &str) -> anyhow::Result<()> {
             let answer = bindings.switch_binding(request).await;
             answer.is_err_and(|status| status.code() == tonic::Code::NotFound)
         }
+        "broker.v1.BindingService/RefreshBinding" => {
+            let request = broker::RefreshBindingRequest {
+                name: "services/users/versions/v2".to_owned(),
+                branch_display_name: method.to_owned(),
+                ..Default::default()
+            };
+            let mut progress = bindings.refresh_binding(request).await?.into_inner();
+            let mut last = broker::RefreshBindingResponse::default();
+            while let Some(told) = progress.message().await? {
+                last = told;
+            }
+            last.phase() == broker::RefreshPhase::Done
+                && last.branch_display_name == method
+                && last.kept_display_name == "api_v2_branch"
+                && last.report.context("a report")?.message.is_empty()
+        }
         "broker.v1.BindingService/RetireVersion" => {
             leases.acquire_lease(acquire).await?;
             let request = broker::RetireVersionRequest {

@@ -3,6 +3,7 @@
 
 mod load;
 mod normal;
+mod refreshed;
 mod turned_over;
 
 use std::collections::{BTreeMap, HashMap};

@@ -21,6 +21,13 @@ pub(super) struct SwitchArguments {
     /// Have the old branch take no writes any more before the new one does.
     #[arg(long)]
     fence: bool,
+    #[command(flatten)]
+    terms: Terms,
+}
+
+/// What consumers are given, and what becomes of those that say nothing.
+#[derive(Debug, clap::Args)]
+pub(super) struct Terms {
     /// What becomes of leases that no acknowledging watch stands for.
     #[arg(long, value_enum, default_value_t = Unwatched::Refuse)]
     unwatched: Unwatched,
@@ -30,6 +37,24 @@ pub(super) struct SwitchArguments {
     /// How long they have to drain.
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = ttl)]
     drain_timeout: Duration,
+}
+
+impl Terms {
+    pub(super) fn unwatched(&self) -> pb::UnwatchedPolicy {
+        match self.unwatched {
+            Unwatched::Refuse => pb::UnwatchedPolicy::Refuse,
+            Unwatched::Wait => pb::UnwatchedPolicy::Wait,
+            Unwatched::Proceed => pb::UnwatchedPolicy::Proceed,
+        }
+    }
+
+    pub(super) fn ack_timeout(&self) -> Option<prost_types::Duration> {
+        wire(self.ack_timeout)
+    }
+
+    pub(super) fn drain_timeout(&self) -> Option<prost_types::Duration> {
+        wire(self.drain_timeout)
+    }
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -60,18 +85,13 @@ pub(super) async fn switch(
     wished: SwitchArguments,
     output: Output,
 ) -> Result<(), Error> {
-    let unwatched = match wished.unwatched {
-        Unwatched::Refuse => pb::UnwatchedPolicy::Refuse,
-        Unwatched::Wait => pb::UnwatchedPolicy::Wait,
-        Unwatched::Proceed => pb::UnwatchedPolicy::Proceed,
-    };
     let request = pb::SwitchBindingRequest {
         name: wished.binding,
         branch: api.branch_name(&wished.branch).await?,
         fence: wished.fence,
-        unwatched: unwatched.into(),
-        ack_timeout: wire(wished.ack_timeout),
-        drain_timeout: wire(wished.drain_timeout),
+        unwatched: wished.terms.unwatched().into(),
+        ack_timeout: wished.terms.ack_timeout(),
+        drain_timeout: wished.terms.drain_timeout(),
         request_id: request_id(),
     };
     let progress = api.bindings.switch_binding(request).await;
@@ -125,7 +145,7 @@ fn wire(time: Duration) -> Option<prost_types::Duration> {
 }
 
 /// `ANNOUNCED generation 3: 1 of 2 acknowledged`
-fn line(switch: &pb::Switch) -> String {
+pub(super) fn line(switch: &pb::Switch) -> String {
     let votes = |wanted: &[pb::SwitchVote]| {
         let voters = switch.voters.iter();
         voters
