@@ -7,7 +7,7 @@ use crate::gate;
 use crate::state::{Answered, Draft, RequestKey};
 
 /// The methods that take ids.
-pub const METHODS: [&str; 14] = [
+pub const METHODS: [&str; 15] = [
     "AcquireLease",
     "RenewLease",
     "ReleaseLease",
