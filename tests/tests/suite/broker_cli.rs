@@ -2,7 +2,7 @@
 //! have a database for as long as they run.
 
 mod lost;
-mod migrate;
+pub(crate) mod migrate;
 mod migrated;
 mod printed;
 mod psql;
