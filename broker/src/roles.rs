@@ -127,6 +127,9 @@ pub fn group_name(service: &ServiceName, access: Access) -> String {
     format!("{service}_{}", access.suffix())
 }
 
+/// What the name of each migration role ends with.
+pub(crate) const MIGRATION_SUFFIX: &str = "_ddl";
+
 /// What the name of each login role begins with.
 pub(crate) const LOGIN_PREFIX: &str = "lease_";
 
