@@ -102,6 +102,18 @@ impl Error {
 }
 
 impl Error {
+    /// Whether it was the role or its password that was refused.
+    pub fn is_login_refused(&self) -> bool {
+        let Error::FailedConnect { source, .. } = self else {
+            return false;
+        };
+        let refused = [
+            SqlState::INVALID_PASSWORD,
+            SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+        ];
+        source.code().is_some_and(|code| refused.contains(code))
+    }
+
     /// Whether a lock was not to be had in time.
     pub fn is_lock_timeout(&self) -> bool {
         use tokio_postgres::error::SqlState;
@@ -153,7 +165,8 @@ pub(crate) type Driven = Connection<Socket, tls::Stream>;
 
 /// Opens a session, which a task of its own drives. It ends with the client.
 /// What may pass is tried some more times. No statement takes longer than
-/// a minute, unless it says that it may.
+/// a minute, unless it says that it may, and none takes anything from a schema that
+/// somebody on the branch may have made, unless it names it.
 pub async fn session(uri: &OwnerUri) -> Result<Client, Error> {
     let (client, connection) = open(uri).await?;
     tokio::spawn(async move {
@@ -163,7 +176,9 @@ pub async fn session(uri: &OwnerUri) -> Result<Client, Error> {
         }
     });
     client
-        .batch_execute(&format!("SET statement_timeout = {STATEMENT_MS_MAX}"))
+        .batch_execute(&format!(
+            "SET statement_timeout = {STATEMENT_MS_MAX}; SET search_path = pg_catalog"
+        ))
         .await
         .attempted("prepare a session")?;
     Ok(client)

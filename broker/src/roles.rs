@@ -1,12 +1,13 @@
 //! Roles of leases, made by SQL as the owner and never by Neon's API, whose
 //! roles join neon_superuser and read everything.
 //!
-//! Rights sit on two NOLOGIN groups for each service: `users_rw` and `users_ro`.
+//! Rights sit on NOLOGIN groups for each service: `users_rw` and `users_ro`, and
+//! `users_ddl`, its migration role, which owns the service's schema and all that is in it.
 //! A login role, `lease_users_rw_5d41402a_17`, is of one holder, service and access
 //! on a branch; it owns nothing and has what its group has. The last number is its
 //! generation: a holder whose credentials are rotated or revoked gets another role,
-//! never the old one with another password. One for DDL owns the service's schema,
-//! on a branch that goes with its lease.
+//! never the old one with another password. One for DDL is the migration role's, on
+//! a branch that goes with its lease.
 //! A comment on each role says that it is ours; on a login role it also names
 //! the key and the branch that its password is derived from. Children inherit
 //! roles and passwords: a comment that names another branch marks a role that
@@ -16,6 +17,7 @@
 mod ddl;
 mod fence;
 mod login;
+mod migrating;
 mod password;
 mod rights;
 
@@ -30,6 +32,7 @@ use crate::names::ServiceName;
 use crate::postgres::{self, Attempted as _, escape_identifier, escape_literal};
 pub use fence::fence;
 pub use login::{FoundLogin, Login, login_close, login_ensure, logins_of, retire_inherited};
+pub use migrating::migrating_session;
 pub use password::set as password_set;
 pub use rights::are_granted;
 
@@ -44,12 +47,12 @@ pub enum Access {
     ReadOnly,
     /// SELECT, INSERT, UPDATE and DELETE.
     ReadWrite,
-    /// Whatever the owner of the service's schema may do.
+    /// Whatever the owner of the service's schema may do: its migration role.
     Ddl,
 }
 
 impl Access {
-    /// Those that a group has.
+    /// Those whose group has its rights by grants, and owns nothing.
     pub(crate) const GROUPS: [Access; 2] = [Access::ReadOnly, Access::ReadWrite];
     const ALL: [Access; 3] = [Access::ReadOnly, Access::ReadWrite, Access::Ddl];
 
@@ -94,6 +97,9 @@ pub enum Error {
     /// Whether it has could not be looked up.
     #[error("look whether the branch is closed to the service's writes")]
     FenceUnknown(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The owner's connection URI has no place for another role.
+    #[error("connect as the migration role: the owner's URI has no place for a role")]
+    NoPlaceForRole,
     /// A role of that name is somebody else's.
     #[error(
         "the branch has a role {role} that the broker did not make; rename it, or the service \
@@ -111,7 +117,7 @@ impl Error {
         match self {
             Error::Postgres(error) => error.is_transient(),
             Error::Fenced { .. } | Error::FenceUnknown(_) => true,
-            Error::NotOurs { .. } => false,
+            Error::NotOurs { .. } | Error::NoPlaceForRole => false,
         }
     }
 }
@@ -120,6 +126,9 @@ impl Error {
 pub fn group_name(service: &ServiceName, access: Access) -> String {
     format!("{service}_{}", access.suffix())
 }
+
+/// What the name of each migration role ends with.
+pub(crate) const MIGRATION_SUFFIX: &str = "_ddl";
 
 /// What the name of each login role begins with.
 pub(crate) const LOGIN_PREFIX: &str = "lease_";
@@ -144,7 +153,8 @@ pub fn login_name(service: &ServiceName, access: Access, holder: &str, generatio
     )
 }
 
-/// Makes a service's groups and gives them their rights, on what is there and
+/// Makes a service's migration role the owner of what the service has; makes its
+/// groups and gives them their rights, on what is there and
 /// what migrations will add; takes from PUBLIC what would be everybody's; makes
 /// login roles that this branch inherited harmless and drops them.
 /// Doing it again changes nothing. Two at once wait for each other.
@@ -162,6 +172,8 @@ where
     E: std::error::Error + Send + Sync + 'static,
 {
     let granting = || format!("grant the rights of the service {}", service.name);
+    // Nobody may write more by it: a fence is nothing to it.
+    ddl::ensure(client, service).await?;
     let transaction = locked(client, service, &granting()).await?;
     let is_fenced = is_fenced.await;
     if is_fenced.map_err(|error| Error::FenceUnknown(Box::new(error)))? {
@@ -224,8 +236,9 @@ async fn locked<'a>(
     Ok(transaction)
 }
 
-async fn group_ensure(transaction: &Transaction<'_>, group: &str) -> Result<(), Error> {
-    match comment_of(transaction, group).await? {
+/// Makes a group inside a transaction.
+async fn group_ensure(client: &impl GenericClient, group: &str) -> Result<(), Error> {
+    match comment_of(client, group).await? {
         Found::Commented(comment) if comment == GROUP_COMMENT => Ok(()),
         Found::Commented(_) | Found::Bare => Err(Error::NotOurs {
             role: group.to_owned(),
@@ -237,7 +250,7 @@ async fn group_ensure(transaction: &Transaction<'_>, group: &str) -> Result<(), 
                  COMMENT ON ROLE {name} IS {};",
                 escape_literal(GROUP_COMMENT)
             );
-            transaction
+            client
                 .batch_execute(&sql)
                 .await
                 .attempted(format!("make the group {group}"))?;

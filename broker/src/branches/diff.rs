@@ -2,7 +2,7 @@
 
 use similar::TextDiff;
 
-use crate::roles::LOGIN_PREFIX;
+use crate::roles::{LOGIN_PREFIX, MIGRATION_SUFFIX};
 
 /// Unchanged lines around a change.
 const CONTEXT_LINES: usize = 3;
@@ -10,7 +10,7 @@ const CONTEXT_LINES: usize = 3;
 /// What leads from one dump to the other, as a unified diff; empty when they say
 /// the same.
 pub(super) fn unified(from: &str, to: &str, database: &str) -> String {
-    let with_owners = !is_owned_by_lease(from) && !is_owned_by_lease(to);
+    let with_owners = !is_the_brokers(from) && !is_the_brokers(to);
     let (from, to) = (normal(from, with_owners), normal(to, with_owners));
     TextDiff::from_lines(&from, &to)
         .unified_diff()
@@ -28,12 +28,14 @@ const OWN_COMMENTS: [&str; 5] = [
     "\\unrestrict ",
 ];
 
-/// A role that may change an ephemeral branch owns everything there. Who owns what is
-/// then no difference that anybody made.
-fn is_owned_by_lease(dump: &str) -> bool {
-    dump.lines()
-        .filter_map(owner)
-        .any(|owner| owner.starts_with(LOGIN_PREFIX))
+/// A service's migration role owns everything of it where the broker was at work, and what
+/// is made as a lease's role that is handed over later. Who owns what is then no difference
+/// that anybody made.
+fn is_the_brokers(dump: &str) -> bool {
+    dump.lines().filter_map(owner).any(|owner| {
+        let owner = owner.trim_end_matches([';', '"']);
+        owner.starts_with(LOGIN_PREFIX) || owner.ends_with(MIGRATION_SUFFIX)
+    })
 }
 
 /// Who owns something from this line on.
@@ -83,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn that_a_lease_owns_its_branch_is_no_difference() {
+    fn that_the_broker_has_said_who_owns_what_is_no_difference() {
         let of = |role: &str, more: &str| {
             format!(
                 "CREATE TABLE a (\n    id int\n{more});\n\nALTER TABLE a OWNER TO {role};\n\n\
@@ -96,6 +98,10 @@ mod tests {
             let diff = unified(base, &of(role, "    , age int\n"), "neondb");
             assert!(diff.contains("\n+    , age int\n"), "{diff}");
             assert!(!diff.contains("lease_"), "{diff}");
+        }
+        for role in ["users_ddl", "\"a-b_ddl\""] {
+            let handed_over = base.replace("neondb_owner", role);
+            assert_eq!(unified(base, &handed_over, "neondb"), "");
         }
         let other = base.replace("neondb_owner", "somebody");
         let diff = unified(base, &other, "neondb");

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_postgres::Client;
 
-use crate::postgres::{self, Attempted as _, OwnerUri};
+use crate::postgres::{self, OwnerUri};
 use crate::roles;
 
 /// How long a session is kept that nobody uses, in milliseconds: too short to keep a
@@ -58,7 +58,7 @@ impl Sessions {
                 Err(error) => return Err(error),
             }
         }
-        let (client, done) = work(open(owner).await?).await?;
+        let (client, done) = work(postgres::session(owner).await?).await?;
         self.keep(owner, client);
         Ok(done)
     }
@@ -98,16 +98,6 @@ impl Sessions {
 
 fn kept(sessions: &Mutex<Vec<Kept>>) -> MutexGuard<'_, Vec<Kept>> {
     sessions.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A session that takes nothing from a schema that somebody on the branch may have made.
-async fn open(owner: &OwnerUri) -> Result<Client, postgres::Error> {
-    let client = postgres::session(owner).await?;
-    client
-        .batch_execute("SET search_path = pg_catalog")
-        .await
-        .attempted("prepare a session")?;
-    Ok(client)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Running revisions: one session, one lock, one transaction each.
 //!
-//! One session runs them, and that same session holds an advisory lock meanwhile: when it
+//! One session runs them, as the service's own migration role, and that same session holds an advisory lock meanwhile: when it
 //! dies, both end together. The lock is asked for again and again, not waited for: a
 //! session that waits within Postgres keeps the snapshot that CREATE INDEX CONCURRENTLY
 //! waits for. Each revision and its row in the history are one transaction, unless its
@@ -21,7 +21,8 @@ use super::moves::{Move, Moves};
 use super::statements::Statement;
 use super::{Error, lock_key};
 use crate::config::ServiceSpec;
-use crate::postgres::{self, Attempted as _, OwnerUri, escape_identifier};
+use crate::postgres::{Attempted as _, OwnerUri, escape_identifier};
+use crate::roles;
 use run::Run;
 
 /// How long to wait for another migration of the same service, in milliseconds.
@@ -88,7 +89,7 @@ impl Observer for Unobserved {
 }
 
 impl<'s> Migrating<'s> {
-    /// Opens the session over a direct connection, takes the service's lock, and makes its
+    /// Opens the session over a direct connection, as the service's migration role, takes the service's lock, and makes its
     /// schema and history where they are not there: two that create one schema at once
     /// would collide.
     ///
@@ -98,7 +99,7 @@ impl<'s> Migrating<'s> {
         if uri.is_pooled() {
             return Err(Error::Pooled);
         }
-        let client = postgres::session(uri).await?;
+        let client = roles::migrating_session(uri, service).await?;
         lock(&client, service).await?;
         history::ensure(&client, service).await?;
         Ok(Self {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::postgres;
+use crate::{postgres, roles};
 
 /// Why a branch is not at its revision.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +64,9 @@ pub enum Error {
     /// The database could not be reached or refused.
     #[error(transparent)]
     Postgres(#[from] postgres::Error),
+    /// The service's migration role is not as it should be.
+    #[error(transparent)]
+    Role(#[from] roles::Error),
     /// Somebody else migrates, for too long.
     #[error(
         "another session has been migrating the service {service} for {} s",
@@ -234,6 +237,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Postgres(error) => error.is_transient(),
+            Error::Role(error) => error.is_transient(),
             Error::FailedRevision(failed) => failed.is_transient,
             Error::LockTaken { .. } | Error::Interrupted(_) => true,
             _ => false,
@@ -261,6 +265,7 @@ impl Error {
             | Error::Backwards { .. }
             | Error::NotRehearsed { .. }
             | Error::Pooled
+            | Error::Role(_)
             | Error::Postgres(_)
             | Error::LockTaken { .. }
             | Error::Interrupted(_) => false,

@@ -54,6 +54,10 @@ pub struct Login<'a> {
 pub async fn login_ensure(client: &Client, login: Login<'_>, key: &Key) -> Result<(), Error> {
     let Login { role, branch, .. } = login;
     let making = || format!("make the role {role}");
+    // A broker from before there were migration roles may have prepared the branch.
+    if login.access == Access::Ddl && !ddl::is_right(client, login.service).await? {
+        ddl::ensure(client, login.service).await?;
+    }
     let begin = format!("BEGIN; {LOCK}");
     let locking = client.batch_execute(&begin);
     let (locked, found) = future::join(locking, comment_of(client, role)).await;
@@ -213,7 +217,7 @@ async fn drop_retired(client: &mut Client, role: &str) -> Result<(), postgres::E
         _ => return Ok(()),
     }
     // Dropping what a role owns takes being a member of it, which its maker is
-    // not by itself. A role for DDL owns tables, and those stay.
+    // not by itself. A role for DDL may have made tables as itself, and those stay.
     let name = escape_identifier(role);
     let sql = format!(
         "GRANT {name} TO CURRENT_USER;
@@ -251,7 +255,7 @@ fn statements(login: &Login<'_>, comment: &str) -> String {
     // Postgres takes no more than that, and no branch has as many.
     let connections = i32::try_from(login.connections).unwrap_or(i32::MAX);
     let rights = match access {
-        Access::Ddl => ddl::own(service, role),
+        Access::Ddl => ddl::member(service, role),
         Access::ReadOnly | Access::ReadWrite => format!(
             "ALTER ROLE {name} SET statement_timeout = {};
              GRANT {} TO {name};",
@@ -294,7 +298,7 @@ fn retirement(role: &str) -> String {
 
 /// Takes back every setting that a role has been given, or gave itself, here or
 /// in one database.
-fn no_settings(role: &str) -> String {
+pub(super) fn no_settings(role: &str) -> String {
     format!(
         "ALTER ROLE {name} RESET ALL;
          DO $broker$ DECLARE place text; BEGIN

@@ -3,7 +3,7 @@
 use tokio_postgres::Client;
 
 use super::login::logins_of_other_branches;
-use super::{Access, group_name};
+use super::{Access, ddl, group_name};
 use crate::config::ServiceSpec;
 use crate::migrate::history::OWN_TABLES;
 use crate::postgres::{self, Attempted as _, escape_identifier, escape_literal};
@@ -31,7 +31,7 @@ impl Access {
                 sequences: &["SELECT", "USAGE"],
                 functions: &["EXECUTE"],
             },
-            // No group: an owner needs none.
+            // An owner needs none.
             Access::Ddl => Rights {
                 tables: &[],
                 sequences: &[],
@@ -41,20 +41,22 @@ impl Access {
     }
 }
 
-/// The statements that give a group its rights, on what the schema has and on
-/// what the migrating role will add to it. The migration history is nobody's.
+/// The statements that give a group its rights, on what the schema has and on what the
+/// migration role will add to it, or the owner, as Diesel's command line does. The
+/// migration history is nobody's.
 pub(super) fn statements(service: &ServiceSpec, group: &str, access: Access) -> String {
     let schema = escape_identifier(&service.schema);
     let group = escape_identifier(group);
+    let migrating = escape_identifier(&group_name(&service.name, Access::Ddl));
     let rights = access.rights();
     let (tables, sequences) = (rights.tables.join(", "), rights.sequences.join(", "));
     format!(
-        "CREATE SCHEMA IF NOT EXISTS {schema};
-         GRANT USAGE ON SCHEMA {schema} TO {group};
+        "GRANT USAGE ON SCHEMA {schema} TO {group};
          GRANT {tables} ON ALL TABLES IN SCHEMA {schema} TO {group};
          GRANT {sequences} ON ALL SEQUENCES IN SCHEMA {schema} TO {group};
-         {}",
-        by_default(&schema, "CURRENT_USER", &group, access)
+         {}{}",
+        by_default(&schema, "CURRENT_USER", &group, access),
+        by_default(&schema, &migrating, &group, access),
     )
 }
 
@@ -90,13 +92,16 @@ pub(super) fn by_default(schema: &str, role: &str, group: &str, access: Access) 
 /// neon_superuser. Functions go to the groups
 /// instead, those that run as their owner to the writing one alone. Default
 /// privileges of one schema can add to PUBLIC's and not take away, so the
-/// owner's functions to come are taken from PUBLIC in the whole database.
+/// owner's functions to come, and the migration role's, are taken from PUBLIC in the
+/// whole database.
 pub(super) fn nothing_for_public(service: &ServiceSpec) -> String {
     let [read, write] =
         Access::GROUPS.map(|access| escape_literal(&group_name(&service.name, access)));
     let schema = escape_literal(&service.schema);
+    let migrating = escape_identifier(&group_name(&service.name, Access::Ddl));
     format!(
         "ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON ROUTINES FROM PUBLIC;
+         ALTER DEFAULT PRIVILEGES FOR ROLE {migrating} REVOKE EXECUTE ON ROUTINES FROM PUBLIC;
          DO $broker$ DECLARE routine record; BEGIN
              IF pg_has_role((SELECT datdba FROM pg_database
                              WHERE datname = current_database()), 'USAGE') THEN
@@ -159,6 +164,9 @@ pub async fn are_granted(
     service: &ServiceSpec,
     branch: &BranchId,
 ) -> Result<bool, postgres::Error> {
+    if !ddl::is_right(client, service).await? {
+        return Ok(false);
+    }
     for access in Access::GROUPS {
         if !group_has_rights(client, service, access).await? {
             return Ok(false);
@@ -190,12 +198,14 @@ async fn has_nothing_for_public(
                    CROSS JOIN aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) acl
                    WHERE n.nspname = 'public' AND pg_has_role(n.nspowner, 'USAGE')
                      AND acl.grantee = 0 AND acl.privilege_type = 'CREATE')
-           AND EXISTS (
-                   SELECT FROM pg_default_acl d
-                   WHERE d.defaclnamespace = 0 AND d.defaclobjtype = 'f'
-                     AND d.defaclrole = (SELECT oid FROM pg_roles WHERE rolname = current_user)
-                     AND NOT EXISTS (SELECT FROM aclexplode(d.defaclacl) acl
-                                     WHERE acl.grantee = 0))
+           AND NOT EXISTS (
+                   SELECT FROM pg_roles r
+                   WHERE r.rolname IN (current_user, $4) AND NOT EXISTS (
+                       SELECT FROM pg_default_acl d
+                       WHERE d.defaclnamespace = 0 AND d.defaclobjtype = 'f'
+                         AND d.defaclrole = r.oid
+                         AND NOT EXISTS (SELECT FROM aclexplode(d.defaclacl) acl
+                                         WHERE acl.grantee = 0)))
            AND NOT EXISTS (
                    SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
                    WHERE n.nspname = $1 AND pg_has_role(p.proowner, 'USAGE')
@@ -205,8 +215,9 @@ async fn has_nothing_for_public(
                           OR p.prosecdef = has_function_privilege($2::text, p.oid, 'EXECUTE')
                           OR NOT has_function_privilege($3::text, p.oid, 'EXECUTE')))";
     let [read, write] = Access::GROUPS.map(|access| group_name(&service.name, access));
+    let migrating = group_name(&service.name, Access::Ddl);
     let row = client
-        .query_one(ASK, &[&service.schema, &read, &write])
+        .query_one(ASK, &[&service.schema, &read, &write, &migrating])
         .await
         .attempted(PUBLIC)?;
     Ok(row.get(0))
@@ -228,13 +239,20 @@ async fn group_has_rights(
             SELECT c.oid, c.relkind = 'S' AS sequence, c.relname = ANY($3) AS history
             FROM pg_class c JOIN space ON c.relnamespace = space.oid
             WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+        ), maker AS (
+            SELECT oid FROM pg_roles WHERE rolname IN (current_user, $7)
+        ), wanted AS (
+            SELECT maker.oid AS maker, kind, privilege
+            FROM maker, (SELECT 'r' AS kind, unnest($4::text[]) AS privilege
+                         UNION ALL SELECT 'S', unnest($5::text[])
+                         UNION ALL SELECT 'f', unnest($6::text[])) every
         ), promised AS (
-            SELECT d.defaclobjtype AS kind, acl.privilege_type AS privilege
+            SELECT d.defaclrole AS maker, d.defaclobjtype::text AS kind,
+                   acl.privilege_type AS privilege
             FROM pg_default_acl d
             JOIN space ON d.defaclnamespace = space.oid
             CROSS JOIN aclexplode(d.defaclacl) acl
             JOIN role ON acl.grantee = role.oid
-            WHERE d.defaclrole = (SELECT oid FROM pg_roles WHERE rolname = current_user)
         )
         SELECT EXISTS (SELECT FROM role)
            AND EXISTS (SELECT FROM space)
@@ -253,12 +271,8 @@ async fn group_has_rights(
                WHERE history AND NOT sequence
                  AND has_table_privilege(role.oid, relation.oid,
                                          'SELECT, INSERT, UPDATE, DELETE'))
-           AND NOT EXISTS (
-               SELECT unnest($4::text[]) EXCEPT SELECT privilege FROM promised WHERE kind = 'r')
-           AND NOT EXISTS (
-               SELECT unnest($5::text[]) EXCEPT SELECT privilege FROM promised WHERE kind = 'S')
-           AND NOT EXISTS (
-               SELECT unnest($6::text[]) EXCEPT SELECT privilege FROM promised WHERE kind = 'f')";
+           AND NOT EXISTS (SELECT maker, kind, privilege FROM wanted
+                           EXCEPT SELECT maker, kind, privilege FROM promised)";
     let group = group_name(&service.name, access);
     let rights = access.rights();
     let row = client
@@ -271,6 +285,7 @@ async fn group_has_rights(
                 &rights.tables,
                 &rights.sequences,
                 &rights.functions,
+                &group_name(&service.name, Access::Ddl),
             ],
         )
         .await

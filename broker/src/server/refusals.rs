@@ -121,6 +121,7 @@ fn migrate(error: &migrate::Error, message: String) -> Refusal {
     use migrate::Error as E;
     let reason = match error {
         E::Postgres(error) => return database(error.is_transient(), message),
+        E::Role(error) => return role(error, message),
         E::RevisionNotFound { .. } => {
             return Refusal::new(Code::NotFound, "REVISION_NOT_FOUND", message);
         }
@@ -360,6 +361,7 @@ fn reconcile(error: reconcile::Error, message: String) -> Refusal {
 fn role(error: &roles::Error, message: String) -> Refusal {
     match error {
         roles::Error::NotOurs { .. } => step(false, "ROLE_NOT_OURS", message),
+        roles::Error::NoPlaceForRole => step(false, "DATABASE_REFUSED", message),
         roles::Error::Fenced { .. } => step(true, "BRANCH_FENCED", message),
         roles::Error::FenceUnknown(_) => step(true, "STATE_UNAVAILABLE", message),
         roles::Error::Postgres(error) => database(error.is_transient(), message),

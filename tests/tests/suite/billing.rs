@@ -1,6 +1,8 @@
 //! The repository's own broker.toml: two services on one branch and in one database.
 //! What they share, and that neither has a way to what is the other's.
 
+mod migrations;
+
 use anyhow::{Context, ensure};
 use neon_api::BranchId;
 use proto::broker::v1::{
@@ -127,7 +129,7 @@ async fn no_role_of_one_service_has_a_way_to_the_other() -> anyhow::Result<()> {
         for request in [
             on_binding(binding, Access::ReadOnly),
             on_binding(binding, Access::ReadWrite),
-            // On a fork of the branch that both are on, where it owns the service's schema.
+            // On a fork of the branch that both are on, where it is who owns the schema.
             ephemeral(binding, Access::Ddl),
         ] {
             let access = request.access();
@@ -194,7 +196,7 @@ fn ways_to(service: &Service) -> Vec<String> {
         format!("GRANT SELECT ON ALL TABLES IN SCHEMA {name} TO CURRENT_USER"),
         "TABLE branch_broker.seeds".to_owned(),
     ];
-    for group in ["ro", "rw"] {
+    for group in ["ro", "rw", "ddl"] {
         ways.push(format!("SET ROLE {name}_{group}"));
         ways.push(format!("GRANT {name}_{group} TO CURRENT_USER"));
     }

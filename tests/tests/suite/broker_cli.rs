@@ -3,7 +3,7 @@
 
 mod batches;
 mod lost;
-mod migrate;
+pub(crate) mod migrate;
 mod migrated;
 mod printed;
 mod psql;

@@ -17,7 +17,8 @@ const SEQUENCES: &str = "
     LEFT JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
     WHERE d.deptype IS DISTINCT FROM 'i'
       AND coalesce(t.relname, '') NOT IN
-          ('__diesel_schema_migrations', '__branch_broker_revisions')";
+          ('__diesel_schema_migrations', '__branch_broker_revisions',
+           '__branch_broker_batches')";
 
 const ENUMS: &str = "
     SELECT t.typname::text,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tokio_postgres::Client;
 
 use crate::config::ServiceSpec;
-use crate::migrate::history::{HISTORY_TABLE, REVISIONS_TABLE};
+use crate::migrate::history::OWN_TABLES;
 use crate::postgres::{self, Attempted as _, escape_identifier};
 
 /// What matters of a table.
@@ -40,7 +40,7 @@ pub(super) async fn of(
         WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition
               AND c.relname <> ALL ($2)
         GROUP BY c.oid, c.relname, c.relkind";
-    let history = vec![HISTORY_TABLE, REVISIONS_TABLE];
+    let history = OWN_TABLES.as_slice();
     let rows = client.query(query, &[&service.schema, &history]).await;
     let rows = rows.attempted("list the tables that are compared")?;
     let shape = |row: &tokio_postgres::Row| Shape {

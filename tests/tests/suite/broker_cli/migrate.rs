@@ -57,7 +57,7 @@ impl Bench {
 }
 
 /// Diesel's own engine, on a session and a folder.
-async fn diesel<T: Send + 'static>(
+pub(crate) async fn diesel<T: Send + 'static>(
     session: tokio_postgres::Client,
     folder: PathBuf,
     work: impl FnOnce(&mut Diesel, FileBasedMigrations) -> diesel::migration::Result<T> + Send + 'static,
@@ -71,7 +71,7 @@ async fn diesel<T: Send + 'static>(
     .await?
 }
 
-type Diesel = AsyncConnectionWrapper<AsyncPgConnection>;
+pub(crate) type Diesel = AsyncConnectionWrapper<AsyncPgConnection>;
 
 /// The columns of the users of v2.
 pub(super) async fn columns(session: &tokio_postgres::Client) -> anyhow::Result<Vec<String>> {
