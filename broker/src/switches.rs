@@ -155,7 +155,7 @@ impl Switches {
             Some(left) => left,
             None => run.announce().await?,
         };
-        match run.until_committed(announced.clone()).await {
+        match Box::pin(run.until_committed(announced.clone())).await {
             Ok(committed) => self.drain(switch, work, &committed).await,
             Err(error) => Err(self.revert(switch, work, &announced, error).await),
         }
@@ -261,7 +261,7 @@ impl Switches {
             return error;
         }
         // Not before: none are let in while it may still be committed.
-        if fence && let Err(error) = self.let_in(&switch.binding, announced).await {
+        if fence && let Err(error) = Box::pin(self.let_in(&switch.binding, announced)).await {
             let (binding, error) = (&switch.binding, one_line(&error));
             tracing::warn!(%binding, error, "the old branch does not take writes again yet");
         }

@@ -32,6 +32,9 @@ enum What {
         /// them. The others stay in the file as they are.
         parts: Vec<String>,
     },
+    /// How 500 revisions stand, how long they take against psql, and what a rehearsal
+    /// takes beside its SQL. Also written to docs/bench/migrate.json. Needs psql.
+    Migrate,
     /// The user-service against servers that do no more than they must, its stream
     /// against COPY, and what it takes. Also written to docs/bench/users.json.
     Users {
@@ -48,6 +51,7 @@ impl Bench {
             What::Gateway => ("gateway", &[]),
             What::Engine => ("engine", &[]),
             What::Broker { parts } => ("broker", parts),
+            What::Migrate => ("migrate", &[]),
             What::Users { parts } => ("users", parts),
         };
         let suite = Binaries::build(true)?;

@@ -12,7 +12,10 @@ use crate::step::say;
 /// on, who makes a role has fewer rights on it.
 const OTHER_POSTGRES: u32 = 18;
 /// What of it: roles, clones, replicas, leases. All of it would take minutes more.
-const ON_NEWER_POSTGRES: [&str; 6] = [
+const ON_NEWER_POSTGRES: [&str; 9] = [
+    "autogenerate::",
+    "broker_cli::rehearse::",
+    "broker_cli::migrate::",
     "emulator_api::",
     "emulator_engine::",
     "emulator_recovery::",

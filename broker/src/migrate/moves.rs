@@ -64,11 +64,10 @@ impl<'f> Move<'f> {
 impl<'f> Moves<'f> {
     /// The revisions that are run, in order.
     pub fn runs(&self) -> impl Iterator<Item = &'f Migration> {
-        let runs = self.moves.iter().filter_map(|one| match one {
+        self.moves.iter().filter_map(|one| match one {
             Move::Run(migration) => Some(*migration),
             Move::Revert(_) | Move::Record(_) => None,
-        });
-        runs
+        })
     }
 }
 

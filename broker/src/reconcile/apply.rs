@@ -154,7 +154,7 @@ impl Run<'_> {
         }
         let database = &self.spec.service.database;
         let uris = Box::pin(self.neon.owner_uris(&branch.id, database)).await?;
-        let Inward { revision, held } = self.inside(&branch.id, created, &uris).await?;
+        let Inward { revision, held } = Box::pin(self.inside(&branch.id, created, &uris)).await?;
         let outcome = Outcome {
             branch: branch.id,
             uris,

@@ -2,6 +2,7 @@
 //! have a database for as long as they run.
 
 mod batches;
+mod gate;
 mod lost;
 pub(crate) mod migrate;
 mod migrated;

@@ -134,6 +134,11 @@ async fn call(system: &System, method: &str) -> anyhow::Result<()> {
                 && reverted.name == ran.name
                 && steps.message().await?.is_none()
         }
+        "broker.v1.MigrationService/GetMigrationScript"
+        | "broker.v1.MigrationService/LintRevisions"
+        | "broker.v1.MigrationService/VerifySchema"
+        | "broker.v1.MigrationService/Autogenerate"
+        | "broker.v1.MigrationService/Rehearse" => migrations(system, method).await?,
         "broker.v1.BindingService/SwitchBinding" => {
             let request = broker::SwitchBindingRequest {
                 name: V1.to_owned(),
@@ -522,4 +527,62 @@ async fn branches_and_operations(system: &System, method: &str) -> anyhow::Resul
         ended.result,
         Some(operation::operation::Result::Response(_))
     ))
+}
+
+/// What MigrationService finds without changing the branch.
+async fn migrations(system: &System, method: &str) -> anyhow::Result<bool> {
+    let (binding, branch) = (V1.to_owned(), String::new());
+    let mut migrations = system.broker.migrations().await?;
+    Ok(match method.rsplit('/').next() {
+        Some("GetMigrationScript") => {
+            let request = broker::GetMigrationScriptRequest {
+                binding,
+                branch,
+                from: "base".to_owned(),
+                wish: Some(broker::get_migration_script_request::Wish::To(
+                    "head".to_owned(),
+                )),
+            };
+            let answer = migrations.get_migration_script(request).await?.into_inner();
+            answer.sql.contains("CREATE TABLE users") && answer.sql.ends_with("COMMIT;\n")
+        }
+        Some("LintRevisions") => {
+            let request = broker::LintRevisionsRequest {
+                binding,
+                branch,
+                all: true,
+            };
+            let answer = migrations.lint_revisions(request).await?.into_inner();
+            answer.findings.iter().all(|one| !one.rule.is_empty())
+        }
+        Some("VerifySchema") => {
+            let request = broker::VerifySchemaRequest { binding, branch };
+            let answer = migrations.verify_schema(request).await?.into_inner();
+            answer.drift.is_empty()
+        }
+        Some("Autogenerate") => {
+            let wanted = broker::autogenerate_request::Wanted::SchemaSql(
+                "CREATE TABLE only_this (id int);".to_owned(),
+            );
+            let request = broker::AutogenerateRequest {
+                binding,
+                branch,
+                renames: Vec::new(),
+                wanted: Some(wanted),
+            };
+            let answer = migrations.autogenerate(request).await?.into_inner();
+            answer.up_sql.contains("CREATE TABLE only_this")
+                && answer.up_sql.contains("-- broker: stop")
+                && answer.down_sql.contains("DROP TABLE only_this")
+        }
+        _ => {
+            let request = broker::RehearseRequest {
+                binding,
+                branch,
+                to: String::new(),
+            };
+            let answer = migrations.rehearse(request).await?.into_inner();
+            answer.verdict() == broker::RehearsalVerdict::Pass && answer.revisions.is_empty()
+        }
+    })
 }

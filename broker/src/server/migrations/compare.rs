@@ -27,7 +27,7 @@ impl Broker {
         name: &BindingName,
         branch: Option<BranchId>,
     ) -> Result<String, Error> {
-        let place = self.migrated(name, branch).await?;
+        let place = Box::pin(self.migrated(name, branch)).await?;
         let service = place.spec.service.clone();
         let there = wanted::there(&place.uris.direct, &service).await?;
         let made = self

@@ -7,6 +7,7 @@ mod broker;
 mod engine;
 mod gateway;
 mod load;
+mod migrate;
 mod pace;
 mod table;
 mod usage;
@@ -57,6 +58,8 @@ enum What {
         #[arg(long, default_value_t = 20)]
         wakes: usize,
     },
+    /// How revisions stand, many of them run against psql, and a rehearsal.
+    Migrate(migrate::Sizes),
     /// The user-service against servers that do no more than they must, its stream
     /// against COPY, and what it takes.
     Users(users::Sizes),
@@ -83,7 +86,11 @@ async fn measure(what: What) -> anyhow::Result<()> {
     let is_everything = match &what {
         What::Broker(sizes) => sizes.is_everything(),
         What::Users(sizes) => sizes.is_everything(),
-        What::Branch { .. } | What::Engine(_) | What::Gateway { .. } | What::Serve(_) => true,
+        What::Branch { .. }
+        | What::Engine(_)
+        | What::Gateway { .. }
+        | What::Migrate(_)
+        | What::Serve(_) => true,
     };
     let (name, durability, rows) = match what {
         What::Branch { rounds, starts } => {
@@ -107,6 +114,7 @@ async fn measure(what: What) -> anyhow::Result<()> {
             let rows = gateway::run(rounds, seconds, wakes).await?;
             ("gateway", "process".to_owned(), rows)
         }
+        What::Migrate(sizes) => ("migrate", "process".to_owned(), migrate::run(&sizes).await?),
         What::Users(sizes) => ("users", "process".to_owned(), users::run(&sizes).await?),
         What::Serve(args) => return users::serve(args).await,
     };

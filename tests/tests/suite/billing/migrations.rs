@@ -25,6 +25,7 @@ impl Bench {
             binding: binding.to_owned(),
             branch: branch.map_or_else(String::new, |id| format!("branches/{id}")),
             wish: Some(wish),
+            ..Default::default()
         };
         let mut migrations = self.broker.migrations().await?;
         let mut steps = migrations.migrate(request).await?.into_inner();
