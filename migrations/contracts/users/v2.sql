@@ -1,0 +1,146 @@
+-- The queries of users.v2, as user-service/src/store.rs makes them, with names as revisions
+-- have them. The examples find the seeds' Alice and Bob, and run on a branch without them.
+
+-- GetUser; UpdateUser and DeleteUser with an etag.
+-- example: 1
+SELECT id, name, email, age, city FROM users WHERE id = $1;
+
+-- BatchGetUsers; calls of GetUser that come together.
+-- example: ARRAY[1, 2]
+SELECT id, name, email, age, city FROM users WHERE id = ANY($1);
+
+-- StreamUsers.
+SELECT id, name, email, age, city FROM users;
+
+-- ListUsers, sorted by each field up and down: the first page, and one after a place.
+
+-- example: 101
+SELECT id, name, email, age, city FROM users ORDER BY id LIMIT $1;
+-- example: 1, 101
+SELECT id, name, email, age, city FROM users WHERE id > $1 ORDER BY id LIMIT $2;
+-- example: 101
+SELECT id, name, email, age, city FROM users ORDER BY id DESC LIMIT $1;
+-- example: 2, 101
+SELECT id, name, email, age, city FROM users WHERE id < $1 ORDER BY id DESC LIMIT $2;
+-- example: 101
+SELECT id, name, email, age, city FROM users ORDER BY name, id LIMIT $1;
+-- example: 'Alice', 1, 101
+SELECT id, name, email, age, city FROM users WHERE (name, id) > ($1, $2) ORDER BY name, id LIMIT $3;
+-- example: 101
+SELECT id, name, email, age, city FROM users ORDER BY name DESC, id DESC LIMIT $1;
+-- example: 'Bob', 2, 101
+SELECT id, name, email, age, city FROM users WHERE (name, id) < ($1, $2)
+ORDER BY name DESC, id DESC LIMIT $3;
+-- example: 101
+SELECT id, name, email, age, city FROM users ORDER BY email LIMIT $1;
+-- example: 'alice@example.com', 101
+SELECT id, name, email, age, city FROM users WHERE email > $1 ORDER BY email LIMIT $2;
+-- example: 101
+SELECT id, name, email, age, city FROM users ORDER BY email DESC LIMIT $1;
+-- example: 'bob@example.com', 101
+SELECT id, name, email, age, city FROM users WHERE email < $1 ORDER BY email DESC LIMIT $2;
+
+-- ListUsers with a filter: a text, what begins with one, and what begins with the last one
+-- there is. Terms, orders and places combine as they like: here is each, and the longest.
+
+-- example: 'Alice', 101
+SELECT id, name, email, age, city FROM users WHERE name = $1 ORDER BY id LIMIT $2;
+-- example: 'Al', 'Am', 101
+SELECT id, name, email, age, city FROM users WHERE name >= $1 AND name < $2 ORDER BY id LIMIT $3;
+-- example: E'\U0010FFFF', 101
+SELECT id, name, email, age, city FROM users WHERE name >= $1 ORDER BY id LIMIT $2;
+-- example: 'alice@example.com', 101
+SELECT id, name, email, age, city FROM users WHERE email = $1 ORDER BY id LIMIT $2;
+-- example: 'al', 'am', 101
+SELECT id, name, email, age, city FROM users WHERE email >= $1 AND email < $2 ORDER BY id LIMIT $3;
+-- example: E'\U0010FFFF', 101
+SELECT id, name, email, age, city FROM users WHERE email >= $1 ORDER BY id LIMIT $2;
+-- example: 'Al', 'Am', 'al', 'am', 'Al', 1, 101
+SELECT id, name, email, age, city FROM users
+WHERE name >= $1 AND name < $2 AND email >= $3 AND email < $4 AND (name, id) > ($5, $6)
+ORDER BY name, id LIMIT $7;
+
+-- CreateUser without a request_id. What is not given is the table's default.
+-- example: 'Carol', 'carol@example.com', 36, 'London'
+INSERT INTO users (name, email, age, city) VALUES ($1, $2, $3, $4)
+RETURNING id, name, email, age, city;
+-- example: 'Carol', 'carol@example.com', 36
+INSERT INTO users (name, email, age, city) VALUES ($1, $2, $3, DEFAULT)
+RETURNING id, name, email, age, city;
+-- example: 'Carol', 'carol@example.com', 'London'
+INSERT INTO users (name, email, age, city) VALUES ($1, $2, DEFAULT, $3)
+RETURNING id, name, email, age, city;
+-- example: 'Carol', 'carol@example.com'
+INSERT INTO users (name, email, age, city) VALUES ($1, $2, DEFAULT, DEFAULT)
+RETURNING id, name, email, age, city;
+
+-- CreateUser with a request_id.
+-- example: '6b8b4567-327b-43c6-a43c-986966334873', '\x6b86b273', 'Carol', 'carol@example.com', 36, 'London'
+WITH next AS MATERIALIZED (
+    SELECT nextval('users_id_seq')::integer AS user_id
+), request AS (
+    INSERT INTO requests (id, body, user_id) SELECT $1, $2, user_id FROM next
+    ON CONFLICT (id) DO UPDATE SET id = excluded.id
+    RETURNING body, user_id
+), made AS (
+    INSERT INTO users (id, name, email, age, city)
+    SELECT user_id, $3, $4, $5, $6 FROM request JOIN next USING (user_id)
+) SELECT body, user_id FROM request;
+
+-- After some of these: requests of more than a day ago are forgotten.
+DELETE FROM requests WHERE id = ANY (ARRAY(
+    SELECT id FROM requests WHERE create_time < now() - interval '24 hours'
+    ORDER BY create_time LIMIT 128 FOR UPDATE SKIP LOCKED));
+
+-- UpdateUser, without an etag and with one. Any of the fields may change: here is each
+-- alone, and all.
+
+-- example: 'Alicia', 1
+UPDATE users SET name = $1 WHERE id = $2
+RETURNING id, name, email, age, city;
+-- example: 'Alicia', 1, 'Alice', 'alice@example.com', 25, 'New York'
+UPDATE users SET name = $1
+WHERE id = $2 AND name IS NOT DISTINCT FROM $3 AND email IS NOT DISTINCT FROM $4
+    AND age IS NOT DISTINCT FROM $5 AND city IS NOT DISTINCT FROM $6
+RETURNING id, name, email, age, city;
+-- example: 'alicia@example.com', 1
+UPDATE users SET email = $1 WHERE id = $2
+RETURNING id, name, email, age, city;
+-- example: 'alicia@example.com', 1, 'Alice', 'alice@example.com', 25, 'New York'
+UPDATE users SET email = $1
+WHERE id = $2 AND name IS NOT DISTINCT FROM $3 AND email IS NOT DISTINCT FROM $4
+    AND age IS NOT DISTINCT FROM $5 AND city IS NOT DISTINCT FROM $6
+RETURNING id, name, email, age, city;
+-- example: 26, 1
+UPDATE users SET age = $1 WHERE id = $2
+RETURNING id, name, email, age, city;
+-- example: 26, 1, 'Alice', 'alice@example.com', 25, 'New York'
+UPDATE users SET age = $1
+WHERE id = $2 AND name IS NOT DISTINCT FROM $3 AND email IS NOT DISTINCT FROM $4
+    AND age IS NOT DISTINCT FROM $5 AND city IS NOT DISTINCT FROM $6
+RETURNING id, name, email, age, city;
+-- example: 'Boston', 1
+UPDATE users SET city = $1 WHERE id = $2
+RETURNING id, name, email, age, city;
+-- example: 'Boston', 1, 'Alice', 'alice@example.com', 25, 'New York'
+UPDATE users SET city = $1
+WHERE id = $2 AND name IS NOT DISTINCT FROM $3 AND email IS NOT DISTINCT FROM $4
+    AND age IS NOT DISTINCT FROM $5 AND city IS NOT DISTINCT FROM $6
+RETURNING id, name, email, age, city;
+-- example: 'Alicia', 'alicia@example.com', 26, 'Boston', 1
+UPDATE users SET name = $1, email = $2, age = $3, city = $4 WHERE id = $5
+RETURNING id, name, email, age, city;
+-- example: 'Alicia', 'alicia@example.com', 26, 'Boston', 1, 'Alice', 'alice@example.com', 25, 'New York'
+UPDATE users SET name = $1, email = $2, age = $3, city = $4
+WHERE id = $5 AND name IS NOT DISTINCT FROM $6 AND email IS NOT DISTINCT FROM $7
+    AND age IS NOT DISTINCT FROM $8 AND city IS NOT DISTINCT FROM $9
+RETURNING id, name, email, age, city;
+
+-- DeleteUser, without an etag and with one.
+
+-- example: 1
+DELETE FROM users WHERE id = $1;
+-- example: 1, 'Alice', 'alice@example.com', 25, 'New York'
+DELETE FROM users
+WHERE id = $1 AND name IS NOT DISTINCT FROM $2 AND email IS NOT DISTINCT FROM $3
+    AND age IS NOT DISTINCT FROM $4 AND city IS NOT DISTINCT FROM $5;
