@@ -45,6 +45,11 @@ impl Rehearsed {
         }
     }
 
+    /// Whether these are they.
+    pub fn is_of<'m>(&self, revisions: impl IntoIterator<Item = &'m Migration>) -> bool {
+        *self == Rehearsed::of(&self.branch, revisions)
+    }
+
     /// Remembers that their rehearsal passed.
     pub async fn passed(&self, state: &State, now: Timestamp) -> Result<(), state::Error> {
         let key = self.key();

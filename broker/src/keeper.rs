@@ -112,6 +112,11 @@ impl Keeper {
         }
     }
 
+    /// Has the world looked at again, when nobody else is at work with it.
+    pub fn look_again(&self) {
+        self.unsettled.notify_one();
+    }
+
     /// The project that is kept.
     pub fn neon(&self) -> &Neon {
         &self.neon

@@ -25,6 +25,7 @@ use std::path::Path;
 use tokio_postgres::Client;
 
 use crate::config::{Revision, ServiceSpec};
+use crate::gate::Rehearsed;
 use crate::postgres::{self, OwnerUri, escape_literal};
 use engine::{Migrating, Unobserved};
 use folder::Migration;
@@ -53,11 +54,12 @@ pub async fn applied(
 
 /// Runs those of `revisions` that the branch does not have, oldest first, and
 /// says which they were. Waits for another migration of the service to end. Once begun it
-/// goes on, whoever waits for it.
+/// goes on, whoever waits for it. With `rehearsed` they have to be exactly those.
 pub async fn run(
     uri: &OwnerUri,
     service: &ServiceSpec,
     revisions: &[Revision],
+    rehearsed: Option<Rehearsed>,
 ) -> Result<Vec<Revision>, Error> {
     let (uri, service) = (uri.clone(), service.clone());
     let last = revisions.last().map(|last| last.version.clone());
@@ -73,6 +75,12 @@ pub async fn run(
         // Whether a branch may be ahead is for who asks.
         rows.retain(|row| row.standing != Standing::Missing);
         let moves = moves::moves(&migrations, &rows, Some(&last), &Wish::Up(None))?;
+        if rehearsed.is_some_and(|rehearsed| !rehearsed.is_of(moves.runs())) {
+            let names = moves.runs().map(|one| one.revision.name.clone());
+            return Err(Error::NotRehearsed {
+                revisions: names.collect(),
+            });
+        }
         migrating.perform(&moves, &mut Unobserved).await?;
         Ok(run_by(&moves))
     });

@@ -22,6 +22,7 @@ use crate::{migrate, neon, postgres, roles, seed, state};
 
 pub use apply::{Applied, Outcome, Report, apply, prepare};
 pub use budget::{CONNECTIONS_RESERVED, Limits};
+pub use gate::NotTried;
 pub use look::{LOOK_LIMIT, check_parents, look};
 pub use steps::{Inside, World, plan};
 
@@ -229,6 +230,15 @@ pub enum Error {
         /// Why they did not pass.
         reasons: Vec<String>,
     },
+    /// What a gate asks for could not be tried.
+    #[error("rehearse what {branch} does not have yet")]
+    FailedRehearsal {
+        /// The branch.
+        branch: BranchName,
+        /// What came instead.
+        #[source]
+        source: Box<NotTried>,
+    },
     /// The declared connections do not fit a branch.
     #[error(
         "{branch}: its bindings may open {asked} connections together, `connections` by leases \
@@ -269,6 +279,7 @@ impl Error {
             Error::State(_) => true,
             Error::FailedLook { source, .. } => source.is_transient(),
             Error::FailedMigrate { source, .. } => source.is_transient(),
+            Error::FailedRehearsal { source, .. } => source.is_transient(),
             Error::FailedSeed { source, .. } => source.is_transient(),
             Error::FailedGrant { source, .. } => source.is_transient(),
             Error::ParentNotReady { transient, .. } => *transient,

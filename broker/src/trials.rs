@@ -36,11 +36,24 @@ pub enum Error {
     State(#[from] state::Error),
 }
 
-/// A throw-away branch.
+impl Error {
+    /// Whether the same may work in a moment.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Error::Neon(error) => error.is_transient(),
+            Error::State(_) => true,
+        }
+    }
+}
+
+/// A throw-away branch. One that is dropped is deleted as one that is ended: who worked on
+/// it has gone away.
 #[derive(Debug)]
 pub struct Trial {
     name: BranchName,
     id: BranchId,
+    /// Who deletes it; none, when that is done.
+    of: Option<Trials>,
     /// How its owner connects to the database that was asked for.
     pub uris: OwnerUris,
 }
@@ -86,7 +99,12 @@ impl Trials {
         };
         self.ledger.created(&name, &id).await?;
         match Box::pin(neon.owner_uris(&id, database)).await {
-            Ok(uris) => Ok(Trial { name, id, uris }),
+            Ok(uris) => Ok(Trial {
+                name,
+                id,
+                of: Some(self.clone()),
+                uris,
+            }),
             Err(error) => {
                 self.delete(&name, &id).await;
                 Err(error.into())
@@ -95,7 +113,8 @@ impl Trials {
     }
 
     /// Deletes it. What does not work is logged: Neon does it later.
-    pub async fn end(&self, trial: Trial) {
+    pub async fn end(&self, mut trial: Trial) {
+        trial.of = None;
         self.delete(&trial.name, &trial.id).await;
     }
 
@@ -110,6 +129,15 @@ impl Trials {
         if let Err(error) = deleting.await {
             let error = one_line(&error);
             tracing::warn!(branch = %name, %id, error, "a throw-away branch is still there; it expires");
+        }
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        if let Some(trials) = self.of.take() {
+            let (name, id) = (self.name.clone(), self.id.clone());
+            tokio::spawn(async move { Box::pin(trials.delete(&name, &id)).await });
         }
     }
 }

@@ -209,7 +209,7 @@ impl Pools {
         let service = &pool.service.name;
         let place = self.leasing.place_on(&id, service).await?;
         if let Some(revisions) = &pool.migrate {
-            let migrated = migrate::run(&place.uris.direct, &place.service, revisions).await;
+            let migrated = migrate::run(&place.uris.direct, &place.service, revisions, None).await;
             migrated.map_err(|source| Error::FailedMigrate {
                 branch: name.clone(),
                 source,

@@ -119,6 +119,18 @@ pub struct Refusal {
     details: ErrorDetails,
 }
 
+/// The longest message, in bytes. It travels as a header, percent-encoded, beside the
+/// details, and what is more than some kilobytes in all is refused on its way.
+const MESSAGE_BYTES_MAX: usize = 2_000;
+
+fn capped(mut message: String) -> String {
+    if message.len() > MESSAGE_BYTES_MAX {
+        message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
+        message.push('…');
+    }
+    message
+}
+
 impl Refusal {
     /// A refusal whose ErrorInfo carries `reason`, in UPPER_SNAKE. `message`
     /// is for a person: no secrets, no SQL.
@@ -126,7 +138,7 @@ impl Refusal {
         Self {
             code,
             reason,
-            message: message.into(),
+            message: capped(message.into()),
             metadata: Vec::new(),
             details: ErrorDetails::new(),
         }

@@ -143,7 +143,7 @@ async fn migrate_to_newest(place: &Place) -> Result<(), Error> {
         let folder = place.service.migrations.clone();
         let listing = tokio::task::spawn_blocking(move || migrate::revisions_in(&folder));
         let newest = listing.await.map_err(migrate::Error::Interrupted)??;
-        migrate::run(&place.uris.direct, &place.service, &newest).await
+        migrate::run(&place.uris.direct, &place.service, &newest, None).await
     };
     let done = migrating.await.map_err(Error::Migrate)?;
     for revision in done {

@@ -12,7 +12,7 @@ use super::statements::{Piece, Statement, pieces};
 use crate::postgres::escape_literal;
 
 /// How a comment begins that asks for batches.
-const DIRECTIVE: &str = "batch:";
+pub(super) const DIRECTIVE: &str = "batch:";
 
 /// The most rows that a batch may have.
 const ROWS_MAX: u32 = 1_000_000;
@@ -99,6 +99,10 @@ impl<'s> Batched<'s> {
         if is_update && find("set").is_none() {
             return Err(KINDS);
         }
+        let end = condition.map_or(returning, |piece| piece.start);
+        if is_update && is_set(&top, key, end) {
+            return Err(NoBatch("it changes the key of its own batches"));
+        }
         Ok(Self {
             rows,
             key,
@@ -171,6 +175,18 @@ fn top_level(sql: &str) -> Vec<Piece<'_>> {
     within.collect()
 }
 
+/// Whether a column gets a value before that place: behind SET, or a comma.
+fn is_set(top: &[Piece<'_>], column: &str, end: usize) -> bool {
+    top.windows(3).any(|three| {
+        let [before, name, equals] = three else {
+            return false;
+        };
+        let is_assigned = before.is_word("set") || before.kind == TokenKind::Comma;
+        let is_it = equals.kind == TokenKind::Eq && name.text.eq_ignore_ascii_case(column);
+        is_assigned && is_it && equals.start < end
+    })
+}
+
 fn is_name(piece: &Piece<'_>) -> bool {
     matches!(piece.kind, TokenKind::Ident | TokenKind::QuotedIdent { .. })
 }
@@ -235,6 +251,7 @@ mod tests {
             "-- batch: many by id\nDELETE FROM t",
             "-- batch: 0 by id\nDELETE FROM t",
             "-- batch: 10\nDELETE FROM t",
+            "-- batch: 10 by id\nUPDATE t SET a = 1, id = id + 1000",
         ] {
             assert!(batched(script).is_err(), "{script}");
         }

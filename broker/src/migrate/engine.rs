@@ -24,6 +24,7 @@ use crate::config::ServiceSpec;
 use crate::postgres::{Attempted as _, OwnerUri, escape_identifier};
 use crate::roles;
 use run::Run;
+pub use run::refuse_unfit;
 
 /// How long to wait for another migration of the same service, in milliseconds.
 pub(super) const LOCK_WAIT_MS_MAX: u64 = 60_000;
@@ -195,16 +196,17 @@ impl<'s> Migrating<'s> {
         let sql = format!("BEGIN; {statements} COMMIT;");
         let stamped = self.client.batch_execute(&sql).await;
         stamped.attempted("stamp the history")?;
-        // Nothing is half done any more: that is what was said.
-        Ok(history::forget_batches(&self.client, self.service).await?)
+        Ok(())
     }
 
-    /// What a revision finds, whatever the one before has set.
+    /// What a revision finds, whatever the one before has set. A statement ends when this
+    /// broker does: otherwise it would go on, and hold the lock.
     fn settings(&self, lock_timeout_ms: u64) -> String {
         let schema = escape_identifier(&self.service.schema);
         format!(
             "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL;
              SET client_min_messages = warning; SET lock_timeout = {lock_timeout_ms};
+             SET client_connection_check_interval = '1s';
              SET statement_timeout = {}; SET search_path = {schema};",
             self.statement_timeout.as_millis()
         )

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use squawk_lexer::TokenKind;
+
+use super::statements::pieces;
 use crate::{postgres, roles};
 
 /// Why a branch is not at its revision.
@@ -43,7 +46,8 @@ pub enum Error {
     },
     /// The branch has a revision that the folder does not.
     #[error(
-        "the branch has the revision {version}{}, which the folder does not",
+        "the branch has the revision {version}{}, which the folder does not: put it back, or \
+         stamp the branch `current`",
         called(name)
     )]
     RevisionMissing {
@@ -53,7 +57,7 @@ pub enum Error {
         name: String,
     },
     /// Nothing takes a revision back.
-    #[error("{revision} has no down.sql: nothing takes it back")]
+    #[error("{revision} has no down.sql: nothing takes it back; write one")]
     NoWayBack {
         /// The revision.
         revision: String,
@@ -129,8 +133,7 @@ pub enum Error {
     /// A script committed, or rolled back, by itself.
     #[error(
         "run the revision {revision}: {} ends its transaction by itself, so what came before that \
-         may be there, and is not written down; let metadata.toml say run_in_transaction = false, \
-         or leave COMMIT and ROLLBACK out",
+         may be there, and is not written down: look, and leave COMMIT and ROLLBACK out",
         path.display()
     )]
     EndsTransaction {
@@ -172,7 +175,7 @@ pub enum Error {
         revisions: Vec<String>,
     },
     /// What is rehearsed goes on from where the branch is.
-    #[error("rehearse up to {revision}: the branch is beyond it")]
+    #[error("rehearse up to there: the branch is beyond it, and has {revision}; name a later one")]
     Backwards {
         /// The revision.
         revision: String,
@@ -218,13 +221,19 @@ pub struct Place {
 }
 
 impl Place {
-    /// A statement as it may be shown, on one line: what stands in quotes may be a password.
+    /// A statement as it may be shown, on one line: what stands in quotes may be a password,
+    /// and a comment is not what failed.
     pub fn shown(sql: &str) -> String {
         const CHARS_MAX: usize = 160;
-        let parts = sql.split('\'').enumerate();
-        let masked = parts.map(|(index, part)| if index % 2 == 0 { part } else { "…" });
-        let masked = masked.collect::<Vec<_>>().join("'");
-        let line = masked.split_whitespace().collect::<Vec<_>>().join(" ");
+        let mut text = String::new();
+        for piece in pieces(sql) {
+            match piece.kind {
+                TokenKind::Literal { .. } if piece.is_text() => text.push_str("'…'"),
+                TokenKind::LineComment | TokenKind::BlockComment { .. } => text.push(' '),
+                _ => text.push_str(piece.text),
+            }
+        }
+        let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
         match line.char_indices().nth(CHARS_MAX) {
             Some((end, _)) => format!("{}…", &line[..end]),
             None => line,
@@ -281,8 +290,12 @@ impl Error {
 /// What is there of a revision that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LeftBehind {
-    /// Nothing, or nothing that shows.
+    /// Nothing that shows.
     Nothing,
+    /// Nothing: its transaction was undone.
+    Undone,
+    /// Its transaction was at its end, and nobody heard how that ended.
+    Unsure,
     /// Invalid indexes of the service, which somebody has begun.
     Indexes(Vec<String>),
     /// The batches that were done.
@@ -300,6 +313,10 @@ impl fmt::Display for LeftBehind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nothing => Ok(()),
+            Self::Undone => f.write_str("; all of it is undone"),
+            Self::Unsure => f.write_str(
+                "; whether it was committed is not known: `broker migrate status` tells",
+            ),
             Self::Indexes(names) => write!(
                 f,
                 "; there is the invalid index {}: drop it, then run the revision again",

@@ -102,12 +102,14 @@ pub fn nothing_for(service: &ServiceSpec, role: &str) -> String {
         .concat()
 }
 
-/// Makes both tables where they are not there. What roles would get of them by default
+/// Makes the tables where they are not there. What roles would get of them by default
 /// is taken away again.
 pub async fn ensure(client: &Client, service: &ServiceSpec) -> Result<(), postgres::Error> {
-    if has_table(client, service, HISTORY_TABLE).await?
-        && has_table(client, service, REVISIONS_TABLE).await?
-    {
+    let mut is_there = true;
+    for name in OWN_TABLES {
+        is_there &= has_table(client, service, name).await?;
+    }
+    if is_there {
         return Ok(());
     }
     let sql = format!("BEGIN; {} COMMIT;", tables(service));
@@ -115,13 +117,10 @@ pub async fn ensure(client: &Client, service: &ServiceSpec) -> Result<(), postgr
     made.attempted("make the migration history")
 }
 
-/// The statements that make the schema and both tables where they are not there.
+/// The statements that make the schema and the tables where they are not there.
 pub fn tables(service: &ServiceSpec) -> String {
     let schema = escape_identifier(&service.schema);
-    let (history, revisions) = (
-        table(service, HISTORY_TABLE),
-        table(service, REVISIONS_TABLE),
-    );
+    let [history, revisions, batches] = OWN_TABLES.map(|name| table(service, name));
     // The first is as Diesel makes it.
     format!(
         "SET LOCAL client_min_messages = warning;
@@ -134,43 +133,16 @@ pub fn tables(service: &ServiceSpec) -> String {
              run_on timestamp NOT NULL,
              name text NOT NULL,
              checksum text NOT NULL);
-         {}",
-        nobodys(&[&history, &revisions]),
-    )
-}
-
-/// Makes the table of batches where it is not there.
-pub async fn ensure_batches(client: &Client, service: &ServiceSpec) -> Result<(), postgres::Error> {
-    if has_table(client, service, BATCHES_TABLE).await? {
-        return Ok(());
-    }
-    let batches = table(service, BATCHES_TABLE);
-    let sql = format!(
-        "BEGIN;
-         SET LOCAL client_min_messages = warning;
-         CREATE TABLE {batches} (
+         CREATE TABLE IF NOT EXISTS {batches} (
              version varchar(50),
              direction text,
              checksum text NOT NULL,
              reached text NOT NULL,
              rows bigint NOT NULL,
              PRIMARY KEY (version, direction));
-         {}
-         COMMIT;",
-        nobodys(&[&batches]),
-    );
-    let made = client.batch_execute(&sql).await;
-    made.attempted("make the table of batches")
-}
-
-/// Forgets how far batches that were cut off have come.
-pub async fn forget_batches(client: &Client, service: &ServiceSpec) -> Result<(), postgres::Error> {
-    if !has_table(client, service, BATCHES_TABLE).await? {
-        return Ok(());
-    }
-    let sql = format!("DELETE FROM {}", table(service, BATCHES_TABLE));
-    let forgotten = client.batch_execute(&sql).await;
-    forgotten.attempted("forget how far batches have come")
+         {}",
+        nobodys(&[&history, &revisions, &batches]),
+    )
 }
 
 /// The statements that take from everybody else what they have of tables, which are quoted
@@ -195,11 +167,10 @@ fn nobodys(tables: &[&String]) -> String {
 }
 
 /// The statements that write a revision down: as applied now, or as what it is now.
+///
+/// Batches of it that were cut off count no more: whatever became of them, it is whole.
 pub fn record(service: &ServiceSpec, migration: &Migration) -> String {
-    let (history, revisions) = (
-        table(service, HISTORY_TABLE),
-        table(service, REVISIONS_TABLE),
-    );
+    let [history, revisions, batches] = OWN_TABLES.map(|name| table(service, name));
     let version = escape_literal(&migration.revision.version);
     // Times of day are of the session's zone, which a revision may have changed.
     format!(
@@ -208,7 +179,8 @@ pub fn record(service: &ServiceSpec, migration: &Migration) -> String {
          INSERT INTO {revisions} (version, run_on, name, checksum)
              SELECT version, run_on, {name}, {checksum} FROM {history} WHERE version = {version}
              ON CONFLICT (version) DO UPDATE SET run_on = excluded.run_on,
-                 name = excluded.name, checksum = excluded.checksum;",
+                 name = excluded.name, checksum = excluded.checksum;
+         DELETE FROM {batches} WHERE version = {version};",
         name = escape_literal(&migration.revision.name),
         checksum = escape_literal(&migration.checksum().to_string()),
     )
@@ -217,7 +189,7 @@ pub fn record(service: &ServiceSpec, migration: &Migration) -> String {
 /// The statement that says that a revision is not applied.
 pub fn forget(service: &ServiceSpec, version: &str) -> String {
     let version = escape_literal(version);
-    [HISTORY_TABLE, REVISIONS_TABLE]
+    OWN_TABLES
         .map(|name| {
             format!(
                 "DELETE FROM {} WHERE version = {version};",

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::Error;
+use super::engine::refuse_unfit;
 use super::folder::Migration;
 use super::history::{self, Applied, Record};
 use super::moves::{self, Move, Moves, Point};
@@ -58,6 +59,7 @@ pub fn script(service: &ServiceSpec, moves: &Moves<'_>) -> Result<String, Error>
         let script = script.ok_or_else(|| Error::NoWayBack {
             revision: name.clone(),
         })?;
+        refuse_unfit(migration, script)?;
         let sql = terminated(&script.sql);
         text.push_str(&match migration.in_transaction {
             true => format!("\n-- {name} ({what})\nBEGIN;\n{sql}\n{write}\nCOMMIT;\n"),

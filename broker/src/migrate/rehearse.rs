@@ -21,13 +21,13 @@ use self::contract::{Contract, Outcome};
 use self::report::{Contracted, Rehearsed, Report, Restored, Script};
 use self::rows::Snapshot;
 use self::watch::Watch;
+use super::Error;
 use super::catalog;
 use super::engine::Migrating;
 use super::folder::Migration;
 use super::lint::{self, Size, Used};
 use super::moves::{self, Move, Moves, Wish};
 use super::standing::{self, Standing};
-use super::{Error, Place};
 use crate::config::ServiceSpec;
 use crate::postgres::{self, Attempted as _, OwnerUri};
 
@@ -152,7 +152,7 @@ impl Run<'_> {
                 version: self.version,
             };
             let findings = lint::lint(&met.subject(migration));
-            let up = self.script(*one).await?;
+            let up = self.script(*one, &met.tables).await?;
             let failed = up.error.is_some();
             let mut rehearsed = Rehearsed::of(migration, up, findings);
             if !failed {
@@ -176,7 +176,7 @@ impl Run<'_> {
         report: &mut Report,
     ) -> Result<usize, Error> {
         let schema = &self.of.service.schema;
-        snapshots.pop();
+        let sizes = snapshots.pop().map(|last| last.sizes()).unwrap_or_default();
         let mut done = 0;
         let rehearsed = report.revisions.iter_mut().zip(&moves.moves).rev();
         for ((rehearsed, one), before) in rehearsed.zip(snapshots.iter().rev()) {
@@ -184,7 +184,7 @@ impl Run<'_> {
             if migration.down.is_none() {
                 break;
             }
-            let down = self.script(Move::Revert(migration)).await?;
+            let down = self.script(Move::Revert(migration), &sizes).await?;
             let failed = down.error.is_some();
             rehearsed.down = Some(down);
             if failed {
@@ -194,6 +194,7 @@ impl Run<'_> {
             rehearsed.restored = Some(Restored {
                 schema: catalog::Schema::difference(&before.schema, &after.schema),
                 rows: before.differences(&after),
+                counted: before.counted(),
             });
             done += 1;
         }
@@ -208,10 +209,11 @@ impl Run<'_> {
         at_head: &Snapshot,
         report: &mut Report,
     ) -> Result<(), Error> {
+        let sizes = at_head.sizes();
         let skipped = moves.moves.len().saturating_sub(count);
         let rehearsed = report.revisions.iter_mut().zip(&moves.moves).skip(skipped);
         for (rehearsed, one) in rehearsed {
-            let again = self.script(*one).await?;
+            let again = self.script(*one, &sizes).await?;
             let failed = again.error.is_some();
             rehearsed.again = Some(again);
             if failed {
@@ -224,8 +226,9 @@ impl Run<'_> {
     }
 
     /// Runs one script, watched. That it fails is part of what is found.
-    async fn script(&self, one: Move<'_>) -> Result<Script, Error> {
-        let mut watch = Watch::new(self.of.service, self.beside, self.of.contracts);
+    async fn script(&self, one: Move<'_>, sizes: &BTreeMap<String, Size>) -> Result<Script, Error> {
+        let of = self.of;
+        let mut watch = Watch::new(of.service, self.beside, of.contracts, sizes);
         let moves = Moves {
             moves: vec![one],
             forgotten: Vec::new(),
@@ -254,7 +257,7 @@ fn contracts(
                 by: contract.by.clone(),
                 is_live: contract.is_live,
                 line: query.line,
-                query: Place::shown(&query.sql),
+                query: query.shown(),
                 before,
                 after,
             });

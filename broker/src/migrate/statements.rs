@@ -50,6 +50,12 @@ impl Piece<'_> {
         self.kind == TokenKind::Ident && self.text.eq_ignore_ascii_case(word)
     }
 
+    /// Whether it is a literal that is no number.
+    pub(super) fn is_text(&self) -> bool {
+        let begins = self.text.bytes().next();
+        begins.is_some_and(|begins| !begins.is_ascii_digit() && begins != b'.')
+    }
+
     pub(super) fn is_trivia(&self) -> bool {
         self.kind == TokenKind::Whitespace || self.is_comment()
     }

@@ -10,6 +10,7 @@ use super::look::LOOK_LIMIT;
 use super::steps::{step, steps_of};
 use super::{Action, Error, Step, budget, lineage, look};
 use crate::config::{BindingSpec, Config, Revision};
+use crate::gate::Rehearsed;
 use crate::ledger::Ledger;
 use crate::names::{BindingName, BranchName};
 use crate::neon::{EndpointKind, Ensured, Found, Neon, NewBranch, OwnerUris};
@@ -109,9 +110,8 @@ pub async fn prepare(
         });
     }
     let mut applied = Applied::default();
-    // Nobody is there yet, and somebody asks for it.
+    // Somebody asks for it.
     let spec = &BindingSpec {
-        gate: None,
         auto_migrate: true,
         ..spec.clone()
     };
@@ -122,7 +122,12 @@ pub async fn prepare(
         spec,
         applied: &mut applied,
     };
-    Ok(run.binding(&mut known).await?.outcome)
+    let Made { outcome, held } = run.binding(&mut known).await?;
+    // Who is to move there would get what the gate keeps out, or not get it.
+    match held {
+        None => Ok(outcome),
+        Some(error) => Err(error),
+    }
 }
 
 /// What a branch has of a binding.
@@ -266,16 +271,21 @@ impl Run<'_> {
                 });
             }
             // On a branch that was made just now nobody is, whatever comes of it.
-            if !created {
-                held = Box::pin(self.gated(branch, uris)).await?;
+            let mut rehearsed = None;
+            if let Some(gate) = spec.gate.filter(|_| !created) {
+                match Box::pin(self.gated(gate, branch, uris)).await {
+                    Ok(of) => rehearsed = Some(of),
+                    Err(error) => held = Some(error),
+                }
             }
             if held.is_none() {
-                self.migrate(uris).await?;
+                self.migrate(uris, rehearsed).await?;
             }
         }
         for step in steps.iter().filter(|step| step.revision().is_none()) {
             match (&step.action, &spec.seed) {
-                (Action::Seed { .. }, Some(seed)) => {
+                // A seed is for the last revision.
+                (Action::Seed { .. }, Some(seed)) if held.is_none() => {
                     let ran = seed::run(&mut client, spec, seed).await;
                     let ran = ran.map_err(|source| Error::FailedSeed {
                         branch: spec.branch.clone(),
@@ -311,9 +321,14 @@ impl Run<'_> {
         })
     }
 
-    async fn migrate(&mut self, uris: &OwnerUris) -> Result<(), Error> {
+    /// `rehearsed`: what alone is to be run.
+    async fn migrate(
+        &mut self,
+        uris: &OwnerUris,
+        rehearsed: Option<Rehearsed>,
+    ) -> Result<(), Error> {
         let spec = self.spec;
-        let done = migrate::run(&uris.direct, &spec.service, &spec.revisions)
+        let done = migrate::run(&uris.direct, &spec.service, &spec.revisions, rehearsed)
             .await
             .map_err(|source| Error::FailedMigrate {
                 branch: spec.branch.clone(),

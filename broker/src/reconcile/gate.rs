@@ -1,84 +1,116 @@
-//! What keeps an apply from running revisions: that a person is to, or a gate.
+//! The gate before what an apply would run: rehearsed first, unless it was.
 
 use neon_api::BranchId;
 
 use super::Error;
 use super::apply::Run;
+use crate::config::Gate;
 use crate::gate::Rehearsed;
-use crate::migrate::moves::{self, Wish};
-use crate::migrate::rehearse::Rehearsal;
-use crate::migrate::rehearse::contract;
+use crate::migrate::moves::{self, Moves, Wish};
 use crate::migrate::rehearse::report::Verdict;
+use crate::migrate::rehearse::{Rehearsal, contract};
 use crate::migrate::{self, history, standing};
 use crate::neon::OwnerUris;
-use crate::postgres;
-use crate::text::one_line;
-use crate::trials::Trials;
+use crate::trials::{self, Trials};
+use crate::{postgres, state};
+
+/// Why nothing could be rehearsed.
+#[derive(Debug, thiserror::Error)]
+pub enum NotTried {
+    /// The revisions, or the throw-away branch.
+    #[error(transparent)]
+    Migrate(#[from] migrate::Error),
+    /// There is no throw-away branch.
+    #[error(transparent)]
+    Trial(#[from] trials::Error),
+    /// That it passed could not be stored.
+    #[error(transparent)]
+    State(#[from] state::Error),
+}
+
+impl NotTried {
+    /// Whether the same may work in a moment.
+    pub(super) fn is_transient(&self) -> bool {
+        match self {
+            NotTried::Migrate(error) => error.is_transient(),
+            NotTried::Trial(error) => error.is_transient(),
+            NotTried::State(_) => true,
+        }
+    }
+}
 
 impl Run<'_> {
-    /// Rehearses what is pending, unless it was. `Some`: why it is not to be run.
+    /// Rehearses what is pending, unless it was, and says what that is. The error: why it
+    /// is not to be run.
     pub(super) async fn gated(
         &self,
+        gate: Gate,
         branch: &BranchId,
         uris: &OwnerUris,
-    ) -> Result<Option<Error>, Error> {
-        let Some(gate) = self.spec.gate else {
-            return Ok(None);
-        };
-        let state = self.ledger.state();
-        let now = self.ledger.now();
-        let failed = |source| Error::FailedMigrate {
-            branch: self.spec.branch.clone(),
-            source,
-        };
+    ) -> Result<Rehearsed, Error> {
+        let tried = self.tried(gate, branch, uris).await;
+        tried.unwrap_or_else(|source| {
+            Err(Error::FailedRehearsal {
+                branch: self.spec.branch.clone(),
+                source: Box::new(source),
+            })
+        })
+    }
+
+    async fn tried(
+        &self,
+        gate: Gate,
+        branch: &BranchId,
+        uris: &OwnerUris,
+    ) -> Result<Result<Rehearsed, Error>, NotTried> {
+        let (state, now) = (self.ledger.state(), self.ledger.now());
         let service = &self.spec.service;
-        let reading = migrate::read_folder(service);
-        let folder = reading.await.map_err(failed)?;
-        let looking = async {
-            let client = postgres::session(&uris.direct).await?;
-            history::read(&client, service).await
-        };
-        let history = looking.await.map_err(|error| failed(error.into()))?;
-        let rows = standing::rows(&folder, &history, self.spec.last());
+        let folder = migrate::read_folder(service).await?;
+        let client = postgres::session(&uris.direct).await;
+        let client = client.map_err(migrate::Error::from)?;
+        let history = history::read(&client, service).await;
+        let history = history.map_err(migrate::Error::from)?;
+        // As an apply runs them: up to what broker.toml had when it was read.
+        let last = self.spec.head().map(|head| head.version.as_str());
+        let rows = standing::rows(&folder, &history, last);
         let wish = Wish::Up(None);
-        let moves = moves::moves(&folder, &rows, self.spec.last(), &wish).map_err(failed)?;
+        let moves = moves::moves(&folder, &rows, last, &wish)?;
         let rehearsed = Rehearsed::of(branch, moves.runs());
         if rehearsed.may_run(state, gate, now) {
-            return Ok(None);
+            return Ok(Ok(rehearsed));
         }
-        let not_rehearsed = |reasons| Error::NotRehearsed {
-            branch: self.spec.branch.clone(),
-            revisions: moves.runs().map(|one| one.revision.name.clone()).collect(),
-            reasons,
-        };
         let contracts = contract::of_service(self.config, &service.name, |name| {
             let mut on_branch = self.config.bindings_on(&self.spec.branch);
-            on_branch.any(|spec| spec.name == *name)
+            *name == self.spec.name || on_branch.any(|spec| spec.name == *name)
         });
-        let contracts = contracts.await.map_err(failed)?;
-        let trials = Trials::new(self.neon.clone(), self.ledger.clone());
-        let trial = trials.begin("rehearse", branch, &service.database).await;
-        let trial = match trial {
-            Ok(trial) => trial,
-            Err(error) => return Ok(Some(not_rehearsed(vec![one_line(&error)]))),
-        };
+        let contracts = contracts.await?;
         let rehearsal = Rehearsal {
             service,
             folder: &folder,
-            last: self.spec.last(),
+            last,
             wish,
             contracts: &contracts,
         };
+        let trials = Trials::new(self.neon.clone(), self.ledger.clone());
+        let trial = trials.begin("rehearse", branch, &service.database).await?;
         let report = Box::pin(rehearsal.run(&trial.uris.direct)).await;
         trials.end(trial).await;
-        let (verdict, reasons) = report.map_err(failed)?.verdict();
+        let (verdict, reasons) = report?.verdict();
         tracing::info!(binding = %self.spec.name, verdict = verdict.as_str(), "rehearsed");
         match verdict {
             Verdict::Pass => {
                 rehearsed.passed(state, now).await?;
-                Ok(None)
+                Ok(Ok(rehearsed))
             }
-            Verdict::Fail | Verdict::Unproven => Ok(Some(not_rehearsed(reasons))),
+            Verdict::Fail | Verdict::Unproven => Ok(Err(self.not_rehearsed(&moves, reasons))),
+        }
+    }
+
+    fn not_rehearsed(&self, moves: &Moves<'_>, reasons: Vec<String>) -> Error {
+        Error::NotRehearsed {
+            branch: self.spec.branch.clone(),
+            revisions: moves.runs().map(|one| one.revision.name.clone()).collect(),
+            reasons,
         }
     }
 }

@@ -245,12 +245,14 @@ impl Asked {
         self.run(place, name, told).await?;
         // One that waited for its revisions is ready now.
         let binding = self.broker.bindings.get(name);
-        let waits = binding.is_some_and(|binding| binding.status != Status::Ready);
+        let waits = binding
+            .is_some_and(|binding| binding.status != Status::Ready || binding.trouble.is_some());
         if place.is_own && waits {
             let nothing = |_| std::future::ready(Ok::<_, keeper::Error>(Vec::new()));
             if let Err(error) = self.broker.keeper.apply(nothing).await {
                 let error = one_line(&error);
                 tracing::info!(binding = %name, error, "migrated, and not ready");
+                self.broker.keeper.look_again();
             }
         }
         Ok(())
@@ -258,7 +260,7 @@ impl Asked {
 
     /// The gate of the binding's own branch, for what is to be run there.
     async fn pass_gate(&self, place: &Place, moves: &Moves<'_>) -> Result<(), Error> {
-        let Some(gate) = place.spec.gate.filter(|_| place.is_own) else {
+        let Some(gate) = place.gate else {
             return Ok(());
         };
         let revisions: Vec<String> = moves.runs().map(|one| one.revision.name.clone()).collect();

@@ -351,6 +351,7 @@ fn reconcile(error: reconcile::Error, message: String) -> Refusal {
         reconcile::Error::ParentNotReady { .. } => step(transient, "PARENT_NOT_READY", message),
         reconcile::Error::Ahead { .. } => step(false, "BRANCH_AHEAD", message),
         reconcile::Error::Behind { .. } => step(false, "BRANCH_BEHIND", message),
+        reconcile::Error::FailedRehearsal { .. } => step(transient, "REHEARSAL_FAILED", message),
         reconcile::Error::NotRehearsed { .. } => step(false, "REVISION_NOT_REHEARSED", message),
         reconcile::Error::BudgetExceeded { .. } => {
             step(false, "CONNECTION_BUDGET_EXCEEDED", message)

@@ -1,5 +1,5 @@
 -- The queries of users.v1, as user-service/src/store.rs makes them, with names as revisions
--- have them. The examples find the seeds' Alice and Bob, and run on a branch without them.
+-- have them. The examples are of the seeds' Alice and Bob, and run without them too.
 
 -- GetUser; UpdateUser and DeleteUser with an etag.
 -- example: 1
@@ -60,12 +60,12 @@ WHERE name >= $1 AND name < $2 AND email >= $3 AND email < $4 AND (name, id) > (
 ORDER BY name, id LIMIT $7;
 
 -- CreateUser without a request_id.
--- example: 'Carol', 'carol@example.com'
+-- example: 'Carol', 'carol@rehearsal.example'
 INSERT INTO users (name, email) VALUES ($1, $2)
 RETURNING id, name, email;
 
 -- CreateUser with a request_id.
--- example: '6b8b4567-327b-43c6-a43c-986966334873', '\x6b86b273', 'Carol', 'carol@example.com'
+-- example: '00000000-0000-4000-8000-000000000001', '\x6b86b273', 'Carol', 'carol@rehearsal.example'
 WITH next AS MATERIALIZED (
     SELECT nextval('users_id_seq')::integer AS user_id
 ), request AS (
@@ -91,17 +91,17 @@ RETURNING id, name, email;
 UPDATE users SET name = $1
 WHERE id = $2 AND name IS NOT DISTINCT FROM $3 AND email IS NOT DISTINCT FROM $4
 RETURNING id, name, email;
--- example: 'alicia@example.com', 1
+-- example: 'alicia@rehearsal.example', 1
 UPDATE users SET email = $1 WHERE id = $2
 RETURNING id, name, email;
--- example: 'alicia@example.com', 1, 'Alice', 'alice@example.com'
+-- example: 'alicia@rehearsal.example', 1, 'Alice', 'alice@example.com'
 UPDATE users SET email = $1
 WHERE id = $2 AND name IS NOT DISTINCT FROM $3 AND email IS NOT DISTINCT FROM $4
 RETURNING id, name, email;
--- example: 'Alicia', 'alicia@example.com', 1
+-- example: 'Alicia', 'alicia@rehearsal.example', 1
 UPDATE users SET name = $1, email = $2 WHERE id = $3
 RETURNING id, name, email;
--- example: 'Alicia', 'alicia@example.com', 1, 'Alice', 'alice@example.com'
+-- example: 'Alicia', 'alicia@rehearsal.example', 1, 'Alice', 'alice@example.com'
 UPDATE users SET name = $1, email = $2
 WHERE id = $3 AND name IS NOT DISTINCT FROM $4 AND email IS NOT DISTINCT FROM $5
 RETURNING id, name, email;

@@ -1,5 +1,5 @@
 -- The queries of users.v2, as user-service/src/store.rs makes them, with names as revisions
--- have them. The examples find the seeds' Alice and Bob, and run on a branch without them.
+-- have them. The examples are of the seeds' Alice and Bob, and run without them too.
 
 -- GetUser; UpdateUser and DeleteUser with an etag.
 -- example: 1
@@ -61,21 +61,21 @@ WHERE name >= $1 AND name < $2 AND email >= $3 AND email < $4 AND (name, id) > (
 ORDER BY name, id LIMIT $7;
 
 -- CreateUser without a request_id. What is not given is the table's default.
--- example: 'Carol', 'carol@example.com', 36, 'London'
+-- example: 'Carol', 'carol@rehearsal.example', 36, 'London'
 INSERT INTO users (name, email, age, city) VALUES ($1, $2, $3, $4)
 RETURNING id, name, email, age, city;
--- example: 'Carol', 'carol@example.com', 36
+-- example: 'Carol', 'carol@rehearsal.example', 36
 INSERT INTO users (name, email, age, city) VALUES ($1, $2, $3, DEFAULT)
 RETURNING id, name, email, age, city;
--- example: 'Carol', 'carol@example.com', 'London'
+-- example: 'Carol', 'carol@rehearsal.example', 'London'
 INSERT INTO users (name, email, age, city) VALUES ($1, $2, DEFAULT, $3)
 RETURNING id, name, email, age, city;
--- example: 'Carol', 'carol@example.com'
+-- example: 'Carol', 'carol@rehearsal.example'
 INSERT INTO users (name, email, age, city) VALUES ($1, $2, DEFAULT, DEFAULT)
 RETURNING id, name, email, age, city;
 
 -- CreateUser with a request_id.
--- example: '6b8b4567-327b-43c6-a43c-986966334873', '\x6b86b273', 'Carol', 'carol@example.com', 36, 'London'
+-- example: '00000000-0000-4000-8000-000000000001', '\x6b86b273', 'Carol', 'carol@rehearsal.example', 36, 'London'
 WITH next AS MATERIALIZED (
     SELECT nextval('users_id_seq')::integer AS user_id
 ), request AS (
@@ -103,10 +103,10 @@ UPDATE users SET name = $1
 WHERE id = $2 AND name IS NOT DISTINCT FROM $3 AND email IS NOT DISTINCT FROM $4
     AND age IS NOT DISTINCT FROM $5 AND city IS NOT DISTINCT FROM $6
 RETURNING id, name, email, age, city;
--- example: 'alicia@example.com', 1
+-- example: 'alicia@rehearsal.example', 1
 UPDATE users SET email = $1 WHERE id = $2
 RETURNING id, name, email, age, city;
--- example: 'alicia@example.com', 1, 'Alice', 'alice@example.com', 25, 'New York'
+-- example: 'alicia@rehearsal.example', 1, 'Alice', 'alice@example.com', 25, 'New York'
 UPDATE users SET email = $1
 WHERE id = $2 AND name IS NOT DISTINCT FROM $3 AND email IS NOT DISTINCT FROM $4
     AND age IS NOT DISTINCT FROM $5 AND city IS NOT DISTINCT FROM $6
@@ -127,10 +127,10 @@ UPDATE users SET city = $1
 WHERE id = $2 AND name IS NOT DISTINCT FROM $3 AND email IS NOT DISTINCT FROM $4
     AND age IS NOT DISTINCT FROM $5 AND city IS NOT DISTINCT FROM $6
 RETURNING id, name, email, age, city;
--- example: 'Alicia', 'alicia@example.com', 26, 'Boston', 1
+-- example: 'Alicia', 'alicia@rehearsal.example', 26, 'Boston', 1
 UPDATE users SET name = $1, email = $2, age = $3, city = $4 WHERE id = $5
 RETURNING id, name, email, age, city;
--- example: 'Alicia', 'alicia@example.com', 26, 'Boston', 1, 'Alice', 'alice@example.com', 25, 'New York'
+-- example: 'Alicia', 'alicia@rehearsal.example', 26, 'Boston', 1, 'Alice', 'alice@example.com', 25, 'New York'
 UPDATE users SET name = $1, email = $2, age = $3, city = $4
 WHERE id = $5 AND name IS NOT DISTINCT FROM $6 AND email IS NOT DISTINCT FROM $7
     AND age IS NOT DISTINCT FROM $8 AND city IS NOT DISTINCT FROM $9

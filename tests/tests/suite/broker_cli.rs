@@ -3,6 +3,7 @@
 
 mod batches;
 mod gate;
+mod killed;
 mod lost;
 pub(crate) mod migrate;
 mod migrated;

@@ -582,7 +582,7 @@ async fn migrations(system: &System, method: &str) -> anyhow::Result<bool> {
                 to: String::new(),
             };
             let answer = migrations.rehearse(request).await?.into_inner();
-            answer.verdict() == broker::RehearsalVerdict::Pass && answer.revisions.is_empty()
+            answer.verdict() == broker::RehearsalVerdict::Unproven && answer.revisions.is_empty()
         }
     })
 }

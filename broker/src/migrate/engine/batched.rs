@@ -40,7 +40,6 @@ impl Migrating<'_> {
             "begin a revision",
         )
         .await?;
-        history::ensure_batches(&self.client, self.service).await?;
         let key = self.key(run, statement, batched).await?;
         let mark = self.mark(run);
         let mut reached = self.reached(run, statement, &mark).await?;
@@ -78,11 +77,7 @@ impl Migrating<'_> {
         observer
             .ran(&self.client, statement, begun.elapsed())
             .await?;
-        let table = history::table(self.service, history::BATCHES_TABLE);
-        let end = format!(
-            "BEGIN; {} DELETE FROM {table} WHERE {}; COMMIT;",
-            run.write, mark.is_it
-        );
+        let end = format!("BEGIN; {} COMMIT;", run.write);
         let written = self.client.batch_execute(&end).await;
         observer.ended();
         if let Err(error) = written {

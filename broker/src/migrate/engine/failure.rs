@@ -97,10 +97,23 @@ mod tests {
 
     #[test]
     fn what_stands_in_quotes_is_not_shown() {
-        let sql = "CREATE ROLE a\n PASSWORD 'hunter2' IN GROUP b; SELECT 'x";
-        assert_eq!(
-            Place::shown(sql),
-            "CREATE ROLE a PASSWORD '…' IN GROUP b; SELECT '…"
-        );
+        for (sql, shown) in [
+            (
+                "CREATE ROLE a\n PASSWORD 'hunter2' IN GROUP b",
+                "CREATE ROLE a PASSWORD '…' IN GROUP b",
+            ),
+            (
+                "ALTER ROLE a PASSWORD $$hunter2$$",
+                "ALTER ROLE a PASSWORD '…'",
+            ),
+            ("SELECT E'a\\'hunter2', 17", "SELECT '…', 17"),
+            (
+                "UPDATE u -- don't\n SET token = 'hunter2'",
+                "UPDATE u SET token = '…'",
+            ),
+            ("SELECT 'hunter2", "SELECT '…'"),
+        ] {
+            assert_eq!(Place::shown(sql), shown);
+        }
     }
 }

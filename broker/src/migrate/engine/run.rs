@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
+use squawk_lexer::TokenKind;
 use tokio_postgres::Client;
 
 use super::failure::{Failure, is_no_savepoint};
 use super::{Migrating, Observer};
-use crate::migrate::batches::Batched;
+use crate::migrate::batches::{Batched, DIRECTIVE};
 use crate::migrate::folder::{Migration, Script};
-use crate::migrate::statements::{Statement, split};
+use crate::migrate::statements::{Statement, pieces, split};
 use crate::migrate::{Error, LeftBehind};
 use crate::postgres::Attempted as _;
 
@@ -38,6 +39,16 @@ pub(super) struct Run<'f> {
     pub(super) script: &'f Script,
     /// The statements that write it down.
     pub(super) write: &'f str,
+}
+
+/// Refuses a script that is not to be run at all, or not so.
+pub fn refuse_unfit(migration: &Migration, script: &Script) -> Result<(), Error> {
+    let run = Run {
+        migration,
+        script,
+        write: "",
+    };
+    run.refuse_unfit(&split(&script.sql))
 }
 
 impl Migrating<'_> {
@@ -106,7 +117,7 @@ impl Migrating<'_> {
             self.roll_back().await;
             return Err(match undone {
                 Err(error) if is_no_savepoint(&error) => run.ends_transaction(),
-                _ => failure.in_revision(run.migration, run.script, LeftBehind::Nothing),
+                _ => failure.in_revision(run.migration, run.script, LeftBehind::Undone),
             });
         }
         // A constraint that is checked at the end may fail here.
@@ -119,8 +130,11 @@ impl Migrating<'_> {
         Err(match is_no_savepoint(&error) {
             true => run.ends_transaction(),
             false => {
-                let failure = Failure::of(&error, None);
-                failure.in_revision(run.migration, run.script, LeftBehind::Nothing)
+                let left = match error.as_db_error() {
+                    Some(_) => LeftBehind::Undone,
+                    None => LeftBehind::Unsure,
+                };
+                Failure::of(&error, None).in_revision(run.migration, run.script, left)
             }
         })
     }
@@ -222,6 +236,28 @@ impl Run<'_> {
             return Err(Error::NothingToRun {
                 revision: self.migration.revision.name.clone(),
                 path: self.script.path.clone(),
+            });
+        }
+        let asks = |comment: &&str| {
+            comment
+                .trim_start_matches('-')
+                .trim()
+                .starts_with(DIRECTIVE)
+        };
+        let asked = pieces(&self.script.sql)
+            .filter(|piece| piece.kind == TokenKind::LineComment)
+            .filter(|piece| asks(&piece.text));
+        let heard = statements.iter().flat_map(|statement| &statement.comments);
+        if let Some(piece) = asked
+            .last()
+            .filter(|_| heard.filter(|one| asks(one)).count() == 0)
+        {
+            let before = self.script.sql.get(..piece.start).unwrap_or_default();
+            return Err(Error::BadBatch {
+                revision: self.migration.revision.name.clone(),
+                path: self.script.path.clone(),
+                line: before.matches('\n').count() + 1,
+                reason: "it is to stand directly before its statement".to_owned(),
             });
         }
         for statement in statements {

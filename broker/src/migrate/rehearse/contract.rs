@@ -13,16 +13,16 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use crate::config::Config;
-use crate::migrate::Error;
 use crate::migrate::catalog::Schema;
 use crate::migrate::lint::Used;
 use crate::migrate::statements::{pieces, split};
+use crate::migrate::{Error, Place};
 use crate::names::{BindingName, ServiceName};
 use crate::postgres::{self, Attempted as _, escape_identifier};
 use crate::text::one_line;
 
 /// How long a query may wait for a lock before it counts as blocked, in milliseconds.
-const BLOCKED_MS: u64 = 5;
+const BLOCKED_MS: u64 = 2;
 /// How long a query may take, in milliseconds.
 const QUERY_MS_MAX: u64 = 30_000;
 /// How the comment begins that has values for a query's parameters.
@@ -48,6 +48,28 @@ pub struct Query {
     pub sql: String,
     has_parameters: bool,
     example: Option<String>,
+}
+
+impl Query {
+    /// As it may be shown.
+    pub(super) fn shown(&self) -> String {
+        Place::shown(&self.sql)
+    }
+
+    /// What it says, word by word, in lower case.
+    fn words(&self) -> BTreeSet<String> {
+        let words = pieces(&self.sql).filter(|piece| !piece.is_trivia());
+        words
+            .map(|piece| piece.text.trim_matches('"').to_lowercase())
+            .collect()
+    }
+}
+
+impl Outcome {
+    /// Whether it ran.
+    pub(super) fn works(&self) -> bool {
+        matches!(self, Outcome::Works { .. })
+    }
 }
 
 /// What became of a query.
@@ -126,10 +148,7 @@ pub(super) fn used(contracts: &[Contract], schema: &Schema) -> Vec<Used> {
     let mut used = Vec::new();
     for contract in contracts.iter().filter(|contract| contract.is_live) {
         for query in &contract.queries {
-            let words: BTreeSet<String> = pieces(&query.sql)
-                .filter(|piece| !piece.is_trivia())
-                .map(|piece| piece.text.trim_matches('"').to_lowercase())
-                .collect();
+            let words = query.words();
             let named = |name: &str| words.contains(&name.to_lowercase());
             for (table, of_table) in &schema.tables {
                 if !named(table) {
@@ -173,15 +192,18 @@ pub(super) async fn try_all(
     Ok(all)
 }
 
-/// The queries that have to wait at this moment: `whose: query`.
+/// The queries of live versions that name one of these tables and have to wait at this
+/// moment.
 pub(super) async fn blocked<'c>(
     client: &Client,
     schema: &str,
     contracts: &'c [Contract],
+    tables: &[&str],
 ) -> Result<Vec<(&'c Contract, &'c Query)>, postgres::Error> {
     let mut blocked = Vec::new();
-    for contract in contracts {
-        for query in &contract.queries {
+    for contract in contracts.iter().filter(|contract| contract.is_live) {
+        let names = |query: &&Query| tables.iter().any(|table| query.words().contains(*table));
+        for query in contract.queries.iter().filter(names) {
             let tried = tried(client, schema, query, BLOCKED_MS).await?;
             let code = tried.as_ref().err().and_then(|error| error.code());
             if code == Some(&SqlState::LOCK_NOT_AVAILABLE) {

@@ -60,7 +60,12 @@ impl Snapshot {
     /// Everything as it is committed now.
     pub(super) async fn take(client: &Client, schema: &str) -> Result<Self, postgres::Error> {
         const TABLES: &str = "
-            SELECT c.relname::text, format('%I.%I', n.nspname, c.relname), pg_table_size(c.oid)
+            SELECT c.relname::text, format('%I.%I', n.nspname, c.relname), pg_table_size(c.oid),
+                   -- Columns that come again come last: their order is no difference.
+                   (SELECT string_agg(quote_ident(a.attname), ', '
+                                      ORDER BY a.attname::text COLLATE \"C\")
+                    FROM pg_attribute a
+                    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
             WHERE n.nspname = $1 AND c.relkind = 'r' AND NOT c.relname = ANY ($2)";
         const WHAT: &str = "count the rows";
@@ -76,8 +81,11 @@ impl Snapshot {
             let (name, quoted, bytes): (String, String, i64) = (row.get(0), row.get(1), row.get(2));
             // A sum is the same in any order.
             let sum = match bytes <= COMPARED_BYTES_MAX {
-                true => "coalesce(sum(hashtextextended(t::text, 0)::numeric), 0)::text",
-                false => "NULL::text",
+                true => format!(
+                    "coalesce(sum(hashtextextended(ROW({})::text, 0)::numeric), 0)::text",
+                    row.get::<_, Option<String>>(3).unwrap_or_default()
+                ),
+                false => "NULL::text".to_owned(),
             };
             let ask = format!("SELECT count(*), {sum} FROM ONLY {quoted} AS t");
             let counted = client.query_one(&ask, &[]).await.attempted(WHAT)?;
@@ -101,6 +109,15 @@ impl Snapshot {
             (name.clone(), Size { rows, bytes })
         });
         sizes.collect()
+    }
+
+    /// Tables whose rows were counted alone.
+    pub(super) fn counted(&self) -> Vec<String> {
+        let counted = self
+            .tables
+            .iter()
+            .filter(|(_, table)| table.checksum.is_none());
+        counted.map(|(name, _)| name.clone()).collect()
     }
 
     /// What differs of the rows of tables that both have.

@@ -18,6 +18,8 @@ use super::report::{Lock, Rewrite, Script, Statement as Told};
 use crate::config::ServiceSpec;
 use crate::migrate::engine::Observer;
 use crate::migrate::folder::{Migration, Script as File};
+use crate::migrate::history::OWN_TABLES;
+use crate::migrate::lint::Size;
 use crate::migrate::moves::Move;
 use crate::migrate::statements::Statement;
 use crate::migrate::{Error, Place};
@@ -41,6 +43,8 @@ pub(super) struct Watch<'a> {
     /// A second session, for what the first is in no state to tell.
     beside: &'a Arc<Client>,
     contracts: &'a [Contract],
+    /// How large the service's tables are.
+    sizes: &'a BTreeMap<String, Size>,
     in_transaction: bool,
     statements: Vec<Told>,
     /// Locks that the transaction holds, and which statement took them when.
@@ -85,11 +89,13 @@ impl<'a> Watch<'a> {
         service: &'a ServiceSpec,
         beside: &'a Arc<Client>,
         contracts: &'a [Contract],
+        sizes: &'a BTreeMap<String, Size>,
     ) -> Self {
         Self {
             schema: &service.schema,
             beside,
             contracts,
+            sizes,
             in_transaction: true,
             statements: Vec::new(),
             held: Vec::new(),
@@ -205,9 +211,9 @@ impl<'a> Watch<'a> {
         };
         seen.locks.retain(|(_, lock)| !known.contains(&key(lock)));
         self.retain_original(&mut seen);
-        if seen.locks.iter().any(|(_, lock)| lock.is_blocking()) {
-            seen.blocked = blocked(self.beside, self.schema, self.contracts).await?;
-        }
+        let blocking = seen.locks.iter().filter(|(_, lock)| lock.is_blocking());
+        let tables: Vec<&str> = blocking.map(|(_, lock)| lock.relation.as_str()).collect();
+        seen.blocked = blocked(self.beside, self.schema, self.contracts, &tables).await?;
         Ok(seen)
     }
 
@@ -223,7 +229,15 @@ impl<'a> Watch<'a> {
         rewrites: Vec<Rewrite>,
     ) {
         let index = self.statements.len();
-        let locks = seen.locks.into_iter().map(|(_, lock)| lock);
+        let sizes = self.sizes;
+        let locks = seen.locks.into_iter().map(|(_, lock)| {
+            // Counted: Postgres knows as much as the last ANALYZE.
+            let counted = sizes.get(&lock.relation).map(|size| size.rows);
+            Lock {
+                rows: counted.unwrap_or(lock.rows),
+                ..lock
+            }
+        });
         let mut told = Told {
             sql: Place::shown(statement.sql),
             line: statement.line,
@@ -317,16 +331,17 @@ async fn look(
     let mut waiting = BTreeSet::new();
     let pid = pid.to_string();
     loop {
-        let mut is_new = false;
+        let mut tables = Vec::new();
         for (oid, lock) in locks(beside, &pid, schema).await? {
-            is_new |= lock.is_blocking() && !seen.contains_key(&key(&lock));
+            if lock.is_blocking() && !seen.contains_key(&key(&lock)) {
+                tables.push(lock.relation.clone());
+            }
             let entry = seen.entry(key(&lock));
             let (_, known, since) = entry.or_insert((oid, lock, Instant::now()));
             known.held = since.elapsed();
         }
-        if is_new {
-            waiting.extend(blocked(beside, schema, contracts).await?);
-        }
+        let tables: Vec<&str> = tables.iter().map(String::as_str).collect();
+        waiting.extend(blocked(beside, schema, contracts, &tables).await?);
         let pause = Duration::from_millis(LOOK_MS);
         if tokio::time::timeout(pause, &mut is_over).await.is_ok() {
             return Ok(Seen {
@@ -355,10 +370,11 @@ async fn locks(
          WHERE l.pid = {pid} AND l.granted AND l.locktype = 'relation'
            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
            AND n.nspname NOT IN ('pg_catalog', 'pg_toast', 'information_schema')
-           AND c.relkind IN ('r', 'm', 'p', 'v')
+           AND c.relkind IN ('r', 'm', 'p', 'v') AND NOT c.relname = ANY ($2)
          ORDER BY c.relname, l.mode"
     );
-    let rows = client.query(&ask, &[&schema]).await;
+    let own = OWN_TABLES.as_slice();
+    let rows = client.query(&ask, &[&schema, &own]).await;
     let rows = rows.attempted("look at the locks of the revision")?;
     let locks = rows.iter().map(|row| {
         let lock = Lock {
@@ -378,11 +394,15 @@ async fn blocked(
     beside: &Client,
     schema: &str,
     contracts: &[Contract],
+    tables: &[&str],
 ) -> Result<Vec<String>, postgres::Error> {
-    let found = contract::blocked(beside, schema, contracts).await?;
+    if tables.is_empty() {
+        return Ok(Vec::new());
+    }
+    let found = contract::blocked(beside, schema, contracts, tables).await?;
     let named = found
         .into_iter()
-        .map(|(contract, query)| format!("{}: {}", contract.by, Place::shown(&query.sql)));
+        .map(|(contract, query)| format!("{}: {}", contract.by, query.shown()));
     Ok(named.collect())
 }
 

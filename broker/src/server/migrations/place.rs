@@ -2,7 +2,7 @@
 
 use neon_api::BranchId;
 
-use crate::config::BindingSpec;
+use crate::config::{BindingSpec, Gate};
 use crate::leasing;
 use crate::migrate::rehearse::contract::{self, Contract};
 use crate::migrate::standing::{self, Row};
@@ -19,6 +19,8 @@ pub(super) struct Place {
     pub(super) uris: OwnerUris,
     /// Whether it is the binding's own.
     pub(super) is_own: bool,
+    /// The strictest gate of the service's versions that live there.
+    pub(super) gate: Option<Gate>,
     /// Whose revisions, and how far.
     pub(super) spec: BindingSpec,
     pub(super) folder: Vec<Migration>,
@@ -61,16 +63,26 @@ impl Broker {
         branch: Option<BranchId>,
     ) -> Result<Place, Error> {
         let (spec, folder) = self.declared(name).await?;
-        let is_own = branch.is_none();
+        let is_asked = branch.is_none();
         let (branch, uris) = match branch {
             Some(id) => {
-                let found = self.branches.get("branch", &id).await?.branch;
+                let id = self.branches.get("branch", &id).await?.branch.id;
                 let neon = self.keeper.neon();
-                let uris = neon.owner_uris(&found.id, &spec.service.database).await?;
-                (found.id, uris)
+                let uris = neon.owner_uris(&id, &spec.service.database).await?;
+                (id, uris)
             }
             None => self.own_branch(name, &spec).await?,
         };
+        let found = self.branches.get("branch", &branch).await?.branch;
+        let there = self.keeper.bindings_on(&found);
+        let is_own = is_asked || there.contains(name);
+        let config = self.keeper.config();
+        let of_service = config.bindings.iter().filter(|other| {
+            other.service.name == spec.service.name
+                && (there.contains(&other.name) || (is_own && other.name == *name))
+        });
+        let gate = of_service.filter_map(|other| other.gate);
+        let gate = gate.min_by_key(|gate| gate.max_age);
         if self.leases.is_held(&branch) {
             return Err(leasing::Error::BindingNotReady {
                 name: name.clone(),
@@ -82,6 +94,7 @@ impl Broker {
             branch,
             uris,
             is_own,
+            gate,
             spec,
             folder,
         })

@@ -109,6 +109,13 @@ async fn what_is_not_fit_to_be_run_is_refused_before_anything_is() -> anyhow::Re
         ),
         (
             vec![
+                ("up.sql", "-- batch: 10 by id\n\nDELETE FROM users;"),
+                ("metadata.toml", ALONE),
+            ],
+            "up.sql:1: it is to stand directly before its statement",
+        ),
+        (
+            vec![
                 ("up.sql", "-- batch: 10 by city\nDELETE FROM users;"),
                 ("metadata.toml", ALONE),
             ],

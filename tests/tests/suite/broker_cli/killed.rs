@@ -1,9 +1,12 @@
 //! Revisions that are cut off in the middle: by the broker's end, by their connection's,
 //! by a lock that somebody else holds. And ten brokers that come at once.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, ensure};
-use futures_util::future::{join_all, try_join_all};
-use suite::{Broker, Config, StateDatabase, eventually};
+use futures_util::future::try_join_all;
+use rpc::health::wait_until_serving;
+use suite::{Broker, Config, PATIENCE, Process, eventually};
 use tokio::process::Child;
 use tokio_postgres::Client;
 
@@ -296,31 +299,63 @@ async fn a_lost_connection_and_a_lock_that_others_hold_leave_nothing() -> anyhow
     bench.stop().await
 }
 
-/// Each start runs what is pending; it fails where it is run twice, and is slow enough
-/// to be met.
+/// Each start runs what is pending. Those on one state leave it to one of them; those
+/// that have none know nothing of one another, and meet on the branch.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_brokers_that_start_at_once_run_a_revision_once() -> anyhow::Result<()> {
+    let bench = Bench::start().await?;
+    let mut alone = Broker::environment(&bench.folder, &bench.emulator).await?;
+    alone.retain(|(name, _)| name != "BROKER_DATABASE_URL");
     let Bench {
         config,
         emulator,
         broker,
         folder,
-    } = Bench::start().await?;
+    } = bench;
     broker.process.stop().await?;
-    StateDatabase::of(&emulator).await?;
-    let revision = config.folder().join("migrations/users").join(MADE);
-    std::fs::create_dir(&revision)?;
-    let up = "CREATE TABLE made (id int); INSERT INTO made VALUES (1); SELECT pg_sleep(0.5);";
-    std::fs::write(revision.join("up.sql"), up)?;
-
     let path = config.path();
-    let logs: Vec<_> = (0..10).map(|n| folder.join(&format!("{n}.log"))).collect();
-    let starting = logs.iter();
+    let revisions = config.folder().join("migrations/users");
+    // It fails where it is run twice, and is slow enough to be met.
+    let write = |name: &str, table: &str| {
+        let up = format!(
+            "CREATE TABLE {table} (id int); INSERT INTO {table} VALUES (1); SELECT pg_sleep(0.5);"
+        );
+        std::fs::create_dir(revisions.join(name))?;
+        std::fs::write(revisions.join(name).join("up.sql"), up)
+    };
+    let logs = |of: &str| -> Vec<_> {
+        let log = |n| folder.join(&format!("{of}-{n}.log"));
+        (0..10).map(log).collect()
+    };
+
+    write(MADE, "made")?;
+    let logs_alone = logs("alone");
+    let mut processes = Vec::new();
+    for log in &logs_alone {
+        let config = path.to_str().context("UTF-8")?;
+        let arguments = ["serve", "--config", config, "--listen", "127.0.0.1:0"];
+        let environment = alone.iter();
+        let environment = environment.map(|(name, value)| (name.as_str(), value.as_str()));
+        let environment: Vec<_> = environment.collect();
+        processes.push(Process::start("broker", &arguments, &environment, log)?);
+    }
+    for process in &mut processes {
+        let line = process.line().await?;
+        let address = line.strip_prefix("listening on ").context("an address")?;
+        let serving = wait_until_serving(address, "", PATIENCE).await;
+        serving.with_context(|| process.log())?;
+    }
+    assert_eq!(who_ran(MADE, &logs_alone)?, 1);
+    for process in processes {
+        process.stop().await?;
+    }
+
+    write(NAMES, "names")?;
+    let logs_of_one = logs("of-one");
+    let starting = logs_of_one.iter();
     let starting = starting.map(|log| Broker::start_logging(&folder, &emulator, &path, log));
     let mut brokers = try_join_all(starting).await?;
-    for ready in join_all(brokers.iter().map(Broker::is_ready)).await {
-        ready?;
-    }
+    try_join_all(brokers.iter().map(Broker::is_ready)).await?;
     let bench = Bench {
         config,
         emulator,
@@ -328,13 +363,29 @@ async fn ten_brokers_that_start_at_once_run_a_revision_once() -> anyhow::Result<
         folder,
     };
     bench.stands(MADE, "APPLIED").await?;
-    let owner = bench.owner_of_v2().await?;
-    assert_eq!(count(&owner, "made").await?, 1);
-    let history = "__branch_broker_revisions JOIN users.__diesel_schema_migrations \
-                   USING (version, run_on) WHERE version = '20270101000000'";
-    assert_eq!(count(&owner, history).await?, 1);
+    bench.stands(NAMES, "APPLIED").await?;
     for broker in brokers {
         broker.process.stop().await?;
     }
+    assert_eq!(who_ran(NAMES, &logs_of_one)?, 1);
+    let owner = bench.owner_of_v2().await?;
+    for (table, version) in [("made", "20270101000000"), ("names", "20270102000000")] {
+        assert_eq!(count(&owner, table).await?, 1);
+        let history = format!(
+            "__branch_broker_revisions JOIN users.__diesel_schema_migrations \
+             USING (version, run_on) WHERE version = '{version}'"
+        );
+        assert_eq!(count(&owner, &history).await?, 1);
+    }
     bench.stop().await
+}
+
+/// How many of those who wrote these logs ran a revision at their start.
+fn who_ran(revision: &str, logs: &[PathBuf]) -> anyhow::Result<usize> {
+    let ran = format!("migrate api_v2_branch to {revision}");
+    let mut count = 0;
+    for log in logs {
+        count += std::fs::read_to_string(log)?.matches(&ran).count();
+    }
+    Ok(count)
 }

@@ -44,7 +44,10 @@ fn locks(statement: &Value) -> Vec<String> {
 async fn a_good_revision_passes_and_leaves_nothing() -> anyhow::Result<()> {
     let bench = Bench::start().await?;
     let nothing = bench.migrate(&["rehearse", V2]).await?;
-    ensure!(nothing.starts_with("PASS, nothing is pending"), "{nothing}");
+    ensure!(
+        nothing.starts_with("UNPROVEN, nothing is pending"),
+        "{nothing}"
+    );
     bench.revision(
         NEXT,
         &[
@@ -56,6 +59,7 @@ async fn a_good_revision_passes_and_leaves_nothing() -> anyhow::Result<()> {
     let said = bench.migrate(&["rehearse", V2]).await?;
     for part in [
         "PASS, 1 revision on branches/",
+        "services/users/versions/v2: 40 of 40 queries work afterwards",
         "1: ALTER TABLE users ADD nickname text",
         "AccessExclusiveLock on users (",
         "going back restores the schema and the rows",
@@ -75,7 +79,12 @@ async fn a_good_revision_passes_and_leaves_nothing() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn what_is_wrong_or_was_not_tried_does_not_pass() -> anyhow::Result<()> {
-    let bench = Bench::start().await?;
+    // What v2 asks of the schema is another test's.
+    let bench = Bench::start_with(|config| {
+        let text = config.text()?;
+        config.write(&text.replace("contract = \"migrations/contracts/users/v2.sql\"\n", ""))
+    })
+    .await?;
     let before = bench.says(&["branches", "list"]).await?;
     let up = ("up.sql", "ALTER TABLE users ADD nickname text;");
     for (files, verdict, reason) in [
@@ -147,9 +156,8 @@ async fn true_locks_of_a_large_table_are_shown_with_whom_they_keep_waiting() -> 
                         INSERT INTO large (id, n, word) VALUES (-$1::bigint, 0, $2);\n\
                         SELECT count(*) FROM users;\n";
         std::fs::write(config.folder().join("contract.sql"), contract)?;
-        let v2 = "[services.users.versions.v2]\n";
         let text = config.text()?;
-        config.write(&text.replace(v2, &format!("{v2}contract = \"contract.sql\"\n")))
+        config.write(&text.replace("migrations/contracts/users/v2.sql", "contract.sql"))
     })
     .await?;
     let rows = suite::count(20_000, 1_000_000);
