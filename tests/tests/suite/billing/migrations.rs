@@ -165,9 +165,12 @@ async fn a_revision_of_one_service_has_no_way_to_the_other() -> anyhow::Result<(
         let scripts = scripts.chain(ways_to(other));
         for up in scripts.chain(as_owner.map(str::to_owned)) {
             bench.revision(own.name, next, &up, "SELECT 1;")?;
-            // Beyond what users v1 declares: it is run where the branch is named.
+            // Beyond what users v1 declares: v2, which is not there, has it.
             let to = Wish::To(next.to_owned());
-            let tried = bench.migrate(own.binding, Some(&branch), to).await;
+            let binding = own
+                .binding
+                .replace("users/versions/v1", "users/versions/v2");
+            let tried = bench.migrate(&binding, Some(&branch), to).await;
             let error = tried.err().with_context(|| format!("it may: {up}"))?;
             let said = format!("{error:#}");
             let refusals = [
@@ -204,7 +207,8 @@ async fn the_owner_runs_nothing_that_a_revision_made() -> anyhow::Result<()> {
         $$ BEGIN DELETE FROM billing.invoice_lines; END $$;";
     bench.revision("users", NAME, trap, "")?;
     let to = Wish::To(NAME.to_owned());
-    bench.migrate(V1, Some(&branch), to).await?;
+    let v2 = "services/users/versions/v2";
+    bench.migrate(v2, Some(&branch), to).await?;
     bench.apply().await.err().context("the branch is ahead")?;
     bench.revision("billing", NAME, "SELECT 1;", "")?;
     bench.migrate(BILLING, None, all_up()).await?;
