@@ -145,6 +145,13 @@ impl<'s> Migrating<'s> {
         Ok(())
     }
 
+    /// Has the batches of revisions whose files were changed meanwhile begin anew.
+    pub async fn forget_changed(&self, folder: &[Migration]) -> Result<(), Error> {
+        let forget = history::forget_changed(self.service, folder);
+        let forgotten = self.client.batch_execute(&forget).await;
+        Ok(forgotten.attempted("forget how far batches have come")?)
+    }
+
     /// Does all of it, in order, and tells of each move when it is done. One that fails
     /// is undone, and those after it are not begun.
     pub async fn perform(

@@ -186,6 +186,24 @@ pub fn record(service: &ServiceSpec, migration: &Migration) -> String {
     )
 }
 
+/// The statement that forgets how far batches have come of revisions that are not what they
+/// were then: what they are now begins anew.
+pub fn forget_changed(service: &ServiceSpec, folder: &[Migration]) -> String {
+    let known = folder.iter().map(|migration| {
+        let version = escape_literal(&migration.revision.version);
+        format!(
+            "({version}, {})",
+            escape_literal(&migration.checksum().to_string())
+        )
+    });
+    let known = known.collect::<Vec<_>>().join(", ");
+    let table = table(service, BATCHES_TABLE);
+    match known.is_empty() {
+        true => format!("DELETE FROM {table};"),
+        false => format!("DELETE FROM {table} WHERE (version, checksum) NOT IN ({known});"),
+    }
+}
+
 /// The statement that says that a revision is not applied.
 pub fn forget(service: &ServiceSpec, version: &str) -> String {
     let version = escape_literal(version);

@@ -307,6 +307,9 @@ impl Asked {
         self.pass_gate(place, &moves).await?;
         tracing::debug!(binding = %name, moves = moves.moves.len(), "runs");
         migrating.adopt(&place.folder, &history).await?;
+        if self.wish == Wish::Stamp(Point::Current) {
+            migrating.forget_changed(&place.folder).await?;
+        }
         let mut teller = Teller {
             branch: &place.branch,
             begun: Instant::now(),

@@ -4,6 +4,7 @@
 //! It starts an emulator and a broker of its own for it, in a folder of its own.
 
 use anyhow::{Context, bail};
+use broker::migrate::history::OWN_TABLES;
 use clap::Parser;
 use neon_api::BranchId;
 use suite::{Broker, EmulatorProcess, Folder, example_config};
@@ -47,7 +48,7 @@ async fn schema(emulator: &EmulatorProcess, broker: &Broker, name: &str) -> anyh
         .context("a branch")?
         .parse()?;
     let client = emulator.connect(&branch).await?;
-    // Diesel's own bookkeeping is no part of the service's schema.
+    // What is kept of revisions is no part of the service's schema.
     let rows = client
         .query(
             "SELECT c.relname::text, a.attname::text, t.typname::text, a.attnotnull, \
@@ -57,9 +58,9 @@ async fn schema(emulator: &EmulatorProcess, broker: &Broker, name: &str) -> anyh
              JOIN pg_type t ON t.oid = a.atttypid \
              LEFT JOIN pg_constraint k ON k.conrelid = c.oid AND k.contype = 'p' \
              WHERE c.relnamespace = $1::text::regnamespace AND c.relkind IN ('r', 'p') \
-               AND c.relname NOT IN ('__diesel_schema_migrations', '__branch_broker_revisions') \
+               AND NOT c.relname = ANY ($2) \
              ORDER BY c.relname, a.attnum",
-            &[&binding.schema],
+            &[&binding.schema, &OWN_TABLES.as_slice()],
         )
         .await
         .context("read the catalogs")?;

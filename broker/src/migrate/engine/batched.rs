@@ -208,7 +208,7 @@ impl Migrating<'_> {
                 statement,
                 &format!(
                     "its files were changed since it was interrupted, with {} rows done: put them \
-                     back, or stamp where the branch is",
+                     back; or `broker migrate stamp … current`, and it begins with the first row",
                     row.get::<_, i64>(1)
                 ),
             )),

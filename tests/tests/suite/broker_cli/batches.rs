@@ -61,7 +61,9 @@ async fn batches_stay_when_one_fails_and_go_on_where_it_did() -> anyhow::Result<
         refused.contains("changed since it was interrupted, with 1000 rows done"),
         "{refused}"
     );
-    std::fs::write(revision.join("up.sql"), up)?;
+    // What was done stays known while another file is accepted as it is now.
+    std::fs::write(revision.join("up.sql"), &up)?;
+    bench.migrate(&["stamp", V2, "current"]).await?;
     owner
         .batch_execute("UPDATE users.counted SET word = 'w' WHERE word IS NULL")
         .await?;
@@ -71,6 +73,22 @@ async fn batches_stay_when_one_fails_and_go_on_where_it_did() -> anyhow::Result<
         "{ended:?}"
     );
     assert_eq!(changed().await?, 2500);
+    // One that was changed begins anew, when that is what somebody wants.
+    bench.migrate(&["stamp", V2, FILLED]).await?;
+    owner
+        .batch_execute("UPDATE users.counted SET n = 0, word = NULLIF(word, 'w') WHERE id = 5100")
+        .await?;
+    bench.migrate_refused(&["up", V2]).await?;
+    std::fs::write(revision.join("up.sql"), up.replace("n + 1", "1 + 0"))?;
+    bench.migrate_refused(&["up", V2]).await?;
+    bench.migrate(&["stamp", V2, "current"]).await?;
+    owner
+        .batch_execute("UPDATE users.counted SET word = 'w' WHERE word IS NULL")
+        .await?;
+    bench.migrate(&["up", V2]).await?;
+    assert_eq!(changed().await?, 2500);
+    std::fs::write(revision.join("up.sql"), &up)?;
+    bench.migrate(&["stamp", V2, "current"]).await?;
     // Back again, and nothing is left of how far it had come.
     bench.migrate(&["down", V2]).await?;
     assert_eq!(changed().await?, 0);
