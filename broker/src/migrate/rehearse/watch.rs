@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, ToStatement};
 
 use super::contract::{self, Contract};
 use super::report::{Lock, Rewrite, Script, Statement as Told};
@@ -185,10 +185,19 @@ impl<'a> Watch<'a> {
         let row = session.query_one("SELECT pg_backend_pid()", &[]).await;
         let pid: i32 = row.attempted("ask for the session's process")?.get(0);
         let (over, is_over) = oneshot::channel();
+        let (begun, has_begun) = oneshot::channel();
         let beside = Arc::clone(self.beside);
         let (schema, contracts) = (self.schema.to_owned(), self.contracts.to_vec());
-        let seen =
-            tokio::spawn(async move { look(&beside, pid, &schema, &contracts, is_over).await });
+        let looking = Look {
+            beside,
+            pid,
+            schema,
+            contracts,
+            begun: Some(begun),
+        };
+        let seen = tokio::spawn(looking.run(is_over));
+        // The statement may be over in a moment. An error: that is told at its end.
+        let _ = has_begun.await.is_ok();
         self.looking = Some(Looking { over, seen });
         Ok(())
     }
@@ -206,7 +215,7 @@ impl<'a> Watch<'a> {
     async fn ran_in_transaction(&mut self, session: &Client) -> Result<Seen, Error> {
         let known: BTreeSet<_> = self.held.iter().map(|held| key(&held.lock)).collect();
         let mut seen = Seen {
-            locks: locks(session, "pg_backend_pid()", self.schema).await?,
+            locks: locks(session, &locks_of("pg_backend_pid()"), self.schema).await?,
             blocked: Vec::new(),
         };
         seen.locks.retain(|(_, lock)| !known.contains(&key(lock)));
@@ -319,49 +328,57 @@ impl Lock {
     }
 }
 
-/// Looks again and again, until told to stop.
-async fn look(
-    beside: &Client,
+/// The second session's work.
+struct Look {
+    beside: Arc<Client>,
     pid: i32,
-    schema: &str,
-    contracts: &[Contract],
-    mut is_over: oneshot::Receiver<()>,
-) -> Result<Seen, postgres::Error> {
-    let mut seen: BTreeMap<(String, String), (u32, Lock, Instant)> = BTreeMap::new();
-    let mut waiting = BTreeSet::new();
-    let pid = pid.to_string();
-    loop {
-        let mut tables = Vec::new();
-        for (oid, lock) in locks(beside, &pid, schema).await? {
-            if lock.is_blocking() && !seen.contains_key(&key(&lock)) {
-                tables.push(lock.relation.clone());
+    schema: String,
+    contracts: Vec<Contract>,
+    /// Told when it has looked once.
+    begun: Option<oneshot::Sender<()>>,
+}
+
+impl Look {
+    /// Looks again and again, until told to stop.
+    async fn run(mut self, mut is_over: oneshot::Receiver<()>) -> Result<Seen, postgres::Error> {
+        let mut seen: BTreeMap<(String, String), (u32, Lock, Instant)> = BTreeMap::new();
+        let mut waiting = BTreeSet::new();
+        let ask = locks_of(&self.pid.to_string());
+        let ask = self.beside.prepare(&ask).await.attempted(LOCKS)?;
+        loop {
+            let mut tables = Vec::new();
+            for (oid, lock) in locks(&self.beside, &ask, &self.schema).await? {
+                if lock.is_blocking() && !seen.contains_key(&key(&lock)) {
+                    tables.push(lock.relation.clone());
+                }
+                let entry = seen.entry(key(&lock));
+                let (_, known, since) = entry.or_insert((oid, lock, Instant::now()));
+                known.held = since.elapsed();
             }
-            let entry = seen.entry(key(&lock));
-            let (_, known, since) = entry.or_insert((oid, lock, Instant::now()));
-            known.held = since.elapsed();
-        }
-        let tables: Vec<&str> = tables.iter().map(String::as_str).collect();
-        waiting.extend(blocked(beside, schema, contracts, &tables).await?);
-        let pause = Duration::from_millis(LOOK_MS);
-        if tokio::time::timeout(pause, &mut is_over).await.is_ok() {
-            return Ok(Seen {
-                locks: seen
-                    .into_values()
-                    .map(|(oid, lock, _)| (oid, lock))
-                    .collect(),
-                blocked: waiting.into_iter().collect(),
-            });
+            let tables: Vec<&str> = tables.iter().map(String::as_str).collect();
+            let found = blocked(&self.beside, &self.schema, &self.contracts, &tables);
+            waiting.extend(found.await?);
+            if let Some(begun) = self.begun.take() {
+                // An error: nobody waits any more.
+                let _ = begun.send(()).is_ok();
+            }
+            let pause = Duration::from_millis(LOOK_MS);
+            if tokio::time::timeout(pause, &mut is_over).await.is_ok() {
+                let locks = seen.into_values().map(|(oid, lock, _)| (oid, lock));
+                return Ok(Seen {
+                    locks: locks.collect(),
+                    blocked: waiting.into_iter().collect(),
+                });
+            }
         }
     }
 }
 
-/// Locks of tables that a session holds.
-async fn locks(
-    client: &Client,
-    pid: &str,
-    schema: &str,
-) -> Result<Vec<(u32, Lock)>, postgres::Error> {
-    let ask = format!(
+const LOCKS: &str = "look at the locks of the revision";
+
+/// Asks for the locks of tables that a session holds.
+fn locks_of(pid: &str) -> String {
+    format!(
         "SELECT c.oid, CASE n.nspname WHEN $1 THEN c.relname::text
                        ELSE n.nspname || '.' || c.relname END,
                 l.mode, greatest(c.reltuples, 0)::bigint, pg_table_size(c.oid)
@@ -372,10 +389,17 @@ async fn locks(
            AND n.nspname NOT IN ('pg_catalog', 'pg_toast', 'information_schema')
            AND c.relkind IN ('r', 'm', 'p', 'v') AND NOT c.relname = ANY ($2)
          ORDER BY c.relname, l.mode"
-    );
+    )
+}
+
+/// Locks of tables that a session holds.
+async fn locks(
+    client: &Client,
+    ask: &(impl ToStatement + ?Sized + Sync),
+    schema: &str,
+) -> Result<Vec<(u32, Lock)>, postgres::Error> {
     let own = OWN_TABLES.as_slice();
-    let rows = client.query(&ask, &[&schema, &own]).await;
-    let rows = rows.attempted("look at the locks of the revision")?;
+    let rows = client.query(ask, &[&schema, &own]).await.attempted(LOCKS)?;
     let locks = rows.iter().map(|row| {
         let lock = Lock {
             relation: row.get(1),

@@ -160,7 +160,7 @@ async fn true_locks_of_a_large_table_are_shown_with_whom_they_keep_waiting() -> 
         config.write(&text.replace("migrations/contracts/users/v2.sql", "contract.sql"))
     })
     .await?;
-    let rows = suite::count(20_000, 1_000_000);
+    let rows = suite::count(100_000, 1_000_000);
     bench.revision(
         LARGE,
         &[
