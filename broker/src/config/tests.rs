@@ -130,12 +130,29 @@ fn every_mistake_is_named_with_its_place() {
             "branch = \"one\"",
             "brnch = \"one\"",
             "broker.toml:12:1: unknown field `brnch`, expected one of `branch`, `parent`, \
-             `revision`, `seed`, `read_only_endpoint`, `connections`",
+             `revision`, `seed`, `contract`, `gate`, `gate_max_age`, `auto_migrate`, \
+             `read_only_endpoint`, `connections`",
         ),
         (
             "connections = 40",
             "connections = 40\nread_only_endpoint = 1",
             "broker.toml:16:22: invalid type: integer `1`, expected a boolean",
+        ),
+        (
+            "connections = 40",
+            "connections = 40\ngate = \"always\"",
+            "broker.toml:16:8: services.users.versions.v1.gate: is \"rehearsed\", or left out",
+        ),
+        (
+            "connections = 40",
+            "connections = 40\ngate_max_age = \"1h\"",
+            "broker.toml:16:16: services.users.versions.v1.gate_max_age: is of no use without gate",
+        ),
+        (
+            "connections = 40",
+            "connections = 40\ngate = \"rehearsed\"\ngate_max_age = \"721h\"",
+            "broker.toml:17:16: services.users.versions.v1.gate_max_age: is 30 days at most: \
+             rehearsals are forgotten then",
         ),
         (
             "connections = 40",
