@@ -330,6 +330,7 @@ async fn nobody_is_turned_away_by_a_restore() -> anyhow::Result<()> {
                     "Connection reset",
                     "unexpected end of file",
                     "early eof",
+                    "tls handshake eof",
                     "57P01",
                     "terminating connection",
                 ];
