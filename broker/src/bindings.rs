@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use crate::config::{BindingSpec, Config};
 use crate::names::BindingName;
 use crate::neon::OwnerUris;
-use crate::reconcile::Outcome;
+use crate::reconcile::{self, Outcome};
 use crate::state::{Generation, State};
 
 pub use generations::{Found, Rotated, Switched};
@@ -41,6 +41,20 @@ pub struct Binding {
     /// Why what broker.toml says now could not be made so, while the binding
     /// goes on with what it said before.
     pub trouble: Option<String>,
+}
+
+impl Binding {
+    /// The revisions that somebody has to run before leases are given: its branch does
+    /// not have them, and it has `auto_migrate` off. Who has a lease keeps it.
+    pub fn behind(&self) -> Option<reconcile::Error> {
+        let target = self.target.as_deref().filter(|_| !self.spec.auto_migrate)?;
+        let missing = self.spec.after(target.revision.as_deref());
+        let revisions = missing.iter().map(|one| one.name.clone()).collect();
+        (!missing.is_empty()).then(|| reconcile::Error::Behind {
+            branch: target.spec.branch.clone(),
+            revisions,
+        })
+    }
 }
 
 /// How far a binding is.
@@ -182,14 +196,22 @@ impl Bindings {
         })
     }
 
+    /// Whether that generation is younger than what the binding leads to here, or the
+    /// same at another revision.
+    pub fn is_news(&self, name: &BindingName, generation: &Generation) -> bool {
+        let binding = self.get(name);
+        let known = binding.and_then(|binding| binding.target.clone());
+        known.is_none_or(|known| {
+            let is_same = known.generation == generation.number;
+            known.generation < generation.number
+                || (is_same && known.revision != generation.revision)
+        })
+    }
+
     /// Another broker has given the binding that generation. One that is here
     /// already is not told again.
     pub fn follow(&self, spec: &BindingSpec, generation: Generation, uris: OwnerUris) {
-        let known = self.get(&spec.name).and_then(|binding| {
-            let target = binding.target.as_ref()?;
-            Some(target.generation)
-        });
-        if known.is_none_or(|known| known < generation.number) {
+        if self.is_news(&spec.name, &generation) {
             let Generation { number, reason, .. } = &generation;
             tracing::info!(binding = %spec.name, generation = number, %reason, "follows");
             self.announce(spec, generation, uris);

@@ -18,7 +18,7 @@
 //! | `services.S.versions.V.contract` | SQL file with the queries that the version runs, which rehearsals try (docs/MIGRATIONS.md) | none |
 //! | `services.S.versions.V.gate` | `"rehearsed"`: revisions are run on the branch after a rehearsal of exactly them with the verdict PASS | none |
 //! | `services.S.versions.V.gate_max_age` | how old that rehearsal may be | 24 hours |
-//! | `services.S.versions.V.auto_migrate` | whether an apply, and each start, runs revisions; otherwise leases on a branch that is behind are refused until somebody has run them | yes |
+//! | `services.S.versions.V.auto_migrate` | whether an apply, and each start, runs revisions; otherwise new leases on a branch that is behind are refused until somebody has run them | yes |
 //! | `services.S.versions.V.read_only_endpoint` | whether the branch has a read-only endpoint, which leases are told beside the other; an apply makes one that is missing, and removes none | no |
 //! | `services.S.versions.V.connections` | the most connections that one holder opens, by leases that write and as many by leases that read | required |
 //! | `warm.P.parent` | what the branches of pool P are forked from: the branch of a binding, like `"services/users/versions/v1"` | required |
@@ -123,6 +123,16 @@ impl BindingSpec {
     pub fn last(&self) -> Option<&str> {
         let last = self.head().filter(|_| self.is_pinned);
         last.map(|last| last.version.as_str())
+    }
+
+    /// Those after that one, by its folder's name: what a branch lacks that is at it.
+    /// `None`: all. After one that the version does not have there is none.
+    pub fn after(&self, revision: Option<&str>) -> &[Revision] {
+        let Some(revision) = revision else {
+            return &self.revisions;
+        };
+        let at = self.revisions.iter().position(|one| one.name == revision);
+        at.map_or(&[], |at| &self.revisions[at + 1..])
     }
 
     /// The revision that the branch is to be at.

@@ -5,6 +5,8 @@
 //! answers that the state remembers, under the branch and what the revisions are. This
 //! module alone writes them.
 
+use std::collections::BTreeSet;
+
 use jiff::{SignedDuration, Timestamp};
 use neon_api::BranchId;
 use sha2::{Digest as _, Sha256};
@@ -20,34 +22,53 @@ pub const REMEMBERED_DAYS: i64 = 30;
 /// What it is remembered under.
 pub(crate) const METHOD: &str = "Rehearse";
 
-/// Revisions on a branch: which, in which order, and what each is.
+/// A branch, with the data that it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ground {
+    /// The branch.
+    pub branch: BranchId,
+    /// When it was last reset or restored: it has other data since.
+    pub reset_at: Option<Timestamp>,
+}
+
+/// Revisions on a branch: which, in which order, what each is, and on top of which.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rehearsed {
-    branch: BranchId,
+    ground: Ground,
     hash: Vec<u8>,
 }
 
 impl Rehearsed {
-    /// Of these revisions, run in this order.
+    /// Of these revisions, run in this order on a branch that had those versions.
     pub fn of<'m>(
-        branch: &BranchId,
+        ground: &Ground,
+        had: impl IntoIterator<Item = &'m str>,
         revisions: impl IntoIterator<Item = &'m Migration>,
     ) -> Rehearsed {
         let mut hash = Sha256::new();
+        hash.update(format!("{:?}\n", ground.reset_at));
+        let had: BTreeSet<&str> = had.into_iter().collect();
+        for version in had {
+            hash.update(format!("{version}\n"));
+        }
         for migration in revisions {
             // Versions have no line breaks, and checksums are of one length.
             let checksum = migration.checksum();
             hash.update(format!("{} {checksum}\n", migration.revision.version));
         }
         Rehearsed {
-            branch: branch.clone(),
+            ground: ground.clone(),
             hash: hash.finalize().to_vec(),
         }
     }
 
     /// Whether these are they.
-    pub fn is_of<'m>(&self, revisions: impl IntoIterator<Item = &'m Migration>) -> bool {
-        *self == Rehearsed::of(&self.branch, revisions)
+    pub fn is_of<'m>(
+        &self,
+        had: impl IntoIterator<Item = &'m str>,
+        revisions: impl IntoIterator<Item = &'m Migration>,
+    ) -> bool {
+        *self == Rehearsed::of(&self.ground, had, revisions)
     }
 
     /// Remembers that their rehearsal passed.
@@ -79,7 +100,7 @@ impl Rehearsed {
         id.copy_from_slice(&self.hash[..16]);
         RequestKey {
             // No caller is called so.
-            caller: format!("branches/{}", self.branch),
+            caller: format!("branches/{}", self.ground.branch),
             method: METHOD,
             id: Uuid::from_bytes(id),
         }
@@ -97,15 +118,22 @@ mod tests {
         let (one, other) = (migration("1"), migration("2"));
         let mut changed = migration("2");
         changed.up.sql.push_str(" -- changed");
-        let (here, there): (BranchId, BranchId) =
-            ("br-a".parse().unwrap(), "br-b".parse().unwrap());
-        let of = Rehearsed::of(&here, [&one, &other]);
-        assert_eq!(of, Rehearsed::of(&here, [&one, &other]));
+        let on = |branch: &str, reset_at| Ground {
+            branch: branch.parse().unwrap(),
+            reset_at,
+        };
+        let (here, there) = (on("br-a", None), on("br-b", None));
+        let renewed = on("br-a", Some(Timestamp::UNIX_EPOCH));
+        let had = ["0", "00"];
+        let of = Rehearsed::of(&here, had, [&one, &other]);
+        assert_eq!(of, Rehearsed::of(&here, ["00", "0"], [&one, &other]));
         for different in [
-            Rehearsed::of(&there, [&one, &other]),
-            Rehearsed::of(&here, [&other, &one]),
-            Rehearsed::of(&here, [&one]),
-            Rehearsed::of(&here, [&one, &changed]),
+            Rehearsed::of(&there, had, [&one, &other]),
+            Rehearsed::of(&renewed, had, [&one, &other]),
+            Rehearsed::of(&here, ["0"], [&one, &other]),
+            Rehearsed::of(&here, had, [&other, &one]),
+            Rehearsed::of(&here, had, [&one]),
+            Rehearsed::of(&here, had, [&one, &changed]),
         ] {
             assert_ne!(of, different);
             assert_ne!(of.key(), different.key());

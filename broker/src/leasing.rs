@@ -30,6 +30,7 @@ use crate::logins::{LoginUris, Logins, Place, Wanted};
 use crate::migrate;
 use crate::names::{BindingName, LeaseId, ServiceName};
 use crate::neon::{self, OwnerUris, Point};
+use crate::reconcile;
 use crate::roles;
 use crate::state::RoleKey;
 use crate::text::one_line;
@@ -80,6 +81,14 @@ pub enum Error {
         name: BindingName,
         /// Why.
         message: String,
+    },
+    /// Somebody has to run revisions first.
+    #[error("{name}: {behind}")]
+    BindingBehind {
+        /// The binding.
+        name: BindingName,
+        /// What its branch does not have.
+        behind: Box<reconcile::Error>,
     },
     /// The binding was retired.
     #[error("{name} is retired; declare another branch for it in broker.toml")]

@@ -75,7 +75,7 @@ pub async fn run(
         // Whether a branch may be ahead is for who asks.
         rows.retain(|row| row.standing != Standing::Missing);
         let moves = moves::moves(&migrations, &rows, Some(&last), &Wish::Up(None))?;
-        if rehearsed.is_some_and(|rehearsed| !rehearsed.is_of(moves.runs())) {
+        if rehearsed.is_some_and(|rehearsed| !rehearsed.is_of(moves.had(&history), moves.runs())) {
             let names = moves.runs().map(|one| one.revision.name.clone());
             return Err(Error::NotRehearsed {
                 revisions: names.collect(),

@@ -26,7 +26,7 @@ mod rows;
 mod schema;
 mod writer;
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -143,6 +143,8 @@ struct Shared {
     roles: AtomicI64,
     /// The epoch of this broker, while it works in the background.
     leader: watch::Sender<Option<i64>>,
+    /// Whether another broker was seen to work in the background.
+    has_other: AtomicBool,
     /// Told that bindings have new generations.
     generations: watch::Sender<()>,
     /// Told that operations begin, go on or end.
@@ -246,6 +248,12 @@ impl State {
     /// while it does.
     pub fn leader(&self) -> watch::Receiver<Option<i64>> {
         self.shared.leader.subscribe()
+    }
+
+    /// Whether it is known yet who works in the background: this broker, or one that
+    /// was there before it.
+    pub fn has_leader(&self) -> bool {
+        self.shared.leader.borrow().is_some() || self.shared.has_other.load(Ordering::Relaxed)
     }
 
     /// Goes up with each change.
@@ -456,6 +464,7 @@ impl Shared {
             seen: AtomicI64::new(0),
             roles: AtomicI64::new(0),
             leader: watch::Sender::new(None),
+            has_other: AtomicBool::new(false),
             generations: watch::Sender::new(()),
             operations: watch::Sender::new(()),
             moves: watch::Sender::new(()),
@@ -538,6 +547,10 @@ impl Shared {
 
     fn seen(&self) -> i64 {
         self.seen.load(Ordering::Relaxed)
+    }
+
+    fn another_leads(&self) {
+        self.has_other.store(true, Ordering::Relaxed);
     }
 
     /// Says whether that is new.

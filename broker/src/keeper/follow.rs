@@ -32,6 +32,9 @@ impl Keeper {
                 _ = told.changed() => {}
                 _ = operations.changed() => {}
             }
+            if !self.state.has_leader() {
+                continue;
+            }
             let leads = self.state.leader().borrow().is_some();
             // Who leads looks at the world first: what is stored may be true no more.
             let looks_first = leads && !*self.was_ready.borrow();
@@ -80,11 +83,9 @@ impl Keeper {
 
     /// The generation of a binding that is stored and not known here yet.
     fn newer(&self, spec: &BindingSpec) -> Option<Generation> {
-        let known = self.bindings.get(&spec.name);
-        let known = known.and_then(|binding| Some(binding.target.as_ref()?.generation));
         let stored = |data: &Data| data.generations.get(&spec.name).cloned();
         let stored = self.state.read(stored);
-        stored.filter(|stored| known.is_none_or(|known| known < stored.number))
+        stored.filter(|stored| self.bindings.is_news(&spec.name, stored))
     }
 
     async fn follow_one(&self, spec: &BindingSpec) -> Result<(), neon::Error> {

@@ -57,7 +57,16 @@ impl Leasing {
     /// Where a lease that is asked for would lead, ready for its role.
     pub(super) async fn place_of(&self, request: &Request) -> Result<Place, Error> {
         match &request.target {
-            Target::Binding(name) => Ok(at(&*self.ready("binding", name)?)),
+            Target::Binding(name) => {
+                let target = self.ready("binding", name)?;
+                match self.bindings.get(name).and_then(|one| one.behind()) {
+                    Some(behind) => Err(Error::BindingBehind {
+                        name: name.clone(),
+                        behind: Box::new(behind),
+                    }),
+                    None => Ok(at(&target)),
+                }
+            }
             Target::Branch(branch) => {
                 let place = self.place_on(branch, &request.service).await?;
                 match self.prepare(&place).await {

@@ -2,6 +2,7 @@
 
 use super::Error;
 use super::folder::Migration;
+use super::history::Applied;
 use super::standing::{Row, Standing};
 
 /// What is asked for.
@@ -68,6 +69,19 @@ impl<'f> Moves<'f> {
             Move::Run(migration) => Some(*migration),
             Move::Revert(_) | Move::Record(_) => None,
         })
+    }
+
+    /// The versions that the branch still has when the first of them is run.
+    pub fn had<'a>(&'a self, history: &'a [Applied]) -> impl Iterator<Item = &'a str> {
+        let is_reverted = |version: &str| {
+            let mut moves = self.moves.iter();
+            moves.any(|one| match one {
+                Move::Revert(migration) => migration.revision.version == version,
+                Move::Run(_) | Move::Record(_) => false,
+            })
+        };
+        let versions = history.iter().map(|applied| applied.version.as_str());
+        versions.filter(move |version| !is_reverted(version))
     }
 }
 

@@ -77,7 +77,10 @@ impl Rehearsal<'_> {
             beside: &beside,
             version,
         };
-        let mut report = Report::default();
+        let mut report = Report {
+            had: moves.had(&history).map(str::to_owned).collect(),
+            ..Report::default()
+        };
         let mut snapshots = run.up(&moves, &mut report).await?;
         let is_up = report.revisions.iter().all(|one| one.up.error.is_none());
         let after = contract::try_all(&beside, schema, self.contracts).await?;

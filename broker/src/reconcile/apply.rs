@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use neon_api::BranchId;
+use neon_api::types::Branch;
 
 use super::look::LOOK_LIMIT;
 use super::steps::{step, steps_of};
 use super::{Action, Error, Step, budget, lineage, look};
 use crate::config::{BindingSpec, Config, Revision};
-use crate::gate::Rehearsed;
+use crate::gate::{Ground, Rehearsed};
 use crate::ledger::Ledger;
 use crate::names::{BindingName, BranchName};
 use crate::neon::{EndpointKind, Ensured, Found, Neon, NewBranch, OwnerUris};
@@ -159,7 +160,7 @@ impl Run<'_> {
         }
         let database = &self.spec.service.database;
         let uris = Box::pin(self.neon.owner_uris(&branch.id, database)).await?;
-        let Inward { revision, held } = Box::pin(self.inside(&branch.id, created, &uris)).await?;
+        let Inward { revision, held } = Box::pin(self.inside(&branch, created, &uris)).await?;
         let outcome = Outcome {
             branch: branch.id,
             uris,
@@ -239,7 +240,7 @@ impl Run<'_> {
     /// Revisions, seed and rights.
     async fn inside(
         &mut self,
-        branch: &BranchId,
+        branch: &Branch,
         created: bool,
         uris: &OwnerUris,
     ) -> Result<Inward, Error> {
@@ -251,7 +252,7 @@ impl Run<'_> {
         let looking = async {
             let client = postgres::session(&uris.direct).await?;
             let limits = budget::limits(&client).await?;
-            let inside = look::inside(&client, &spec.service, branch).await?;
+            let inside = look::inside(&client, &spec.service, &branch.id).await?;
             Ok((client, limits, inside))
         };
         let (mut client, limits, mut inside) =
@@ -264,16 +265,19 @@ impl Run<'_> {
         let pending: Vec<&str> = steps.iter().filter_map(Step::revision).collect();
         let mut held = None;
         if !pending.is_empty() {
+            let mut rehearsed = None;
             if !spec.auto_migrate {
-                return Err(Error::Behind {
+                held = Some(Error::Behind {
                     branch: spec.branch.clone(),
                     revisions: pending.into_iter().map(str::to_owned).collect(),
                 });
-            }
             // On a branch that was made just now nobody is, whatever comes of it.
-            let mut rehearsed = None;
-            if let Some(gate) = spec.gate.filter(|_| !created) {
-                match Box::pin(self.gated(gate, branch, uris)).await {
+            } else if let Some(gate) = spec.gate.filter(|_| !created) {
+                let ground = Ground {
+                    branch: branch.id.clone(),
+                    reset_at: branch.last_reset_at,
+                };
+                match Box::pin(self.gated(gate, &ground, uris)).await {
                     Ok(of) => rehearsed = Some(of),
                     Err(error) => held = Some(error),
                 }
@@ -296,8 +300,11 @@ impl Run<'_> {
                     }
                 }
                 (Action::Grant, _) => {
-                    let is_fenced = self.ledger.state().is_fenced(branch, &spec.service.name);
-                    let granting = roles::grant(&mut client, &spec.service, branch, is_fenced);
+                    let is_fenced = self
+                        .ledger
+                        .state()
+                        .is_fenced(&branch.id, &spec.service.name);
+                    let granting = roles::grant(&mut client, &spec.service, &branch.id, is_fenced);
                     match bounded(GRANT_LIMIT, "grant the rights", granting).await {
                         Ok(()) => self.took(Action::Grant),
                         // As it is to be while its binding is switched away from it.

@@ -1,11 +1,9 @@
 //! The gate before what an apply would run: rehearsed first, unless it was.
 
-use neon_api::BranchId;
-
 use super::Error;
 use super::apply::Run;
 use crate::config::Gate;
-use crate::gate::Rehearsed;
+use crate::gate::{Ground, Rehearsed};
 use crate::migrate::moves::{self, Moves, Wish};
 use crate::migrate::rehearse::report::Verdict;
 use crate::migrate::rehearse::{Rehearsal, contract};
@@ -45,10 +43,10 @@ impl Run<'_> {
     pub(super) async fn gated(
         &self,
         gate: Gate,
-        branch: &BranchId,
+        ground: &Ground,
         uris: &OwnerUris,
     ) -> Result<Rehearsed, Error> {
-        let tried = self.tried(gate, branch, uris).await;
+        let tried = self.tried(gate, ground, uris).await;
         tried.unwrap_or_else(|source| {
             Err(Error::FailedRehearsal {
                 branch: self.spec.branch.clone(),
@@ -60,7 +58,7 @@ impl Run<'_> {
     async fn tried(
         &self,
         gate: Gate,
-        branch: &BranchId,
+        ground: &Ground,
         uris: &OwnerUris,
     ) -> Result<Result<Rehearsed, Error>, NotTried> {
         let (state, now) = (self.ledger.state(), self.ledger.now());
@@ -75,7 +73,7 @@ impl Run<'_> {
         let rows = standing::rows(&folder, &history, last);
         let wish = Wish::Up(None);
         let moves = moves::moves(&folder, &rows, last, &wish)?;
-        let rehearsed = Rehearsed::of(branch, moves.runs());
+        let rehearsed = Rehearsed::of(ground, moves.had(&history), moves.runs());
         if rehearsed.may_run(state, gate, now) {
             return Ok(Ok(rehearsed));
         }
@@ -92,7 +90,9 @@ impl Run<'_> {
             contracts: &contracts,
         };
         let trials = Trials::new(self.neon.clone(), self.ledger.clone());
-        let trial = trials.begin("rehearse", branch, &service.database).await?;
+        let trial = trials
+            .begin("rehearse", &ground.branch, &service.database)
+            .await?;
         let report = Box::pin(rehearsal.run(&trial.uris.direct)).await;
         trials.end(trial).await;
         let (verdict, reasons) = report?.verdict();

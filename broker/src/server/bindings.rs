@@ -11,6 +11,7 @@ use super::{Broker, Error, refresh, switch};
 use crate::bindings::{Binding, Status as BindingStatus};
 use crate::leasing;
 use crate::names::{BindingName, BranchResource};
+use crate::text::one_line;
 
 const LIST: &str = "broker.v1.BindingService/ListBindings";
 
@@ -129,12 +130,16 @@ fn wire(binding: &Binding) -> pb::Binding {
     let target = binding.target.as_deref();
     // Where it leads is said with the names that it had when that was made so.
     let spec = target.map_or(&binding.spec, |target| &target.spec);
+    let behind = binding.behind().map(|behind| one_line(&behind));
     let (state, message) = match &binding.status {
         BindingStatus::Preparing(message) => (pb::BindingState::Preparing, message.as_str()),
-        BindingStatus::Ready => (
-            pb::BindingState::Ready,
-            binding.trouble.as_deref().unwrap_or_default(),
-        ),
+        BindingStatus::Ready => match &behind {
+            Some(behind) => (pb::BindingState::Failed, behind.as_str()),
+            None => (
+                pb::BindingState::Ready,
+                binding.trouble.as_deref().unwrap_or_default(),
+            ),
+        },
         BindingStatus::Failed(message) => (pb::BindingState::Failed, message.as_str()),
         BindingStatus::Retired => (pb::BindingState::Retired, "it was retired"),
     };

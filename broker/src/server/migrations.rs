@@ -24,6 +24,7 @@ use crate::bindings::Status;
 use crate::gate::Rehearsed;
 use crate::keeper;
 use crate::migrate::engine::{Migrating, Observer, Progress};
+use crate::migrate::history::Applied;
 use crate::migrate::moves::{self, Move, Moves, Point, Wish};
 use crate::migrate::standing;
 use crate::migrate::{self, folder::Migration, offline};
@@ -243,10 +244,14 @@ impl Asked {
         told: mpsc::UnboundedSender<pb::MigrateResponse>,
     ) -> Result<(), Error> {
         self.run(place, name, told).await?;
-        // One that waited for its revisions is ready now.
+        // One that waited for its revisions is ready now; one whose revisions are run by
+        // hand is told of it, either way.
         let binding = self.broker.bindings.get(name);
-        let waits = binding
-            .is_some_and(|binding| binding.status != Status::Ready || binding.trouble.is_some());
+        let waits = binding.is_some_and(|binding| {
+            binding.status != Status::Ready
+                || binding.trouble.is_some()
+                || !binding.spec.auto_migrate
+        });
         if place.is_own && waits {
             let nothing = |_| std::future::ready(Ok::<_, keeper::Error>(Vec::new()));
             if let Err(error) = self.broker.keeper.apply(nothing).await {
@@ -259,13 +264,18 @@ impl Asked {
     }
 
     /// The gate of the binding's own branch, for what is to be run there.
-    async fn pass_gate(&self, place: &Place, moves: &Moves<'_>) -> Result<(), Error> {
+    async fn pass_gate(
+        &self,
+        place: &Place,
+        history: &[Applied],
+        moves: &Moves<'_>,
+    ) -> Result<(), Error> {
         let Some(gate) = place.gate else {
             return Ok(());
         };
         let revisions: Vec<String> = moves.runs().map(|one| one.revision.name.clone()).collect();
         let (state, now) = (&self.broker.state, self.broker.leases.now());
-        let rehearsed = Rehearsed::of(&place.branch, moves.runs());
+        let rehearsed = Rehearsed::of(&place.ground(), moves.had(history), moves.runs());
         if revisions.is_empty() || rehearsed.may_run(state, gate, now) {
             return Ok(());
         }
@@ -304,7 +314,7 @@ impl Asked {
         if place.is_own {
             refuse_beyond(&moves, place.last())?;
         }
-        self.pass_gate(place, &moves).await?;
+        self.pass_gate(place, &history, &moves).await?;
         tracing::debug!(binding = %name, moves = moves.moves.len(), "runs");
         migrating.adopt(&place.folder, &history).await?;
         if self.wish == Wish::Stamp(Point::Current) {

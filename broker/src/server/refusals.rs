@@ -104,6 +104,9 @@ fn leasing(error: leasing::Error, message: String) -> Refusal {
             Refusal::new(Code::FailedPrecondition, "BINDING_FAILED", message)
                 .resource("broker.v1.Binding", name.to_string())
         }
+        E::BindingBehind { name, .. } => {
+            step(false, "BRANCH_BEHIND", message).resource("broker.v1.Binding", name.to_string())
+        }
         E::BindingRetired { name } => {
             step(false, "BINDING_RETIRED", message).resource("broker.v1.Binding", name.to_string())
         }

@@ -40,6 +40,7 @@ async fn lead(uri: &OwnerUri, shared: &Shared) -> Result<(), Error> {
     }
     let mut session = within(Session::open(uri)).await?;
     while !within(session.try_lock()).await? {
+        shared.another_leads();
         pause().await;
     }
     let epoch = within(session.take_over()).await?;

@@ -10,6 +10,8 @@ use crate::migrate::lint::{self, Finding, Level};
 /// What a rehearsal found.
 #[derive(Debug, Default)]
 pub struct Report {
+    /// The versions that the branch had before.
+    pub had: Vec<String>,
     /// Each revision, in order, up to the first that failed.
     pub revisions: Vec<Rehearsed>,
     /// Each query of the contracts.

@@ -1,8 +1,10 @@
 //! A service on a branch: whose revisions, and where.
 
+use jiff::Timestamp;
 use neon_api::BranchId;
 
 use crate::config::{BindingSpec, Gate};
+use crate::gate::Ground;
 use crate::leasing;
 use crate::migrate::rehearse::contract::{self, Contract};
 use crate::migrate::standing::{self, Row};
@@ -16,6 +18,8 @@ use crate::server::{Broker, Error};
 /// A service on a branch.
 pub(super) struct Place {
     pub(super) branch: BranchId,
+    /// When that was last reset or restored.
+    pub(super) reset_at: Option<Timestamp>,
     pub(super) uris: OwnerUris,
     /// Whether it is the binding's own.
     pub(super) is_own: bool,
@@ -27,6 +31,13 @@ pub(super) struct Place {
 }
 
 impl Place {
+    pub(super) fn ground(&self) -> Ground {
+        Ground {
+            branch: self.branch.clone(),
+            reset_at: self.reset_at,
+        }
+    }
+
     /// The version of the last revision that the service's version has. `None`: it has all
     /// that there are.
     pub(super) fn last(&self) -> Option<&str> {
@@ -92,6 +103,7 @@ impl Broker {
         }
         Ok(Place {
             branch,
+            reset_at: found.last_reset_at,
             uris,
             is_own,
             gate,
@@ -131,8 +143,17 @@ impl Broker {
             return Ok((target.branch.clone(), target.uris.clone()));
         }
         let neon = self.keeper.neon();
+        let switched_to = self.state.read(|data| {
+            let last = data.generations.get(name)?;
+            let departure = last.departs(&spec.branch)?;
+            departure.switched_to.as_ref()?;
+            Some(last.branch.clone())
+        });
         let mut found = neon.branches().await?.into_iter();
-        let found = found.find(|found| found.branch.name == spec.branch.as_str());
+        let found = found.find(|found| match &switched_to {
+            Some(id) => found.branch.id == *id,
+            None => found.branch.name == spec.branch.as_str(),
+        });
         let id = found.map(|found| found.branch.id).ok_or_else(|| {
             Error::from(leasing::Error::BindingNotReady {
                 name: name.clone(),

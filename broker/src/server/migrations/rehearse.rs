@@ -59,7 +59,11 @@ impl Broker {
                 let mut revisions = report.revisions.iter();
                 revisions.any(|of| of.revision.version == one.revision.version)
             };
-            let rehearsed = gate::Rehearsed::of(&place.branch, place.folder.iter().filter(is_of));
+            let rehearsed = gate::Rehearsed::of(
+                &place.ground(),
+                report.had.iter().map(String::as_str),
+                place.folder.iter().filter(is_of),
+            );
             let noted = rehearsed.passed(&self.state, now).await;
             noted.map_err(Error::State)?;
         }

@@ -1,6 +1,8 @@
 //! Revisions behind a gate, and those that a person runs; schemas that are compared.
 
 use anyhow::{Context, ensure};
+use proto::broker::v1::acquire_lease_request::Target;
+use proto::broker::v1::{AcquireLeaseRequest, Lease, RenewLeaseRequest};
 
 use super::Bench;
 use super::migrate::{V2, columns};
@@ -18,6 +20,20 @@ impl Bench {
             config.write(&text.replace(v2, &format!("{v2}{lines}\n")))
         })
         .await
+    }
+
+    /// A lease on v2.
+    async fn acquired(&self) -> anyhow::Result<Lease> {
+        let mut leases = self.broker.leases().await?;
+        let lease = leases.acquire_lease(acquire()).await?.into_inner().lease;
+        lease.context("a lease")
+    }
+}
+
+fn acquire() -> AcquireLeaseRequest {
+    AcquireLeaseRequest {
+        target: Some(Target::Binding(V2.to_owned())),
+        ..AcquireLeaseRequest::default()
     }
 }
 
@@ -71,34 +87,76 @@ async fn what_was_not_rehearsed_as_it_is_does_not_pass_the_gate() -> anyhow::Res
 #[tokio::test]
 async fn a_branch_that_is_behind_gives_no_leases_until_somebody_has_migrated_it()
 -> anyhow::Result<()> {
-    let folder = suite::Folder::new()?;
-    let config = suite::Config::copy(&folder)?;
-    let v2 = "[services.users.versions.v2]\n";
-    let text = config.text()?;
-    config.write(&text.replace(v2, &format!("{v2}auto_migrate = false\n")))?;
-    let emulator = suite::EmulatorProcess::start(&folder.join("data")).await?;
-    let broker = suite::Broker::start(&folder, &emulator, &config.path()).await?;
-    let bench = Bench {
-        config,
-        emulator,
-        broker,
-        folder,
+    let mut bench = Bench::with_v2("auto_migrate = false").await?;
+    let acquire = ["leases", "acquire", V2];
+    let refused_for = async |bench: &Bench, revision: &str| {
+        suite::eventually("it says what it waits for", async || {
+            let ended = bench.output(&acquire).await?;
+            assert_eq!(ended.code, Some(1), "no lease was given: {ended:?}");
+            let said = ended.err.contains(revision) && ended.err.contains("auto_migrate is off");
+            ensure!(said, "{ended:?}");
+            Ok(())
+        })
+        .await
     };
-    let refused = suite::eventually("v2 says what it waits for", async || {
-        let ended = bench.output(&["leases", "acquire", V2]).await?;
-        ensure!(ended.err.contains("auto_migrate is off"), "{ended:?}");
-        Ok(ended.err)
-    })
-    .await?;
+    // It was never migrated.
+    refused_for(&bench, "2026-02-14-090000_add_age_and_city").await?;
+    let shown = bench.says(&["bindings", "get", V2]).await?;
     ensure!(
-        refused.contains("2026-02-14-090000_add_age_and_city"),
-        "{refused}"
+        shown.contains("FAILED") && shown.contains("auto_migrate is off"),
+        "{shown}"
     );
     bench.migrate(&["up", V2]).await?;
-    suite::eventually("v2 gives leases", async || {
-        bench.says(&["leases", "acquire", V2]).await
-    })
-    .await?;
+    let held = bench.acquired().await?;
+
+    // It gets another revision while its broker runs, and while it does not.
+    bench.revision(NEXT, &[UP, DOWN])?;
+    let ended = bench.output(&["apply"]).await?;
+    ensure!(
+        ended.code == Some(1) && ended.err.contains(NEXT),
+        "{ended:?}"
+    );
+    refused_for(&bench, NEXT).await?;
+    bench.broker = bench.broker.kill_and_start().await?;
+    refused_for(&bench, NEXT).await?;
+    // Who has a lease keeps it.
+    let mut leases = bench.broker.leases().await?;
+    leases
+        .renew_lease(RenewLeaseRequest {
+            name: held.name.clone(),
+            ..RenewLeaseRequest::default()
+        })
+        .await?;
+    bench.migrate(&["up", V2]).await?;
+    bench.acquired().await?;
+    // What was taken back is behind again.
+    bench.migrate(&["down", V2]).await?;
+    refused_for(&bench, NEXT).await?;
+    bench.stop().await
+}
+
+/// Asked all the time while its broker starts, a binding that was ready before gives its
+/// first lease on the newest revision.
+#[tokio::test]
+async fn a_start_runs_revisions_before_it_gives_leases() -> anyhow::Result<()> {
+    let mut bench = Bench::start().await?;
+    let owner = bench.owner_of_v2().await?;
+    bench.acquired().await?;
+    let slow = format!("SELECT pg_sleep(1); {}", UP.1);
+    bench.revision(NEXT, &[("up.sql", &slow), DOWN])?;
+    let leases = bench.broker.leases().await?;
+    let starting = bench.broker.kill_and_start();
+    let first = async {
+        suite::eventually("a lease is given", async || {
+            leases.clone().acquire_lease(acquire()).await?;
+            anyhow::Ok(())
+        })
+        .await?;
+        columns(&owner).await
+    };
+    let (started, columns) = tokio::join!(starting, first);
+    bench.broker = started?;
+    ensure!(columns?.contains(&"nickname".to_owned()));
     bench.stop().await
 }
 
