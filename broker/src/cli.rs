@@ -69,6 +69,7 @@ enum Command {
     /// List, make, change, delete, reset, restore and compare branches.
     Branches(branches::BranchArguments),
     /// Show which revisions a branch has; run them, take them back, write new ones.
+    #[command(after_help = migrate::HELP)]
     Migrate(migrate::MigrateArguments),
     /// Follow what goes on after a command has ended.
     Operations(operations::OperationArguments),

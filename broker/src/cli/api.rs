@@ -64,6 +64,26 @@ impl Api {
         }
     }
 
+    /// All bindings that the caller may see, by name.
+    pub(super) async fn all_bindings(&mut self) -> Result<Vec<pb::Binding>, Error> {
+        let mut all = Vec::new();
+        let mut page_token = String::new();
+        // Each page brings more, so there is a last one.
+        loop {
+            let request = pb::ListBindingsRequest {
+                page_token,
+                ..Default::default()
+            };
+            let page = self.bindings.list_bindings(request).await;
+            let page = page.map_err(refused)?.into_inner();
+            all.extend(page.bindings);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return Ok(all);
+            }
+        }
+    }
+
     /// All branches that fit.
     pub(super) async fn branches_like(
         &mut self,

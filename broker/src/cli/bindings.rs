@@ -44,7 +44,7 @@ pub(super) async fn bindings(arguments: BindingArguments) -> Result<(), Error> {
     let mut api = Api::connect(&arguments.broker).await?;
     let output = arguments.output.output;
     match arguments.command {
-        Bindings::List => output.many(&list(&mut api).await?, table_of)?,
+        Bindings::List => output.many(&api.all_bindings().await?, table_of)?,
         Bindings::Get { binding } => {
             let request = pb::GetBindingRequest { name: binding };
             let answer = api.bindings.get_binding(request).await;
@@ -63,25 +63,6 @@ pub(super) async fn bindings(arguments: BindingArguments) -> Result<(), Error> {
         Bindings::Retire(wished) => switch::retire(&mut api, wished, output).await?,
     }
     Ok(())
-}
-
-async fn list(api: &mut Api) -> Result<Vec<pb::Binding>, Error> {
-    let mut all = Vec::new();
-    let mut page_token = String::new();
-    // Each page brings more, so there is a last one.
-    loop {
-        let request = pb::ListBindingsRequest {
-            page_token,
-            ..Default::default()
-        };
-        let page = api.bindings.list_bindings(request).await;
-        let page = page.map_err(refused)?.into_inner();
-        all.extend(page.bindings);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return Ok(all);
-        }
-    }
 }
 
 fn show(output: Output, binding: Option<pb::Binding>) -> Result<(), Error> {

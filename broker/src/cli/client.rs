@@ -27,6 +27,7 @@ pub(super) struct Arguments {
     #[arg(
         long,
         global = true,
+        help_heading = "Connection",
         value_name = "URL",
         default_value = "http://127.0.0.1:7431",
         env = "BROKER_URL"
@@ -34,12 +35,19 @@ pub(super) struct Arguments {
     broker: String,
     /// PEM file of the authorities that the broker's certificate has to come
     /// from. Without it: those that browsers trust.
-    #[arg(long, global = true, value_name = "FILE", env = "BROKER_CA_FILE")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Connection",
+        value_name = "FILE",
+        env = "BROKER_CA_FILE"
+    )]
     broker_ca_file: Option<PathBuf>,
     /// PEM file of this caller's certificate.
     #[arg(
         long,
         global = true,
+        help_heading = "Connection",
         value_name = "FILE",
         env = "BROKER_CLIENT_CERT_FILE"
     )]
@@ -48,12 +56,19 @@ pub(super) struct Arguments {
     #[arg(
         long,
         global = true,
+        help_heading = "Connection",
         value_name = "FILE",
         env = "BROKER_CLIENT_KEY_FILE"
     )]
     broker_client_key_file: Option<PathBuf>,
     /// File of the token that says who calls.
-    #[arg(long, global = true, value_name = "FILE", env = "BROKER_TOKEN_FILE")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Connection",
+        value_name = "FILE",
+        env = "BROKER_TOKEN_FILE"
+    )]
     broker_token_file: Option<PathBuf>,
 }
 

@@ -1,10 +1,11 @@
 //! `broker migrate …`.
 
+mod each;
 mod files;
 mod report;
+mod run;
 mod trial;
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,15 +13,21 @@ use std::time::Duration;
 use clap::Subcommand;
 use jiff::Timestamp;
 use proto::broker::v1 as pb;
-use proto::broker::v1::get_migration_script_request::Wish as OfflineWish;
 use proto::broker::v1::migrate_request::{Down, Redo, Up, Wish};
 
 use super::api::Api;
 use super::client::{Arguments, Error, refused};
-use super::output::{Output, OutputArguments, put};
+use super::output::OutputArguments;
 use super::table;
 use super::times::ttl;
-use super::wish::wire;
+use each::Told;
+
+/// What no single argument says.
+pub(super) const HELP: &str = "\
+Revisions are named by their version, their folder, or the beginning of either.
+status, history, current, up, lint, rehearse and verify take all bindings at once:
+  broker migrate status services/-/versions/-
+  broker migrate up services/users/versions/-";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct MigrateArguments {
@@ -32,8 +39,6 @@ pub(super) struct MigrateArguments {
     command: Migrations,
 }
 
-/// Revisions are named by their version, their folder, or the beginning of either;
-/// points by a revision, `base` or `head`.
 #[derive(Debug, Subcommand)]
 enum Migrations {
     /// Make the folder of a new revision, with an empty up.sql and down.sql.
@@ -41,7 +46,7 @@ enum Migrations {
     /// Write a revision from what is different between the branch and a wanted schema.
     Autogenerate(trial::AutogenerateArguments),
     /// Show how each revision stands: applied, pending, missing, changed, out of order,
-    /// ahead.
+    /// ahead (applied, and later than the version goes), beyond (not applied, and later).
     Status(PlaceArguments),
     /// Show the revisions that the branch has, newest first.
     History(PlaceArguments),
@@ -53,6 +58,8 @@ enum Migrations {
         place: PlaceArguments,
         #[command(flatten)]
         run: RunArguments,
+        #[command(flatten)]
+        gate: GateArguments,
         /// At most so many.
         #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(i32).range(1..))]
         count: Option<i32>,
@@ -73,6 +80,9 @@ enum Migrations {
         place: PlaceArguments,
         #[command(flatten)]
         run: RunArguments,
+        #[command(flatten)]
+        gate: GateArguments,
+        /// A revision, `base` (none) or `head` (the last that the version has).
         point: String,
     },
     /// Take the newest revision back, and run it again.
@@ -81,11 +91,15 @@ enum Migrations {
         place: PlaceArguments,
         #[command(flatten)]
         run: RunArguments,
+        #[command(flatten)]
+        gate: GateArguments,
     },
     /// Have the history say that the branch is at a point. Nothing is run.
     Stamp {
         #[command(flatten)]
         place: PlaceArguments,
+        /// A revision, `base` (none), `head` (the last that the version has), or `current`
+        /// (where it is: changed files are taken for what was applied).
         point: String,
     },
     /// Say what pending revisions would lock or lose; exit code 1 for an error.
@@ -97,7 +111,7 @@ enum Migrations {
     Verify(PlaceArguments),
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 struct PlaceArguments {
     /// Whose revisions, and how far: services/{service}/versions/{version}.
     binding: String,
@@ -106,18 +120,30 @@ struct PlaceArguments {
     branch: Option<String>,
 }
 
+impl PlaceArguments {
+    const NOWHERE: PlaceArguments = PlaceArguments {
+        binding: String::new(),
+        branch: None,
+    };
+}
+
 /// How revisions are run.
 #[derive(Debug, Default, clap::Args)]
 struct RunArguments {
     /// The longest that a statement may take: 30s, 5m.
     #[arg(long, value_name = "DURATION", value_parser = ttl)]
     statement_timeout: Option<Duration>,
-    /// Run what the binding's gate would refuse. Audited.
-    #[arg(long)]
-    force: bool,
     /// Print a script for psql instead of running anything.
     #[arg(long)]
     sql: bool,
+}
+
+/// What is run in spite of a gate.
+#[derive(Debug, Clone, Copy, clap::Args)]
+struct GateArguments {
+    /// Run what the binding's gate would refuse. Audited.
+    #[arg(long)]
+    force: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -134,54 +160,122 @@ struct NewArguments {
 
 /// `broker migrate …`.
 pub(super) async fn migrate(arguments: MigrateArguments) -> Result<ExitCode, Error> {
-    let output = arguments.output.output;
-    let command = match arguments.command {
-        Migrations::New(wished) => return files::new(&wished).map(|()| ExitCode::SUCCESS),
-        command => command,
-    };
-    let mut api = Api::connect(&arguments.broker).await?;
-    let (place, run, wish) = match command {
-        Migrations::New(_) => return Ok(ExitCode::SUCCESS),
-        Migrations::Autogenerate(wished) => return trial::autogenerate(&mut api, wished).await,
-        Migrations::Lint(wished) => return trial::lint(&mut api, wished, output).await,
-        Migrations::Rehearse(wished) => return trial::rehearse(&mut api, wished, output).await,
-        Migrations::Verify(place) => return trial::verify(&mut api, place, output).await,
-        Migrations::Status(place) => {
-            let status = status(&mut api, place).await?;
-            output.one(&status, status_table)?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        Migrations::History(place) => {
-            let mut status = status(&mut api, place).await?;
-            status.revisions.retain(is_applied);
-            status.revisions.reverse();
-            output.many(&status.revisions, table_of)?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        Migrations::Current(place) => {
-            let mut status = status(&mut api, place).await?;
-            status.revisions.retain(is_applied);
-            let current = status.revisions.pop().unwrap_or_default();
-            output.one(&current, |current| match current.version.as_str() {
-                "" => "base\n".to_owned(),
-                version => format!("{}\n", called(version, &current.name)),
-            })?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        Migrations::Up { place, run, count } => {
-            let count = count.unwrap_or_default();
-            (place, run, Wish::Up(Up { count }))
-        }
-        Migrations::Down { place, run, count } => (place, run, Wish::Down(Down { count })),
-        Migrations::To { place, run, point } => (place, run, Wish::To(point)),
-        Migrations::Redo { place, run } => (place, run, Wish::Redo(Redo {})),
-        Migrations::Stamp { place, point } => (place, RunArguments::default(), Wish::Stamp(point)),
-    };
-    match run.sql {
-        true => script(&mut api, place, wish).await?,
-        false => perform(&mut api, place, &run, wish, output).await?,
+    let mut told = Told::new(arguments.output.output);
+    let command = arguments.command;
+    if let Migrations::New(wished) = &command {
+        files::new(wished)?;
+        return Ok(ExitCode::SUCCESS);
     }
-    Ok(ExitCode::SUCCESS)
+    let mut api = Api::connect(&arguments.broker).await?;
+    let asked = command.place();
+    let places = match command.may_be_many() {
+        true => each::places(&mut api, asked).await?,
+        false => {
+            each::refuse_pattern(asked)?;
+            vec![asked.clone()]
+        }
+    };
+    for place in places {
+        if each::is_pattern(&asked.binding) {
+            told.of(&place.binding);
+        }
+        let ended = Box::pin(command.run(&mut api, place, &mut told)).await;
+        told.went(ended)?;
+    }
+    told.end()
+}
+
+impl Migrations {
+    /// On what.
+    fn place(&self) -> &PlaceArguments {
+        match self {
+            Self::New(_) => const { &PlaceArguments::NOWHERE },
+            Self::Autogenerate(wished) => &wished.place,
+            Self::Lint(wished) => &wished.place,
+            Self::Rehearse(wished) => &wished.place,
+            Self::Status(place)
+            | Self::History(place)
+            | Self::Current(place)
+            | Self::Verify(place)
+            | Self::Up { place, .. }
+            | Self::Down { place, .. }
+            | Self::To { place, .. }
+            | Self::Redo { place, .. }
+            | Self::Stamp { place, .. } => place,
+        }
+    }
+
+    /// Whether it makes sense of several bindings at once.
+    fn may_be_many(&self) -> bool {
+        match self {
+            Self::Status(_)
+            | Self::History(_)
+            | Self::Current(_)
+            | Self::Up { .. }
+            | Self::Lint(_)
+            | Self::Rehearse(_)
+            | Self::Verify(_) => true,
+            Self::New(_)
+            | Self::Autogenerate(_)
+            | Self::Down { .. }
+            | Self::To { .. }
+            | Self::Redo { .. }
+            | Self::Stamp { .. } => false,
+        }
+    }
+
+    /// On one place. `false`: it found what is not as it should be.
+    async fn run(
+        &self,
+        api: &mut Api,
+        place: PlaceArguments,
+        told: &mut Told,
+    ) -> Result<bool, Error> {
+        let (run, force, wish) = match self {
+            Self::New(_) => return Ok(true),
+            Self::Autogenerate(wished) => return trial::autogenerate(api, wished).await,
+            Self::Lint(wished) => return trial::lint(api, place, wished.all, told).await,
+            Self::Rehearse(wished) => return trial::rehearse(api, place, wished, told).await,
+            Self::Verify(_) => return trial::verify(api, place, told).await,
+            Self::Status(_) => {
+                let status = status(api, place).await?;
+                told.one(&status, status_table)?;
+                return Ok(true);
+            }
+            Self::History(_) => {
+                let mut status = status(api, place).await?;
+                status.revisions.retain(is_applied);
+                status.revisions.reverse();
+                told.many(&status.revisions, table_of)?;
+                return Ok(true);
+            }
+            Self::Current(_) => {
+                let mut status = status(api, place).await?;
+                status.revisions.retain(is_applied);
+                let current = status.revisions.pop().unwrap_or_default();
+                told.one(&current, |current| match current.version.as_str() {
+                    "" => "base\n".to_owned(),
+                    version => format!("{}\n", called(version, &current.name)),
+                })?;
+                return Ok(true);
+            }
+            Self::Up {
+                run, gate, count, ..
+            } => {
+                let count = count.unwrap_or_default();
+                (run, gate.force, Wish::Up(Up { count }))
+            }
+            Self::Down { run, count, .. } => (run, false, Wish::Down(Down { count: *count })),
+            Self::To {
+                run, gate, point, ..
+            } => (run, gate.force, Wish::To(point.clone())),
+            Self::Redo { run, gate, .. } => (run, gate.force, Wish::Redo(Redo {})),
+            Self::Stamp { point, .. } => {
+                (&RunArguments::default(), false, Wish::Stamp(point.clone()))
+            }
+        };
+        run::run(api, place, run, force, wish, told).await
+    }
 }
 
 async fn status(
@@ -192,71 +286,6 @@ async fn status(
     let request = pb::GetMigrationStatusRequest { binding, branch };
     let answer = api.migrations.get_migration_status(request).await;
     Ok(answer.map_err(refused)?.into_inner())
-}
-
-/// Prints it as a script.
-async fn script(api: &mut Api, place: PlaceArguments, wish: Wish) -> Result<(), Error> {
-    let (wish, from) = match wish {
-        Wish::Up(up) => (OfflineWish::Up(up), String::new()),
-        Wish::Down(down) => (OfflineWish::Down(down), String::new()),
-        Wish::To(range) => match range.split_once(':') {
-            Some((from, to)) => (OfflineWish::To(to.to_owned()), from.to_owned()),
-            None => (OfflineWish::To(range), String::new()),
-        },
-        Wish::Redo(_) | Wish::Stamp(_) => {
-            return Err(Error::Refused {
-                message: "redo has no script: write one with `down --sql` and `up --sql`"
-                    .to_owned(),
-            });
-        }
-    };
-    let (binding, branch) = named(api, place).await?;
-    let request = pb::GetMigrationScriptRequest {
-        binding,
-        branch,
-        from,
-        wish: Some(wish),
-    };
-    let answer = api.migrations.get_migration_script(request).await;
-    put(&answer.map_err(refused)?.into_inner().sql);
-    Ok(())
-}
-
-/// Does it. How it goes on is told on stderr, what was done on stdout.
-async fn perform(
-    api: &mut Api,
-    place: PlaceArguments,
-    run: &RunArguments,
-    wish: Wish,
-    output: Output,
-) -> Result<(), Error> {
-    let (binding, branch) = named(api, place).await?;
-    let request = pb::MigrateRequest {
-        binding,
-        branch,
-        wish: Some(wish),
-        statement_timeout: run.statement_timeout.map(wire),
-        force: run.force,
-    };
-    let progress = api.migrations.migrate(request).await;
-    let mut progress = progress.map_err(refused)?.into_inner();
-    let mut done = Vec::new();
-    while let Some(step) = progress.message().await.map_err(refused)? {
-        eprintln!("{}", line(&step));
-        if step.step() != pb::MigrationStep::Batch {
-            done.push(step);
-        }
-    }
-    output.many(&done, |done| {
-        // One that is taken back and run again is one.
-        let names: BTreeSet<&str> = done.iter().map(|step| step.version.as_str()).collect();
-        match names.len() {
-            0 => "nothing to do\n".to_owned(),
-            1 => "1 revision\n".to_owned(),
-            count => format!("{count} revisions\n"),
-        }
-    })?;
-    Ok(())
 }
 
 async fn named(api: &mut Api, place: PlaceArguments) -> Result<(String, String), Error> {
@@ -313,25 +342,5 @@ fn level(finding: &pb::LintFinding) -> &'static str {
     match finding.level() {
         pb::LintLevel::Error => "error",
         pb::LintLevel::Warning | pb::LintLevel::Unspecified => "warning",
-    }
-}
-
-fn line(step: &pb::MigrateResponse) -> String {
-    let name = called(&step.version, &step.name);
-    let took = step.duration.and_then(|took| Duration::try_from(took).ok());
-    let took = took.unwrap_or_default().as_secs_f64() * 1e3;
-    match step.step() {
-        pb::MigrationStep::Reverted => format!("down {name} ({took:.0} ms)"),
-        pb::MigrationStep::Recorded => format!("stamped {name}"),
-        pb::MigrationStep::Forgotten => format!("forgotten {name}"),
-        pb::MigrationStep::Batch => {
-            format!(
-                "batch of {name}: {} of about {} rows",
-                step.rows, step.of_rows
-            )
-        }
-        pb::MigrationStep::Run | pb::MigrationStep::Unspecified => {
-            format!("up {name} ({took:.0} ms)")
-        }
     }
 }

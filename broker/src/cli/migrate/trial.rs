@@ -1,22 +1,22 @@
 //! `broker migrate autogenerate`, `lint`, `rehearse` and `verify`.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use proto::broker::v1 as pb;
 use proto::broker::v1::autogenerate_request::Wanted;
 
+use super::each::Told;
 use super::files::NewRevision;
 use super::{PlaceArguments, called, named, report};
 use crate::cli::api::Api;
 use crate::cli::client::{Error, refused};
-use crate::cli::output::{Output, put};
+use crate::cli::output::put;
 use crate::cli::progress::Waiting;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct AutogenerateArguments {
     #[command(flatten)]
-    place: PlaceArguments,
+    pub(super) place: PlaceArguments,
     /// The service's folder of revisions.
     #[arg(value_name = "FOLDER")]
     folder: PathBuf,
@@ -36,16 +36,16 @@ pub(super) struct AutogenerateArguments {
 #[derive(Debug, clap::Args)]
 pub(super) struct LintArguments {
     #[command(flatten)]
-    place: PlaceArguments,
+    pub(super) place: PlaceArguments,
     /// Those that the branch has as well.
     #[arg(long)]
-    all: bool,
+    pub(super) all: bool,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct RehearseArguments {
     #[command(flatten)]
-    place: PlaceArguments,
+    pub(super) place: PlaceArguments,
     /// Up to that revision.
     #[arg(long, value_name = "REVISION")]
     to: Option<String>,
@@ -56,28 +56,31 @@ pub(super) struct RehearseArguments {
 
 pub(super) async fn autogenerate(
     api: &mut Api,
-    wished: AutogenerateArguments,
-) -> Result<ExitCode, Error> {
+    wished: &AutogenerateArguments,
+) -> Result<bool, Error> {
     let revision = NewRevision {
         folder: &wished.folder,
         words: &wished.name,
         in_transaction: true,
     };
     let name = revision.name()?;
-    let (binding, branch) = named(api, wished.place).await?;
-    let wanted = match (wished.schema, wished.wanted_branch) {
+    let (binding, branch) = named(api, wished.place.clone()).await?;
+    let wanted = match (&wished.schema, &wished.wanted_branch) {
         (Some(file), _) => {
-            let read = std::fs::read_to_string(&file);
+            let read = std::fs::read_to_string(file);
             Wanted::SchemaSql(read.map_err(|error| Error::Refused {
                 message: format!("read {}: {error}", file.display()),
             })?)
         }
-        (None, branch) => Wanted::WantedBranch(api.branch_name(&branch.unwrap_or_default()).await?),
+        (None, branch) => {
+            let branch = branch.as_deref().unwrap_or_default();
+            Wanted::WantedBranch(api.branch_name(branch).await?)
+        }
     };
     let request = pb::AutogenerateRequest {
         binding,
         branch,
-        renames: wished.renames,
+        renames: wished.renames.clone(),
         wanted: Some(wanted),
     };
     let waiting = Waiting::begin("compare the schemas");
@@ -86,26 +89,27 @@ pub(super) async fn autogenerate(
     let written = written.map_err(refused)?.into_inner();
     if written.up_sql.is_empty() && written.down_sql.is_empty() {
         put("nothing to write: the schema is as wanted\n");
-        return Ok(ExitCode::SUCCESS);
+        return Ok(true);
     }
     revision.write(&name, &written.up_sql, &written.down_sql)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(true)
 }
 
 pub(super) async fn lint(
     api: &mut Api,
-    wished: LintArguments,
-    output: Output,
-) -> Result<ExitCode, Error> {
-    let (binding, branch) = named(api, wished.place).await?;
+    place: PlaceArguments,
+    all: bool,
+    told: &mut Told,
+) -> Result<bool, Error> {
+    let (binding, branch) = named(api, place).await?;
     let request = pb::LintRevisionsRequest {
         binding,
         branch,
-        all: wished.all,
+        all,
     };
     let answer = api.migrations.lint_revisions(request).await;
     let findings = answer.map_err(refused)?.into_inner().findings;
-    output.many(&findings, |findings| {
+    told.many(&findings, |findings| {
         if findings.is_empty() {
             return "nothing found\n".to_owned();
         }
@@ -116,55 +120,47 @@ pub(super) async fn lint(
         findings.iter().map(line).collect()
     })?;
     let is_error = |one: &pb::LintFinding| one.level() == pb::LintLevel::Error;
-    Ok(code(!findings.iter().any(is_error)))
+    Ok(!findings.iter().any(is_error))
 }
 
 pub(super) async fn rehearse(
     api: &mut Api,
-    wished: RehearseArguments,
-    output: Output,
-) -> Result<ExitCode, Error> {
-    let (binding, branch) = named(api, wished.place).await?;
+    place: PlaceArguments,
+    wished: &RehearseArguments,
+    told: &mut Told,
+) -> Result<bool, Error> {
+    let (binding, branch) = named(api, place).await?;
     let request = pb::RehearseRequest {
         binding,
         branch,
-        to: wished.to.unwrap_or_default(),
+        to: wished.to.clone().unwrap_or_default(),
     };
     let waiting = Waiting::begin("rehearse on a throw-away branch");
     let answer = api.migrations.rehearse(request).await;
     drop(waiting);
     let answer = answer.map_err(refused)?.into_inner();
     match wished.markdown {
-        true => put(&report::markdown(&answer)),
-        false => output.one(&answer, report::text)?,
+        true => told.text(&report::markdown(&answer)),
+        false => told.one(&answer, report::text)?,
     }
     let is_nothing = answer.revisions.is_empty();
-    Ok(code(
-        is_nothing || answer.verdict() == pb::RehearsalVerdict::Pass,
-    ))
+    Ok(is_nothing || answer.verdict() == pb::RehearsalVerdict::Pass)
 }
 
 pub(super) async fn verify(
     api: &mut Api,
     place: PlaceArguments,
-    output: Output,
-) -> Result<ExitCode, Error> {
+    told: &mut Told,
+) -> Result<bool, Error> {
     let (binding, branch) = named(api, place).await?;
     let request = pb::VerifySchemaRequest { binding, branch };
     let waiting = Waiting::begin("make the schema anew on a throw-away branch");
     let answer = api.migrations.verify_schema(request).await;
     drop(waiting);
     let answer = answer.map_err(refused)?.into_inner();
-    output.one(&answer, |answer| match answer.drift.as_str() {
+    told.one(&answer, |answer| match answer.drift.as_str() {
         "" => "the schema is what its revisions make\n".to_owned(),
         drift => drift.to_owned(),
     })?;
-    Ok(code(answer.drift.is_empty()))
-}
-
-fn code(is_well: bool) -> ExitCode {
-    match is_well {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
-    }
+    Ok(answer.drift.is_empty())
 }

@@ -340,3 +340,60 @@ async fn another_branch_is_migrated_alone_and_a_new_revision_is_tried_there() ->
     );
     bench.stop().await
 }
+
+#[tokio::test]
+async fn a_pattern_is_each_binding_and_one_that_fails_stops_no_other() -> anyhow::Result<()> {
+    let bench = Bench::start().await?;
+    let all = "services/-/versions/-";
+    let said = bench.migrate(&["status", all]).await?;
+    for binding in [V1, V2] {
+        ensure!(said.lines().any(|line| line == binding), "{said}");
+    }
+    let revision = "2027-01-01-000000_once";
+    bench.revision(revision, &[("up.sql", "CREATE TABLE once (id int);")])?;
+    // v1 is declared to stop before it.
+    let said = bench.migrate(&["up", "services/users/versions/-"]).await?;
+    assert_eq!(said, format!("{V1}\nnothing to do\n\n{V2}\n1 revision\n"));
+    let json = bench.migrate(&["current", all, "--output", "json"]).await?;
+    let json: serde_json::Value = serde_json::from_str(&json)?;
+    assert_eq!(json[V1]["name"], REQUESTS);
+    assert_eq!(json[V2]["name"], revision);
+    let json = bench.migrate(&["history", all, "--output", "json"]).await?;
+    let json: serde_json::Value = serde_json::from_str(&json)?;
+    assert_eq!(json[V2][0]["name"], revision);
+
+    // What is wrong with v1 is said with its name, and the others have their turn.
+    let owner = bench.owner_of_v2().await?;
+    owner
+        .batch_execute("ALTER TABLE users.once ADD by_hand int")
+        .await?;
+    let ended = bench.output(&["migrate", "verify", all]).await?;
+    ensure!(
+        ended.code == Some(1)
+            && ended
+                .out
+                .contains(&format!("{V1}\nthe schema is what its revisions make\n"))
+            && ended.out.contains("+    by_hand integer"),
+        "{ended:?}"
+    );
+    let wrong = bench.revision("2027-01-02-000000_wrong", &[("up.sql", "SELECT 1/0;")])?;
+    let ended = bench.output(&["migrate", "up", all]).await?;
+    ensure!(
+        ended.code == Some(1)
+            && ended.out.contains(&format!("{V1}\nnothing to do\n"))
+            && ended.err.contains(&format!("error: {V2}: "))
+            && ended.err.contains("2027-01-02-000000_wrong"),
+        "{ended:?}"
+    );
+    std::fs::remove_dir_all(wrong)?;
+
+    for (arguments, why) in [
+        (&["down", all][..], "one at a time"),
+        (&["status", all, "--branch", "main"], "name one binding"),
+        (&["status", "services/nobody/versions/-"], "no binding is"),
+    ] {
+        let refused = bench.migrate_refused(arguments).await?;
+        ensure!(refused.contains(why), "{refused}");
+    }
+    bench.stop().await
+}

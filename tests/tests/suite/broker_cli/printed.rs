@@ -18,12 +18,12 @@ const FILTERS: [(&str, &str); 12] = [
         "postgresql://ROLE:PASSWORD@ADDRESS/",
     ),
     (r"\b[0-9A-F]+/[0-9A-F]+\b", "LSN"),
+    // Not there until it was measured.
+    (r#"\s*"logicalSizeBytes": "\d+","#, ""),
     // Before ids: one in forty has no letter.
     (r"\b[0-9a-f]{8}\b", "HEX"),
     (r#""(id|generation)": "\d+""#, r#""${1}": "N""#),
     (r#""etag": "[^"]+""#, r#""etag": "ETAG""#),
-    // Not there until it was measured.
-    (r#"\s*"logicalSizeBytes": "\d+","#, ""),
     (r"\bbbt_[\w-]+", "TOKEN"),
     // Columns are as wide as what differs.
     (r"(\S) {2,}", "${1}  "),
