@@ -11,6 +11,7 @@ mod batched;
 mod failure;
 mod run;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio_postgres::Client;
@@ -36,12 +37,21 @@ pub struct Migrating<'s> {
     client: Client,
     service: &'s ServiceSpec,
     statement_timeout: Duration,
+    /// Whether batches had been cut off when it began.
+    has_batches: bool,
+    /// Whether the session is as a revision in a transaction is to find it.
+    is_set_up: AtomicBool,
 }
 
 /// Hears how a migration goes on. What it says no to is undone.
 pub trait Observer: Send {
     /// A script is begun; again, where it did not get a lock.
     fn begun(&mut self, _migration: &Migration, _script: &Script) {}
+
+    /// Whether what it is told of a statement has to be true before the next thing is sent.
+    fn looks_in_between(&self) -> bool {
+        false
+    }
 
     /// A statement is about to run.
     fn begins(
@@ -103,10 +113,13 @@ impl<'s> Migrating<'s> {
         let client = roles::migrating_session(uri, service).await?;
         lock(&client, service).await?;
         history::ensure(&client, service).await?;
+        let has_batches = history::has_batches(&client, service).await?;
         Ok(Self {
             client,
             service,
             statement_timeout: Duration::ZERO,
+            has_batches,
+            is_set_up: AtomicBool::new(false),
         })
     }
 
@@ -165,7 +178,8 @@ impl<'s> Migrating<'s> {
         for one in &moves.moves {
             let (migration, script, write) = match one {
                 Move::Run(migration) => {
-                    let record = history::record(self.service, migration);
+                    let forget = self.has_batches || !migration.in_transaction;
+                    let record = history::applied(self.service, migration, forget);
                     (migration, Some(&migration.up), record)
                 }
                 Move::Revert(migration) => {
@@ -204,6 +218,22 @@ impl<'s> Migrating<'s> {
         let stamped = self.client.batch_execute(&sql).await;
         stamped.attempted("stamp the history")?;
         Ok(())
+    }
+
+    /// Makes the session what a revision in a transaction is to find, unless the one
+    /// before has left it so.
+    async fn set_up(&self) -> Result<(), Error> {
+        if !self.is_set_up.load(Ordering::Relaxed) {
+            let settings = self.settings(run::LOCK_TIMEOUT_MS);
+            run::execute(&self.client, &settings, "begin a revision").await?;
+            self.is_set_up.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// A revision may have set anything, and did not set it back.
+    fn touched(&self) {
+        self.is_set_up.store(false, Ordering::Relaxed);
     }
 
     /// What a revision finds, whatever the one before has set. A statement ends when this

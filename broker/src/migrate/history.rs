@@ -166,7 +166,43 @@ fn nobodys(tables: &[&String]) -> String {
     )
 }
 
-/// The statements that write a revision down: as applied now, or as what it is now.
+/// The statements that write a revision down as applied now, by the transaction that they
+/// are in.
+///
+/// With `forget` they forget batches of it that were cut off too: whatever became of them,
+/// it is whole.
+pub fn applied(service: &ServiceSpec, migration: &Migration, forget: bool) -> String {
+    let [history, revisions, batches] = OWN_TABLES.map(|name| table(service, name));
+    let version = escape_literal(&migration.revision.version);
+    let forget = match forget {
+        true => format!("DELETE FROM {batches} WHERE version = {version};"),
+        false => String::new(),
+    };
+    // Times of day are of the session's zone, which a revision may have changed.
+    format!(
+        "RESET timezone;
+         INSERT INTO {history} (version) VALUES ({version}) ON CONFLICT DO NOTHING;
+         INSERT INTO {revisions} (version, run_on, name, checksum)
+             VALUES ({version}, CURRENT_TIMESTAMP, {name}, {checksum})
+             ON CONFLICT (version) DO UPDATE SET run_on = excluded.run_on,
+                 name = excluded.name, checksum = excluded.checksum;
+         {forget}",
+        name = escape_literal(&migration.revision.name),
+        checksum = escape_literal(&migration.checksum().to_string()),
+    )
+}
+
+/// Whether batches of any revision were cut off.
+pub async fn has_batches(client: &Client, service: &ServiceSpec) -> Result<bool, postgres::Error> {
+    let ask = format!(
+        "SELECT EXISTS (SELECT FROM {})",
+        table(service, BATCHES_TABLE)
+    );
+    let row = client.query_one(&ask, &[]).await.attempted(READING)?;
+    Ok(row.get(0))
+}
+
+/// The statements that write a revision down as what it is now, when it was applied before.
 ///
 /// Batches of it that were cut off count no more: whatever became of them, it is whole.
 pub fn record(service: &ServiceSpec, migration: &Migration) -> String {

@@ -155,7 +155,7 @@ impl Run<'_> {
                 version: self.version,
             };
             let findings = lint::lint(&met.subject(migration));
-            let up = self.script(*one, &met.tables).await?;
+            let up = self.script(*one, &met.tables, self.of.contracts).await?;
             let failed = up.error.is_some();
             let mut rehearsed = Rehearsed::of(migration, up, findings);
             if !failed {
@@ -187,7 +187,8 @@ impl Run<'_> {
             if migration.down.is_none() {
                 break;
             }
-            let down = self.script(Move::Revert(migration), &sizes).await?;
+            let down = Move::Revert(migration);
+            let down = self.script(down, &sizes, self.of.contracts).await?;
             let failed = down.error.is_some();
             rehearsed.down = Some(down);
             if failed {
@@ -216,7 +217,8 @@ impl Run<'_> {
         let skipped = moves.moves.len().saturating_sub(count);
         let rehearsed = report.revisions.iter_mut().zip(&moves.moves).skip(skipped);
         for (rehearsed, one) in rehearsed {
-            let again = self.script(*one, &sizes).await?;
+            // Whom it keeps waiting is known from the first time.
+            let again = self.script(*one, &sizes, &[]).await?;
             let failed = again.error.is_some();
             rehearsed.again = Some(again);
             if failed {
@@ -229,9 +231,13 @@ impl Run<'_> {
     }
 
     /// Runs one script, watched. That it fails is part of what is found.
-    async fn script(&self, one: Move<'_>, sizes: &BTreeMap<String, Size>) -> Result<Script, Error> {
-        let of = self.of;
-        let mut watch = Watch::new(of.service, self.beside, of.contracts, sizes);
+    async fn script(
+        &self,
+        one: Move<'_>,
+        sizes: &BTreeMap<String, Size>,
+        contracts: &[Contract],
+    ) -> Result<Script, Error> {
+        let mut watch = Watch::new(self.of.service, self.beside, contracts, sizes);
         let moves = Moves {
             moves: vec![one],
             forgotten: Vec::new(),

@@ -34,6 +34,7 @@ impl Migrating<'_> {
         batched: &Batched<'_>,
         observer: &mut impl Observer,
     ) -> Result<(), Error> {
+        self.touched();
         execute(
             &self.client,
             &self.settings(LOCK_TIMEOUT_MS),

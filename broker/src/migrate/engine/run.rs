@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
+use futures_util::future::join;
 use squawk_lexer::TokenKind;
 use tokio_postgres::Client;
 
@@ -95,34 +96,77 @@ impl Migrating<'_> {
         statements: &[Statement<'_>],
         observer: &mut impl Observer,
     ) -> Result<(), Error> {
+        self.set_up().await?;
+        let begin = format!("BEGIN; SAVEPOINT {SAVEPOINT};");
+        // The next one finds the session as this one found it.
         let settings = self.settings(LOCK_TIMEOUT_MS);
-        let begin = format!("{settings} BEGIN; SAVEPOINT {SAVEPOINT};");
-        let begun = self.client.batch_execute(&begin).await;
-        begun.attempted("begin a revision")?;
-        for statement in statements {
-            let Err(error) = self.statement(statement, observer).await else {
-                continue;
+        let end = format!(
+            "RELEASE SAVEPOINT {SAVEPOINT}; {} COMMIT; {settings}",
+            run.write
+        );
+        // What begins the transaction goes with its first statement, which nobody has to
+        // wait for: it cannot fail. What ends it waits for the last one, so that a broker
+        // that is killed meanwhile has not said COMMIT.
+        let ahead = !observer.looks_in_between();
+        if !ahead {
+            let begun = self.client.batch_execute(&begin).await;
+            begun.attempted("begin a revision")?;
+        }
+        for (index, statement) in statements.iter().enumerate() {
+            let ran = match ahead && index == 0 {
+                true => {
+                    // Sent in this order.
+                    let begin = self.client.batch_execute(&begin);
+                    let first = self.statement(statement, observer);
+                    let (begun, ran) = join(begin, first).await;
+                    begun.attempted("begin a revision")?;
+                    ran
+                }
+                false => self.statement(statement, observer).await,
             };
-            let failure = match error {
-                Stopped::Postgres(error) => Failure::of(&error, Some((run.script, statement))),
-                Stopped::Observer(error) => {
+            match ran {
+                Err(Stopped::Observer(error)) => {
                     self.roll_back().await;
                     return Err(error);
                 }
-            };
-            // Gone, when the script has ended the transaction: then what came before that
-            // is there, whatever became of the rest.
-            let undo = format!("ROLLBACK TO SAVEPOINT {SAVEPOINT}");
-            let undone = self.client.batch_execute(&undo).await;
-            self.roll_back().await;
-            return Err(match undone {
-                Err(error) if is_no_savepoint(&error) => run.ends_transaction(),
-                _ => failure.in_revision(run.migration, run.script, LeftBehind::Undone),
-            });
+                Err(Stopped::Postgres(error)) => {
+                    return Err(self.undone(run, statement, &error).await);
+                }
+                Ok(()) => {}
+            }
         }
-        // A constraint that is checked at the end may fail here.
-        let end = format!("RELEASE SAVEPOINT {SAVEPOINT}; {} COMMIT;", run.write);
-        let Err(error) = self.client.batch_execute(&end).await else {
+        let ended = self.client.batch_execute(&end).await;
+        self.ended(run, ended, observer).await
+    }
+
+    /// What became of a revision one of whose statements failed.
+    async fn undone(
+        &self,
+        run: Run<'_>,
+        statement: &Statement<'_>,
+        error: &tokio_postgres::Error,
+    ) -> Error {
+        let failure = Failure::of(error, Some((run.script, statement)));
+        // Gone, when the script has ended the transaction: then what came before that
+        // is there, whatever became of the rest.
+        let undo = format!("ROLLBACK TO SAVEPOINT {SAVEPOINT}");
+        let undone = self.client.batch_execute(&undo).await;
+        self.roll_back().await;
+        match undone {
+            Err(error) if is_no_savepoint(&error) => run.ends_transaction(),
+            _ => failure.in_revision(run.migration, run.script, LeftBehind::Undone),
+        }
+    }
+
+    /// What became of a revision whose statements went well. A constraint that is checked
+    /// at the end may fail there.
+    async fn ended(
+        &self,
+        run: Run<'_>,
+        ended: Result<(), tokio_postgres::Error>,
+        observer: &mut impl Observer,
+    ) -> Result<(), Error> {
+        let Err(error) = ended else {
             observer.ended();
             return Ok(());
         };
@@ -146,6 +190,7 @@ impl Migrating<'_> {
         statement: &Statement<'_>,
         observer: &mut impl Observer,
     ) -> Result<(), Error> {
+        self.touched();
         let settings = self.settings(LOCK_TIMEOUT_ALONE_MS);
         let begun = self.client.batch_execute(&settings).await;
         begun.attempted("begin a revision")?;
@@ -193,6 +238,7 @@ impl Migrating<'_> {
     }
 
     pub(super) async fn roll_back(&self) {
+        self.touched();
         // An error: the session is gone, and its transaction with it.
         let _ = self.client.batch_execute("ROLLBACK").await.is_ok();
     }

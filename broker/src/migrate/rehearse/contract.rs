@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use futures_util::future::join4;
 use squawk_lexer::TokenKind;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -22,7 +23,7 @@ use crate::postgres::{self, Attempted as _, escape_identifier};
 use crate::text::one_line;
 
 /// How long a query may wait for a lock before it counts as blocked, in milliseconds.
-const BLOCKED_MS: u64 = 2;
+const BLOCKED_MS: u64 = 1;
 /// How long a query may take, in milliseconds.
 const QUERY_MS_MAX: u64 = 30_000;
 /// How the comment begins that has values for a query's parameters.
@@ -227,34 +228,46 @@ async fn tried(
         escape_identifier(schema)
     );
     let what = "try the queries of a contract";
-    client.batch_execute(&begin).await.attempted(what)?;
-    let tried = run(client, query).await;
-    let undone = client.batch_execute("ROLLBACK; DEALLOCATE ALL").await;
+    // Sent in this order, without waiting for answers in between: what fails has Postgres
+    // refuse the rest, up to the ROLLBACK.
+    let (begun, prepared, ran, undone) = join4(
+        client.batch_execute(&begin),
+        client.prepare(&query.sql),
+        run(client, query),
+        client.batch_execute("ROLLBACK; DEALLOCATE ALL"),
+    )
+    .await;
+    begun.attempted(what)?;
     undone.attempted(what)?;
-    Ok(tried)
+    Ok(match (prepared, ran) {
+        (Ok(prepared), Ok(())) => Ok(shape(&prepared)),
+        (Err(error), _) | (_, Err(error)) => Err(error),
+    })
 }
 
-async fn run(client: &Client, query: &Query) -> Result<Vec<String>, tokio_postgres::Error> {
-    let prepared = client.prepare(&query.sql).await?;
+/// What a query takes and gives.
+fn shape(prepared: &tokio_postgres::Statement) -> Vec<String> {
     let takes = prepared
         .params()
         .iter()
         .map(|of_type| format!("${of_type}"));
     let gives = prepared.columns().iter();
     let gives = gives.map(|column| format!("{} {}", column.name(), column.type_()));
-    let shape = takes.chain(gives).collect();
+    takes.chain(gives).collect()
+}
+
+async fn run(client: &Client, query: &Query) -> Result<(), tokio_postgres::Error> {
     match (&query.example, query.has_parameters) {
         (Some(example), true) => {
             let sql = format!(
                 "PREPARE branch_broker AS {}\n; EXECUTE branch_broker ({example})",
                 query.sql
             );
-            client.batch_execute(&sql).await?;
+            client.batch_execute(&sql).await
         }
-        (None, true) => {}
-        (_, false) => client.batch_execute(&query.sql).await?,
+        (None, true) => Ok(()),
+        (_, false) => client.batch_execute(&query.sql).await,
     }
-    Ok(shape)
 }
 
 fn reason(error: &tokio_postgres::Error) -> String {

@@ -272,6 +272,10 @@ impl<'a> Watch<'a> {
 }
 
 impl Observer for Watch<'_> {
+    fn looks_in_between(&self) -> bool {
+        true
+    }
+
     fn begun(&mut self, migration: &Migration, _: &File) {
         // Of a try before this one nothing is left.
         self.statements.clear();
