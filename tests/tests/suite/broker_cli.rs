@@ -2,6 +2,7 @@
 //! have a database for as long as they run.
 
 mod batches;
+mod full;
 mod gate;
 mod killed;
 mod lost;
