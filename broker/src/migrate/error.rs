@@ -174,6 +174,16 @@ pub enum Error {
         /// The revisions.
         revisions: Vec<String>,
     },
+    /// What is written from a difference goes on from where the folder ends.
+    #[error(
+        "the branch does not have {} yet, which would be written again: run them first \
+         (`broker migrate up`), or name another branch that has them",
+        revisions.join(", ")
+    )]
+    Pending {
+        /// The revisions.
+        revisions: Vec<String>,
+    },
     /// What is rehearsed goes on from where the branch is.
     #[error("rehearse up to there: the branch is beyond it, and has {revision}; name a later one")]
     Backwards {
@@ -273,6 +283,7 @@ impl Error {
             | Error::RevisionBeyond { .. }
             | Error::Backwards { .. }
             | Error::NotRehearsed { .. }
+            | Error::Pending { .. }
             | Error::Pooled
             | Error::Role(_)
             | Error::Postgres(_)

@@ -142,6 +142,7 @@ fn migrate(error: &migrate::Error, message: String) -> Refusal {
         E::RevisionBeyond { .. } => "REVISION_BEYOND",
         E::NotRehearsed { .. } => "REVISION_NOT_REHEARSED",
         E::Wanted(_) => "WANTED_SCHEMA_FAILED",
+        E::Pending { .. } => "REVISIONS_PENDING",
         E::Backwards { .. } => "REHEARSAL_BACKWARDS",
         E::Stopped { .. } => "REVISION_STOPPED",
         E::Pooled

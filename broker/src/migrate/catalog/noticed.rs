@@ -116,6 +116,11 @@ SELECT 'options of table', quote_ident(own.name),
        (SELECT string_agg(o, ', ' ORDER BY o) FROM unnest(own.reloptions) AS u (o)), own.name
 FROM own WHERE own.reloptions IS NOT NULL AND own.relkind IN ('r', 'p')
 UNION ALL
+SELECT 'invalid index', quote_ident(x.relname),
+       replace(pg_get_indexdef(i.indexrelid, 0, true), quote_ident($1) || '.', ''), own.name
+FROM own JOIN pg_index i ON i.indrelid = own.oid JOIN pg_class x ON x.oid = i.indexrelid
+WHERE NOT i.indisvalid AND (own.is_ordinary OR own.relkind = 'm')
+UNION ALL
 SELECT 'statistics', quote_ident(s.stxname),
        replace(pg_get_statisticsobjdef(s.oid), quote_ident($1) || '.', ''), own.name
 FROM own JOIN pg_statistic_ext s ON s.stxrelid = own.oid

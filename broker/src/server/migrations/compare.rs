@@ -9,7 +9,7 @@ use super::wire;
 use crate::migrate::autogenerate::{self, Rename, Written};
 use crate::migrate::catalog::Schema;
 use crate::migrate::folder::Migration;
-use crate::migrate::{lint, rehearse, wanted};
+use crate::migrate::{self, lint, rehearse, wanted};
 use crate::names::{BindingName, BranchResource};
 use crate::server::{Broker, Error, request};
 use crate::trials::Trial;
@@ -71,6 +71,12 @@ impl Broker {
             return Err(violations.into());
         };
         let place = Box::pin(self.migrated(&name, branch)).await?;
+        let rows = place.rows().await?.into_iter();
+        let pending = rows.filter(|row| row.standing.is_pending());
+        let revisions: Vec<String> = pending.map(|row| row.name).collect();
+        if !revisions.is_empty() {
+            return Err(migrate::Error::Pending { revisions }.into());
+        }
         let service = place.spec.service.clone();
         let from = wanted::there(&place.uris.direct, &service).await?;
         let to = match wished {

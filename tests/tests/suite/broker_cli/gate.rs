@@ -177,6 +177,15 @@ async fn drift_is_shown_and_a_revision_is_written_from_a_wanted_schema() -> anyh
     owner
         .batch_execute("ALTER TABLE users.users DROP by_hand")
         .await?;
+    // Two rows have the same there, so it comes to nothing, and is there.
+    let unique = "CREATE UNIQUE INDEX CONCURRENTLY half ON users.users ((1))";
+    ensure!(owner.batch_execute(unique).await.is_err());
+    let ended = bench.output(&["migrate", "verify", V2]).await?;
+    ensure!(
+        ended.code == Some(1) && ended.out.contains("+invalid index half"),
+        "{ended:?}"
+    );
+    owner.batch_execute("DROP INDEX users.half").await?;
 
     // The wanted schema: what the revisions say, a rename and a column more.
     let script = bench.migrate(&["to", V2, "base:head", "--sql"]).await?;
@@ -221,6 +230,11 @@ async fn drift_is_shown_and_a_revision_is_written_from_a_wanted_schema() -> anyh
     ensure!(std::fs::read_to_string(up)?.contains("-- broker: stop"));
     let refused = bench.migrate_refused(&["up", V2]).await?;
     ensure!(refused.contains("it stops there"), "{refused}");
+    // What is pending would be written again.
+    let refused = bench.migrate_refused(&asked).await?;
+    ensure!(refused.contains("run them first"), "{refused}");
+    let told = std::path::Path::new(up).parent().context("a folder")?;
+    std::fs::remove_dir_all(told)?;
     std::fs::write(bench.folder.join("bad.sql"), "CREATE TABLE a (;\n")?;
     let bad = bench.folder.join("bad.sql");
     let bad = bad.to_str().unwrap_or_default();
