@@ -28,7 +28,7 @@ use crate::logins::Logins;
 use crate::names::BindingName;
 use crate::neon::{self, Neon};
 use crate::reconcile::{self, Applied, Outcome, Remark, Step};
-use crate::state::State;
+use crate::state::{Generation, State};
 use crate::text::one_line;
 use announcer::Announcer;
 
@@ -132,6 +132,12 @@ impl Keeper {
             tracing::info!("broker.toml grants other rights");
         }
         Ok(())
+    }
+
+    /// What a binding was announced as last, by any broker on this state.
+    pub fn announced(&self, name: &BindingName) -> Option<Generation> {
+        let last = self.state.read(|data| data.generations.get(name).cloned());
+        last.filter(|last| !last.is_retired())
     }
 
     /// Whether the world has matched since this process began.

@@ -63,11 +63,10 @@ impl Keeper {
     /// it said when this one read it.
     fn reread_if_behind(&self) {
         let config = self.config();
-        if !config
-            .bindings
-            .iter()
-            .any(|spec| self.newer(spec).is_some())
-        {
+        if !config.bindings.iter().any(|spec| {
+            self.newer(spec)
+                .is_some_and(|one| self.is_another(spec, &one))
+        }) {
             return;
         }
         match self.read_config() {
@@ -88,6 +87,13 @@ impl Keeper {
         stored.filter(|stored| self.bindings.is_news(&spec.name, stored))
     }
 
+    /// Whether it is more than the same at another revision.
+    fn is_another(&self, spec: &BindingSpec, generation: &Generation) -> bool {
+        let known = self.bindings.get(&spec.name);
+        let target = known.and_then(|binding| binding.target.clone());
+        target.is_none_or(|target| target.generation != generation.number)
+    }
+
     async fn follow_one(&self, spec: &BindingSpec) -> Result<(), neon::Error> {
         let stored = self
             .state
@@ -99,6 +105,10 @@ impl Keeper {
         }
         if let Some(generation) = self.newer(spec) {
             let uris = self.uris_of(spec, &generation.branch).await?;
+            // It may be another by now, and has its turn in a moment.
+            if self.newer(spec).as_ref() != Some(&generation) {
+                return Ok(());
+            }
             let spec = as_switched(spec, &generation);
             self.bindings.follow(&spec, generation, uris);
         }

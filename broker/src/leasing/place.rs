@@ -86,12 +86,34 @@ impl Leasing {
     /// Where a lease leads now.
     pub(super) async fn place_of_lease(&self, lease: &Lease) -> Result<Place, Error> {
         match &lease.request.target {
-            Target::Binding(name) => Ok(at(&*self.ready("binding", name)?)),
+            Target::Binding(name) => match self.ready("binding", name) {
+                Ok(target) => Ok(at(&target)),
+                Err(error @ (Error::BindingNotReady { .. } | Error::BindingFailed { .. })) => {
+                    self.stored_place(name).await.unwrap_or(Err(error))
+                }
+                Err(error) => Err(error),
+            },
             Target::Branch(_) | Target::Ephemeral { .. } => {
                 self.place_on(&lease.grant.branch, &lease.request.service)
                     .await
             }
         }
+    }
+
+    /// Where a binding led when it was announced last, by any broker: who has a lease
+    /// keeps it while this one has not made the binding ready since it started, or cannot.
+    async fn stored_place(&self, name: &BindingName) -> Option<Result<Place, Error>> {
+        let binding = self.bindings.get(name)?;
+        let last = self.keeper.announced(name)?;
+        if binding.target.is_some() || self.leases.is_held(&last.branch) {
+            return None;
+        }
+        let place = self.place_on(&last.branch, &name.service).await;
+        Some(place.map(|place| Place {
+            connections: binding.spec.connections,
+            generation: last.number,
+            ..place
+        }))
     }
 
     /// A service's tables on a branch, whatever leads there.

@@ -31,7 +31,7 @@ pub struct Outcome {
     pub uris: OwnerUris,
     /// When the branch was last reset or restored.
     pub reset_at: Option<Timestamp>,
-    /// The newest revision there, by its folder's name.
+    /// The newest revision there before which none is missing, by its folder's name.
     pub revision: Option<String>,
 }
 
@@ -320,8 +320,9 @@ impl Run<'_> {
                 _ => {}
             }
         }
+        // None that comes before it is missing.
         let is_there = |revision: &&Revision| held.is_none() || before.contains(&revision.version);
-        let newest = spec.revisions.iter().rev().find(is_there);
+        let newest = spec.revisions.iter().take_while(is_there).last();
         Ok(Inward {
             revision: newest.map(|revision| revision.name.clone()),
             held,

@@ -20,8 +20,8 @@ use tonic::{Request, Response};
 use super::rights::Rights;
 use super::{Broker, Error};
 use crate::audit::{Action, Event};
-use crate::bindings::Status;
-use crate::gate::Rehearsed;
+use crate::bindings::{Binding, Status};
+use crate::gate::{Ground, Rehearsed};
 use crate::keeper;
 use crate::migrate::engine::{Migrating, Observer, Progress};
 use crate::migrate::history::Applied;
@@ -243,24 +243,44 @@ impl Asked {
         name: &BindingName,
         told: mpsc::UnboundedSender<pb::MigrateResponse>,
     ) -> Result<(), Error> {
-        self.run(place, name, told).await?;
+        let ran = self.run(place, name, told).await;
         // One that waited for its revisions is ready now; one whose revisions are run by
-        // hand is told of it, either way.
-        let binding = self.broker.bindings.get(name);
-        let waits = binding.is_some_and(|binding| {
+        // hand is told of it, however far that came.
+        let lives_there = |binding: &Binding| {
+            let target = binding.target.as_deref();
+            let is_named = place.is_own && binding.spec.name == *name;
+            is_named || target.is_some_and(|target| target.branch == place.branch)
+        };
+        let waits = |binding: &Binding| {
             binding.status != Status::Ready
                 || binding.trouble.is_some()
                 || !binding.spec.auto_migrate
-        });
-        if place.is_own && waits {
-            let nothing = |_| std::future::ready(Ok::<_, keeper::Error>(Vec::new()));
-            if let Err(error) = self.broker.keeper.apply(nothing).await {
-                let error = one_line(&error);
-                tracing::info!(binding = %name, error, "migrated, and not ready");
-                self.broker.keeper.look_again();
+        };
+        let mut bindings = self.broker.bindings.list().into_iter();
+        if bindings.any(|binding| lives_there(&binding) && waits(&binding)) {
+            self.announce(name).await;
+        }
+        ran
+    }
+
+    /// Has what the branch has now announced, when whoever applies at the moment is done.
+    async fn announce(&self, name: &BindingName) {
+        let keeper = &self.broker.keeper;
+        let nothing = |_| std::future::ready(Ok::<_, keeper::Error>(Vec::new()));
+        loop {
+            match keeper.apply(nothing).await {
+                Ok(_) => return,
+                Err(keeper::Error::Running) => drop(keeper.alone().await),
+                Err(error) => {
+                    let reason = one_line(&error);
+                    tracing::info!(binding = %name, error = reason, "migrated, and not ready");
+                    if error.is_transient() {
+                        keeper.look_again();
+                    }
+                    return;
+                }
             }
         }
-        Ok(())
     }
 
     /// The gate of the binding's own branch, for what is to be run there.
@@ -274,8 +294,14 @@ impl Asked {
             return Ok(());
         };
         let revisions: Vec<String> = moves.runs().map(|one| one.revision.name.clone()).collect();
+        // It may have been reset while others held the lock.
+        let found = self.broker.branches.get("branch", &place.branch).await?;
+        let ground = Ground {
+            branch: found.branch.id,
+            reset_at: found.branch.last_reset_at,
+        };
         let (state, now) = (&self.broker.state, self.broker.leases.now());
-        let rehearsed = Rehearsed::of(&place.ground(), moves.had(history), moves.runs());
+        let rehearsed = Rehearsed::of(&ground, moves.had(history), moves.runs());
         if revisions.is_empty() || rehearsed.may_run(state, gate, now) {
             return Ok(());
         }

@@ -14,6 +14,8 @@ use crate::text::one_line;
 /// How often to ask for the lock, and, having it, whether the session still lives,
 /// in milliseconds.
 const ASK_MS: u64 = 500;
+/// How often the lock was asked for before its holder counts as somebody who leads.
+const ASKED_MIN: u32 = 3;
 /// How long an answer may take, in milliseconds: who does not hear for so long
 /// leads no more.
 const ANSWER_MS_MAX: u64 = 3_000;
@@ -39,8 +41,13 @@ async fn lead(uri: &OwnerUri, shared: &Shared) -> Result<(), Error> {
         pause().await;
     }
     let mut session = within(Session::open(uri)).await?;
+    let mut asked = 0;
     while !within(session.try_lock()).await? {
-        shared.another_leads();
+        asked += 1;
+        // The session of one that was killed may live for a moment.
+        if asked >= ASKED_MIN {
+            shared.another_leads();
+        }
         pause().await;
     }
     let epoch = within(session.take_over()).await?;

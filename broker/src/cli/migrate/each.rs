@@ -101,6 +101,11 @@ impl Told {
         self.of = Some(binding.to_owned());
     }
 
+    /// Whether it is said of several.
+    pub(super) fn is_of_many(&self) -> bool {
+        self.of.is_some()
+    }
+
     /// One message.
     pub(super) fn one<M: Printed>(
         &mut self,
@@ -154,7 +159,7 @@ impl Told {
 
     /// 1: it did not go well with each.
     pub(super) fn end(self) -> Result<ExitCode, Error> {
-        if self.of.is_some() && self.output == Output::Json {
+        if !self.all.is_empty() {
             self.output.value(&self.all, |_| String::new())?;
         }
         Ok(match self.is_well {

@@ -23,10 +23,15 @@ pub(super) async fn run(
     told: &mut Told,
 ) -> Result<bool, Error> {
     match run.sql {
-        true => script(api, place, wish, told).await?,
-        false => perform(api, place, run, force, wish, told).await?,
+        true if told.is_of_many() => Err(Error::Refused {
+            message: "--sql prints the script of one binding: name one".to_owned(),
+        }),
+        true => script(api, place, wish, told).await.map(|()| true),
+        false => {
+            let done = perform(api, place, run, force, wish, told).await;
+            done.map(|()| true)
+        }
     }
-    Ok(true)
 }
 
 /// Prints it as a script.

@@ -19,10 +19,20 @@ pub(super) struct Failure {
 impl Failure {
     /// `at`: the script and its statement that failed. `None`: it failed at the end.
     pub(super) fn of(error: &tokio_postgres::Error, at: Option<(&Script, &Statement<'_>)>) -> Self {
+        Self::behind("", error, at)
+    }
+
+    /// Of a statement that was sent behind something of ours.
+    pub(super) fn behind(
+        ours: &str,
+        error: &tokio_postgres::Error,
+        at: Option<(&Script, &Statement<'_>)>,
+    ) -> Self {
         let said = error.as_db_error();
+        let ours = u32::try_from(ours.chars().count()).unwrap_or(0);
         let place = at.map(|(script, statement)| {
             let position = match said.and_then(|said| said.position()) {
-                Some(ErrorPosition::Original(position)) => *position,
+                Some(ErrorPosition::Original(position)) => position.saturating_sub(ours),
                 _ => 1,
             };
             place_of(&script.sql, statement, position)

@@ -97,63 +97,56 @@ impl Migrating<'_> {
         observer: &mut impl Observer,
     ) -> Result<(), Error> {
         self.set_up().await?;
-        let begin = format!("BEGIN; SAVEPOINT {SAVEPOINT};");
-        // The next one finds the session as this one found it.
-        let settings = self.settings(LOCK_TIMEOUT_MS);
-        let end = format!(
-            "RELEASE SAVEPOINT {SAVEPOINT}; {} COMMIT; {settings}",
-            run.write
-        );
-        // What begins the transaction goes with its first statement, which nobody has to
-        // wait for: it cannot fail. What ends it waits for the last one, so that a broker
-        // that is killed meanwhile has not said COMMIT.
+        // What begins the transaction is one message with its first statement, of which
+        // Postgres does nothing more once a part has failed. What ends it waits for the
+        // last one, so that a broker that is killed meanwhile has not said COMMIT.
+        let begin = format!("BEGIN; SAVEPOINT {SAVEPOINT}; ");
         let ahead = !observer.looks_in_between();
         if !ahead {
             let begun = self.client.batch_execute(&begin).await;
             begun.attempted("begin a revision")?;
         }
         for (index, statement) in statements.iter().enumerate() {
-            let ran = match ahead && index == 0 {
-                true => {
-                    // Sent in this order.
-                    let begin = self.client.batch_execute(&begin);
-                    let first = self.statement(statement, observer);
-                    let (begun, ran) = join(begin, first).await;
-                    begun.attempted("begin a revision")?;
-                    ran
-                }
-                false => self.statement(statement, observer).await,
+            let before = match ahead && index == 0 {
+                true => begin.as_str(),
+                false => "",
             };
-            match ran {
+            match self.statement(before, statement, observer).await {
                 Err(Stopped::Observer(error)) => {
                     self.roll_back().await;
                     return Err(error);
                 }
                 Err(Stopped::Postgres(error)) => {
-                    return Err(self.undone(run, statement, &error).await);
+                    let at = Some((run.script, statement));
+                    let failure = Failure::behind(before, &error, at);
+                    return Err(self.undone(run, failure, index == 0).await);
                 }
                 Ok(()) => {}
             }
         }
-        let ended = self.client.batch_execute(&end).await;
+        let end = format!("RELEASE SAVEPOINT {SAVEPOINT}; {} COMMIT;", run.write);
+        // The next one finds the session as this one found it.
+        let settings = self.settings(LOCK_TIMEOUT_MS);
+        let (ended, set) = join(
+            self.client.batch_execute(&end),
+            self.client.batch_execute(&settings),
+        )
+        .await;
+        if set.is_err() {
+            self.touched();
+        }
         self.ended(run, ended, observer).await
     }
 
     /// What became of a revision one of whose statements failed.
-    async fn undone(
-        &self,
-        run: Run<'_>,
-        statement: &Statement<'_>,
-        error: &tokio_postgres::Error,
-    ) -> Error {
-        let failure = Failure::of(error, Some((run.script, statement)));
+    async fn undone(&self, run: Run<'_>, failure: Failure, is_first: bool) -> Error {
         // Gone, when the script has ended the transaction: then what came before that
-        // is there, whatever became of the rest.
+        // is there, whatever became of the rest. Before the first nothing came.
         let undo = format!("ROLLBACK TO SAVEPOINT {SAVEPOINT}");
         let undone = self.client.batch_execute(&undo).await;
         self.roll_back().await;
         match undone {
-            Err(error) if is_no_savepoint(&error) => run.ends_transaction(),
+            Err(error) if !is_first && is_no_savepoint(&error) => run.ends_transaction(),
             _ => failure.in_revision(run.migration, run.script, LeftBehind::Undone),
         }
     }
@@ -194,7 +187,7 @@ impl Migrating<'_> {
         let settings = self.settings(LOCK_TIMEOUT_ALONE_MS);
         let begun = self.client.batch_execute(&settings).await;
         begun.attempted("begin a revision")?;
-        match self.statement(statement, observer).await {
+        match self.statement("", statement, observer).await {
             Ok(()) => {}
             Err(Stopped::Observer(error)) => return Err(error),
             Err(Stopped::Postgres(error)) => {
@@ -222,14 +215,17 @@ impl Migrating<'_> {
         })
     }
 
+    /// `before`: what is sent with it.
     async fn statement(
         &self,
+        before: &str,
         statement: &Statement<'_>,
         observer: &mut impl Observer,
     ) -> Result<(), Stopped> {
         observer.begins(&self.client, statement).await?;
         let begun = Instant::now();
-        let ran = self.client.batch_execute(statement.sql).await;
+        let sent = format!("{before}{}", statement.sql);
+        let ran = self.client.batch_execute(&sent).await;
         let took = begun.elapsed();
         if ran.is_ok() {
             observer.ran(&self.client, statement, took).await?;

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use futures_util::future::join4;
+use futures_util::future::{join, join4};
 use squawk_lexer::TokenKind;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -26,6 +26,8 @@ use crate::text::one_line;
 const BLOCKED_MS: u64 = 1;
 /// How long a query may take, in milliseconds.
 const QUERY_MS_MAX: u64 = 30_000;
+/// What a query with values is called on its session.
+const PREPARED: &str = "branch_broker_query";
 /// How the comment begins that has values for a query's parameters.
 const EXAMPLE: &str = "example:";
 
@@ -234,7 +236,7 @@ async fn tried(
         client.batch_execute(&begin),
         client.prepare(&query.sql),
         run(client, query),
-        client.batch_execute("ROLLBACK; DEALLOCATE ALL"),
+        undo(client),
     )
     .await;
     begun.attempted(what)?;
@@ -243,6 +245,18 @@ async fn tried(
         (Ok(prepared), Ok(())) => Ok(shape(&prepared)),
         (Err(error), _) | (_, Err(error)) => Err(error),
     })
+}
+
+/// Undoes it. What is prepared outlives its transaction, and may not have come to be;
+/// what others have prepared on the session stays.
+async fn undo(client: &Client) -> Result<(), tokio_postgres::Error> {
+    let forget = format!("DEALLOCATE {PREPARED}");
+    let (undone, _) = join(
+        client.batch_execute("ROLLBACK"),
+        client.batch_execute(&forget),
+    )
+    .await;
+    undone
 }
 
 /// What a query takes and gives.
@@ -260,7 +274,7 @@ async fn run(client: &Client, query: &Query) -> Result<(), tokio_postgres::Error
     match (&query.example, query.has_parameters) {
         (Some(example), true) => {
             let sql = format!(
-                "PREPARE branch_broker AS {}\n; EXECUTE branch_broker ({example})",
+                "PREPARE {PREPARED} AS {}\n; EXECUTE {PREPARED} ({example})",
                 query.sql
             );
             client.batch_execute(&sql).await

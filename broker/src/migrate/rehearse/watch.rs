@@ -241,10 +241,13 @@ impl<'a> Watch<'a> {
         let sizes = self.sizes;
         let locks = seen.locks.into_iter().map(|(_, lock)| {
             // Counted: Postgres knows as much as the last ANALYZE.
-            let counted = sizes.get(&lock.relation).map(|size| size.rows);
-            Lock {
-                rows: counted.unwrap_or(lock.rows),
-                ..lock
+            match sizes.get(&lock.relation) {
+                Some(&Size { rows, bytes }) => Lock {
+                    rows,
+                    bytes,
+                    ..lock
+                },
+                None => lock,
             }
         });
         let mut told = Told {
@@ -380,12 +383,14 @@ impl Look {
 
 const LOCKS: &str = "look at the locks of the revision";
 
-/// Asks for the locks of tables that a session holds.
+/// Asks for the locks of tables that a session holds. Takes none itself, as pg_table_size
+/// would: it would wait for them.
 fn locks_of(pid: &str) -> String {
     format!(
         "SELECT c.oid, CASE n.nspname WHEN $1 THEN c.relname::text
                        ELSE n.nspname || '.' || c.relname END,
-                l.mode, greatest(c.reltuples, 0)::bigint, pg_table_size(c.oid)
+                l.mode, greatest(c.reltuples, 0)::bigint,
+                c.relpages * current_setting('block_size')::bigint
          FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
          JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE l.pid = {pid} AND l.granted AND l.locktype = 'relation'

@@ -132,6 +132,34 @@ async fn a_branch_that_is_behind_gives_no_leases_until_somebody_has_migrated_it(
     // What was taken back is behind again.
     bench.migrate(&["down", V2]).await?;
     refused_for(&bench, NEXT).await?;
+    bench.migrate(&["up", V2]).await?;
+    bench.acquired().await?;
+
+    // One that comes before what the branch has is missing as well.
+    let late = "2026-06-01-000000_late";
+    let up = ("up.sql", "CREATE TABLE once (id int);");
+    bench.revision(late, &[up])?;
+    bench.output(&["apply"]).await?;
+    refused_for(&bench, late).await?;
+    bench.migrate(&["up", V2]).await?;
+    bench.acquired().await?;
+    // Taken back, and not run again: its way back has made what it makes.
+    let last = "2027-01-02-000000_last";
+    bench.revision(
+        last,
+        &[
+            ("up.sql", "CREATE TABLE last (id int);"),
+            (
+                "down.sql",
+                "ALTER TABLE last RENAME TO first; CREATE TABLE last (id int);",
+            ),
+        ],
+    )?;
+    bench.migrate(&["up", V2]).await?;
+    bench.acquired().await?;
+    let refused = bench.migrate_refused(&["redo", V2]).await?;
+    ensure!(refused.contains("already exists"), "{refused}");
+    refused_for(&bench, last).await?;
     bench.stop().await
 }
 

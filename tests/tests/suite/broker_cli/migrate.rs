@@ -389,6 +389,7 @@ async fn a_pattern_is_each_binding_and_one_that_fails_stops_no_other() -> anyhow
 
     for (arguments, why) in [
         (&["down", all][..], "one at a time"),
+        (&["up", all, "--sql"], "name one"),
         (&["status", all, "--branch", "main"], "name one binding"),
         (&["status", "services/nobody/versions/-"], "no binding is"),
     ] {

@@ -266,3 +266,24 @@ async fn true_locks_of_a_large_table_are_shown_with_whom_they_keep_waiting() -> 
     );
     bench.stop().await
 }
+
+/// Outside a transaction a second session looks again and again, and tries the queries of
+/// live versions each time.
+#[tokio::test]
+async fn what_a_statement_alone_keeps_waiting_is_shown() -> anyhow::Result<()> {
+    let bench = Bench::start().await?;
+    let locked = "DO $$ BEGIN LOCK TABLE users IN ACCESS EXCLUSIVE MODE; \
+                  PERFORM pg_sleep(0.5); END $$;";
+    let alone = ("metadata.toml", "run_in_transaction = false\n");
+    bench.revision(NEXT, &[("up.sql", locked), ("down.sql", locked), alone])?;
+    let report = bench.rehearsed().await?;
+    assert_eq!(report["verdict"], "REHEARSAL_VERDICT_PASS", "{report:#}");
+    let statement = statement(&report, "DO ")?;
+    ensure!(
+        locks(statement).contains(&"users AccessExclusiveLock".to_owned()),
+        "{statement:#}"
+    );
+    let blocked = statement["blocked"].as_array().context("blocked")?;
+    ensure!(blocked.len() > 10, "{statement:#}");
+    bench.stop().await
+}
