@@ -13,7 +13,7 @@ use super::migrate::V2;
 const NEXT: &str = "2027-01-01-000000_next";
 
 /// What is left on the disk, in MiB, for tables that take more.
-const LEFT_MB: u64 = 8;
+const LEFT_MB: u64 = 20;
 /// Without write-ahead log, which would take the server down with it.
 const BIG: &str = "CREATE TABLE small (id int);\n\
     CREATE UNLOGGED TABLE big AS\n    \
@@ -40,8 +40,9 @@ async fn a_full_disk_leaves_the_branch_as_it_was() -> anyhow::Result<()> {
     let refused = bench.migrate_refused(&["up", V2]).await?;
     for part in [
         NEXT,
-        "up.sql:2:1: in `CREATE UNLOGGED TABLE big AS",
+        "up.sql:",
         "No space left on device",
+        "all of it is undone",
     ] {
         ensure!(refused.contains(part), "{part}: {refused}");
     }
