@@ -139,4 +139,26 @@ mod tests {
             assert_ne!(of.key(), different.key());
         }
     }
+
+    #[tokio::test]
+    async fn a_verdict_is_as_old_as_the_gate_allows_and_no_older() {
+        let state = State::in_memory();
+        let ground = Ground {
+            branch: "br-a".parse().unwrap(),
+            reset_at: None,
+        };
+        let (one, other) = (migration("1"), migration("2"));
+        let rehearsed = Rehearsed::of(&ground, [], [&one]);
+        let gate = Gate {
+            max_age: std::time::Duration::from_secs(3_600),
+        };
+        let at = |seconds| Timestamp::UNIX_EPOCH + SignedDuration::from_secs(seconds);
+        assert!(!rehearsed.may_run(&state, gate, at(10_000)));
+        rehearsed.passed(&state, at(10_000)).await.unwrap();
+        assert!(rehearsed.may_run(&state, gate, at(13_600)));
+        assert!(!rehearsed.may_run(&state, gate, at(13_601)));
+        // Nobody knows how old one is that is of the future.
+        assert!(!rehearsed.may_run(&state, gate, at(6_399)));
+        assert!(!Rehearsed::of(&ground, [], [&other]).may_run(&state, gate, at(10_000)));
+    }
 }

@@ -38,6 +38,8 @@ const NOT_ON_OTHER_POSTGRES: [&str; 6] = [
 const TESTS_AT_ONCE: u32 = 5;
 /// What the plain run leaves to `--full`: an older release of a client that runs.
 const ONLY_FULL: &str = "neonctl_5_0_1";
+/// What needs Diesel's command line, whose build needs libpq.
+const DIESELS_CLI: &str = "broker_cli::diesels_cli";
 
 /// Runs every test: unit tests, the whole-system suite, other people's clients,
 /// the examples in the docs.
@@ -93,6 +95,14 @@ impl Test {
         if !self.full && self.arguments.is_empty() {
             say(&format!("Not --full: left out is {ONLY_FULL}."));
             left_out.extend(["--skip", ONLY_FULL]);
+        }
+        if self.arguments.is_empty() && process::version("diesel").is_none() {
+            say(&format!(
+                "diesel is not installed: left out is {DIESELS_CLI}, and Diesel's engine on the \
+                 same folder is tested all the same (cargo install diesel_cli \
+                 --no-default-features --features postgres)."
+            ));
+            left_out.extend(["--skip", DIESELS_CLI]);
         }
         if !has_nextest() {
             let threads = TESTS_AT_ONCE.to_string();

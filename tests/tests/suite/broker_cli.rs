@@ -2,6 +2,7 @@
 //! have a database for as long as they run.
 
 mod batches;
+mod diesels_cli;
 mod full;
 mod gate;
 mod killed;
