@@ -172,24 +172,7 @@ fn nobodys(tables: &[&String]) -> String {
 /// With `forget` they forget batches of it that were cut off too: whatever became of them,
 /// it is whole.
 pub fn applied(service: &ServiceSpec, migration: &Migration, forget: bool) -> String {
-    let [history, revisions, batches] = OWN_TABLES.map(|name| table(service, name));
-    let version = escape_literal(&migration.revision.version);
-    let forget = match forget {
-        true => format!("DELETE FROM {batches} WHERE version = {version};"),
-        false => String::new(),
-    };
-    // Times of day are of the session's zone, which a revision may have changed.
-    format!(
-        "RESET timezone;
-         INSERT INTO {history} (version) VALUES ({version}) ON CONFLICT DO NOTHING;
-         INSERT INTO {revisions} (version, run_on, name, checksum)
-             VALUES ({version}, CURRENT_TIMESTAMP, {name}, {checksum})
-             ON CONFLICT (version) DO UPDATE SET run_on = excluded.run_on,
-                 name = excluded.name, checksum = excluded.checksum;
-         {forget}",
-        name = escape_literal(&migration.revision.name),
-        checksum = escape_literal(&migration.checksum().to_string()),
-    )
+    written(service, migration, "CURRENT_TIMESTAMP", forget)
 }
 
 /// Whether batches of any revision were cut off.
@@ -206,17 +189,29 @@ pub async fn has_batches(client: &Client, service: &ServiceSpec) -> Result<bool,
 ///
 /// Batches of it that were cut off count no more: whatever became of them, it is whole.
 pub fn record(service: &ServiceSpec, migration: &Migration) -> String {
+    let history = table(service, HISTORY_TABLE);
+    let version = escape_literal(&migration.revision.version);
+    let run_on = format!("(SELECT run_on FROM {history} WHERE version = {version})");
+    written(service, migration, &run_on, true)
+}
+
+/// `run_on`: when it was applied, as SQL.
+fn written(service: &ServiceSpec, migration: &Migration, run_on: &str, forget: bool) -> String {
     let [history, revisions, batches] = OWN_TABLES.map(|name| table(service, name));
     let version = escape_literal(&migration.revision.version);
+    let forget = match forget {
+        true => format!("DELETE FROM {batches} WHERE version = {version};"),
+        false => String::new(),
+    };
     // Times of day are of the session's zone, which a revision may have changed.
     format!(
         "RESET timezone;
          INSERT INTO {history} (version) VALUES ({version}) ON CONFLICT DO NOTHING;
          INSERT INTO {revisions} (version, run_on, name, checksum)
-             SELECT version, run_on, {name}, {checksum} FROM {history} WHERE version = {version}
+             VALUES ({version}, {run_on}, {name}, {checksum})
              ON CONFLICT (version) DO UPDATE SET run_on = excluded.run_on,
                  name = excluded.name, checksum = excluded.checksum;
-         DELETE FROM {batches} WHERE version = {version};",
+         {forget}",
         name = escape_literal(&migration.revision.name),
         checksum = escape_literal(&migration.checksum().to_string()),
     )
